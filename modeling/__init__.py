@@ -1,0 +1,1 @@
+"""Models: built, trained, asked and published."""

@@ -1,0 +1,251 @@
+"""What a run can be told: the data, and the recipe of each model family with its published defaults."""
+
+import difflib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
+
+from processing.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DataArguments:
+    """The rows to train and evaluate on."""
+
+    dataset: str = field(
+        default="phantom",
+        metadata={
+            "help": "A SLAKE or VQA-RAD folder, a folder of tables, one JSON, JSONL or CSV file, the Hub id "
+            "(user/name) of a data set repo in SLAKE's format, or phantom for the generated one."
+        },
+    )
+    language: str = field(
+        default="en",
+        metadata={"help": "Language of the rows to keep.", "choices": ["en", "zh", "all"]},
+    )
+    column_names: list[str] = field(
+        default_factory=list,
+        metadata={"help": "field=column pairs for tables whose columns have other names, as in image=file_name."},
+    )
+    image_folder: str | None = field(
+        default=None,
+        metadata={"help": "Folder that a table's image paths are relative to; by default the table's own folder."},
+    )
+    on_bad_rows: str = field(
+        default="skip",
+        metadata={
+            "help": "What to do with rows that can't be used: skip them with a warning, or stop with an error.",
+            "choices": ["skip", "error"],
+        },
+    )
+    drop_leaking_rows: bool = field(
+        default=False,
+        metadata={"help": "Remove training rows whose image is also in validation or test, instead of refusing."},
+    )
+    allow_no_answer: bool = field(
+        default=False,
+        metadata={"help": "Keep rows with an empty answer, which SQuAD v2 reads as 'no answer'."},
+    )
+    split_seed: int = field(
+        default=0,
+        metadata={"help": "Seed of the 80/10/10 split by image where the data set has no splits."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation rows."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Use only the first N test rows."})
+
+
+@dataclass
+class SharedTrainingArguments:
+    """Defaults and fields that the families have in common, mixed into a transformers TrainingArguments."""
+
+    output_dir: str = field(
+        default="output", metadata={"help": "Folder for checkpoints, the model, figures and predictions."}
+    )
+    do_train: bool = field(default=True, metadata={"help": "Train on the train split."})
+    do_eval: bool = field(default=True, metadata={"help": "Evaluate on the validation split."})
+    do_predict: bool = field(default=False, metadata={"help": "Evaluate on the test split too."})
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "Training batch size of one device, in questions."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=64, metadata={"help": "Evaluation batch size of one device, in questions."}
+    )
+    fp16: bool = field(
+        default=True,
+        metadata={"help": "FP16 mixed precision. Without a GPU the run takes bf16 autocast or fp32 and says so."},
+    )
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When to evaluate on validation while training: no, steps or epoch."}
+    )
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch or best."}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
+    logging_steps: float = field(
+        default=10, metadata={"help": "Optimizer steps between log lines (below 1: share of all steps)."}
+    )
+    metric_for_best_model: str | None = field(
+        default="exact_match", metadata={"help": "Validation metric that tells the best checkpoint."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay False: the collator needs the raw columns."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after this many evaluations without a better metric; needs --load_best_model_at_end True."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not (self.do_train and self.do_eval):
+            self.eval_strategy = "no"  # else transformers turns do_eval on
+        if not self.do_train:
+            self.load_best_model_at_end, self.early_stopping_patience = False, None
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:  # type: ignore[attr-defined]
+            raise ValueError("--early_stopping_patience needs --load_best_model_at_end True.")
+        if self.remove_unused_columns:
+            raise ValueError("--remove_unused_columns must stay False: the collator needs the raw columns.")
+        self._choose_precision()
+        super().__post_init__()  # type: ignore[misc]
+
+    def _choose_precision(self) -> None:
+        """FP16 is for GPUs; on a CPU bf16 autocast is the fast mode where the matrix units know it, else fp32."""
+        if torch.accelerator.is_available() and not self.use_cpu:  # type: ignore[has-type]
+            return
+        self.use_cpu = True
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by `accelerate launch` from its config file
+        if self.fp16 or launched == "fp16":
+            self.fp16 = False
+            self.bf16 = cpu_has_bf16()
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if self.bf16 else "no"
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                precision = "bf16 autocast" if self.bf16 else "fp32"
+                logger.warning("No GPU here: using %s instead of FP16.", precision)
+
+
+@dataclass
+class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
+    """The published ViLT recipe: batch 64, 2e-5, 3 epochs, FP16 on one A100."""
+
+    model_type: str = field(default="vilt", metadata={"help": "Model family: vilt or blip2.", "choices": ["vilt"]})
+    model_name_or_path: str = field(
+        default="dandelin/vilt-b32-mlm",
+        metadata={
+            "help": "ViLT checkpoint to start from or to evaluate: a Hub id, a folder, or scratch:small (or "
+            "scratch:tiny) for an untrained small model that needs no download."
+        },
+    )
+    learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["row"],
+        metadata={"help": "Must stay row: evaluation looks answers up by row, so that no label matrix piles up."},
+    )
+
+
+@dataclass
+class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
+    """The published BLIP-2 recipe: batch 64, 2e-3, 10 epochs, FP16 on one A100, LoRA on the Q-Former."""
+
+    model_type: str = field(default="blip2", metadata={"help": "Model family: vilt or blip2.", "choices": ["blip2"]})
+    model_name_or_path: str = field(
+        default="Salesforce/blip2-opt-2.7b",
+        metadata={"help": "BLIP-2 checkpoint to start from: a Hub id or a folder."},
+    )
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
+    lora_r: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA scale: updates are multiplied by alpha / r."})
+    lora_dropout: float = field(default=0.1, metadata={"help": "Dropout probability on the input of LoRA layers."})
+    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate generated answers."})
+
+
+TRAINING_ARGUMENTS = {"vilt": ViltTrainingArguments, "blip2": Blip2TrainingArguments}
+AnyTrainingArguments = ViltTrainingArguments | Blip2TrainingArguments
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware (AMX or AVX512-BF16)."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}; see --help.")
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, AnyTrainingArguments]:
+    """Parses `[RECIPE.yaml] [--flag value ...]`; flags win over the recipe, the recipe over the defaults.
+
+    Raises:
+        UserError: an unknown or wrong key, flag or value.
+    """
+    flags = list(argv)
+    recipe: list[str] = []
+    if flags and flags[0].endswith((".yaml", ".yml")):
+        recipe = _recipe_flags(Path(flags.pop(0)))
+    flags = recipe + flags
+
+    chooser = _Parser((), add_help=False, allow_abbrev=False)
+    chooser.add_argument("--model_type", choices=sorted(TRAINING_ARGUMENTS), default="vilt")
+    model_type = chooser.parse_known_args(flags)[0].model_type
+    parser = _Parser((DataArguments, TRAINING_ARGUMENTS[model_type]), allow_abbrev=False)
+    for unknown in parser.parse_known_args(flags)[1]:
+        name = unknown.split("=")[0]
+        raise UserError(f"Unknown argument {name}{_nearest(name.lstrip('-'), model_type, '--')}.")
+    try:
+        return parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
+    except UserError:
+        raise
+    except ValueError as error:  # a combination that transformers or __post_init__ refuses
+        raise UserError(str(error)) from error
+
+
+def _recipe_flags(file: Path) -> list[str]:
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Recipe {file}: can't be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"Recipe {file}: not valid YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"Recipe {file}: expected `key: value` lines, got {type(recipe).__name__}.")
+    model_type = recipe.get("model_type", "vilt")
+    known = _field_names(model_type if model_type in TRAINING_ARGUMENTS else "vilt")
+    flags: list[str] = []
+    for key, value in recipe.items():
+        if key not in known:
+            raise UserError(f"Recipe {file}: unknown key {key}{_nearest(str(key), model_type)}.")
+        flags += _as_flag(key, value)
+    return flags
+
+
+def _as_flag(key: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    return [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}"]
+
+
+def _field_names(model_type: str) -> set[str]:
+    return {f.name for cls in (DataArguments, TRAINING_ARGUMENTS[model_type]) for f in fields(cls)}
+
+
+def _nearest(name: str, model_type: str, prefix: str = "") -> str:
+    names = _field_names(model_type if model_type in TRAINING_ARGUMENTS else "vilt")
+    match = difflib.get_close_matches(name, sorted(names), n=1)
+    return f"; did you mean {prefix}{match[0]}?" if match else "; see python train.py --help"

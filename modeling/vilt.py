@@ -1,0 +1,273 @@
+"""ViLT (Kim et al. 2021, https://arxiv.org/abs/2102.03334): built, trained and asked as an answer classifier."""
+
+import logging
+import string
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerFast,
+    Trainer,
+    ViltConfig,
+    ViltProcessor,
+)
+from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
+from transformers.models.vilt.modeling_vilt import ViltEmbeddings
+
+from metrics.squad_v2.scoring import normalize_answer
+from metrics.vqa import classification_metrics
+from modeling.arguments import ViltTrainingArguments
+from processing.collators import ViltCollator
+from processing.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Untrained models for machines without a Hub (small) and for tests (tiny). `image_size` is in pixels.
+SCRATCH = {
+    "tiny": {
+        **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+        **{"image_size": 64, "patch_size": 16},
+    },
+    "small": {
+        **{"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 768},
+        **{"image_size": 160, "patch_size": 16},
+    },
+}
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class DeterministicViltEmbeddings(ViltEmbeddings):
+    """ViLT's embeddings without its random draws: patches stay in grid order and padding is masked, not sampled.
+
+    The stock class shuffles the patches of each image by `torch.multinomial`. Attention does not depend on their
+    order, so the outputs are the same up to rounding, and now the same each time.
+    """
+
+    def visual_embed(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor, max_image_length: int = -1
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Embeds images.
+
+        Args:
+            pixel_values: ``(B, 3, H, W)``.
+            pixel_mask: ``(B, H, W)``, 1 for real pixels; each image fills the top left of its padding.
+            max_image_length: a positive number samples that many patches, as the stock class does.
+
+        Returns:
+            Embeddings ``(B, 1 + patches, hidden_size)``, their mask ``(B, 1 + patches)`` and None.
+        """
+        if max_image_length is not None and max_image_length > 0:
+            return super().visual_embed(pixel_values, pixel_mask, max_image_length)
+        patches = self.patch_embeddings(pixel_values)  # (B, D, h, w)
+        height, width = patches.shape[2:]
+        mask = nn.functional.interpolate(pixel_mask[:, None].float(), size=(height, width)).long()[:, 0]  # (B, h, w)
+        grid = self.config.image_size // self.config.patch_size
+        positions = self.position_embeddings[:, 1:].transpose(1, 2).reshape(1, -1, grid, grid)
+
+        sizes = torch.stack([mask[:, :, 0].sum(1), mask[:, 0].sum(1)], dim=1)  # (B, 2) in patches
+        distinct, which = sizes.unique(dim=0, return_inverse=True)
+        resized = [
+            nn.functional.pad(
+                nn.functional.interpolate(positions, size=(h, w), mode="bilinear", align_corners=True),
+                (0, width - w, 0, height - h),
+            )
+            for h, w in distinct.tolist()
+        ]
+        patches = patches + torch.cat(resized)[which]
+
+        cls_token = (self.cls_token + self.position_embeddings[:, :1]).expand(len(patches), -1, -1)
+        embeddings = torch.cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1)
+        mask = torch.cat([mask.new_ones(len(mask), 1), mask.flatten(1)], dim=1)
+        return self.dropout(embeddings), mask, None
+
+
+class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
+    """The transformers class, same weights and same outputs, made deterministic."""
+
+    # Its forward takes any keyword and ignores it; without this the Trainer believes that it scales the loss itself
+    # and does not divide by the number of accumulated batches.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ViltConfig) -> None:
+        super().__init__(config)
+        self.vilt.embeddings.__class__ = DeterministicViltEmbeddings  # same parameters, another forward
+
+
+def build_model(
+    args: ViltTrainingArguments, dataset: datasets.DatasetDict
+) -> tuple[ViltForQuestionAnswering, ViltProcessor]:
+    """Loads or makes the model and its processor.
+
+    To train, the head is one over the answers of the training rows; to evaluate only, the model keeps its own.
+
+    Raises:
+        UserError: the checkpoint can't be loaded or is no ViLT.
+    """
+    name = args.model_name_or_path
+    labels: dict = {}
+    if args.do_train:
+        answers = build_vocabulary(dataset["train"]["answer"])
+        labels = {"label2id": {answer: i for i, answer in enumerate(answers)}, "id2label": dict(enumerate(answers))}
+    if name.startswith("scratch:"):
+        if not args.do_train:
+            raise UserError(f"--model_name_or_path {name}: an untrained model has nothing to evaluate; name a folder.")
+        model, processor = _from_scratch(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
+    else:
+        model, processor = _from_checkpoint(name, labels)
+    _report_vocabulary(model.config, dataset)
+    _report_cut_questions(processor, model.config, dataset)
+    return model, processor
+
+
+def _from_checkpoint(name: str, labels: dict) -> tuple[ViltForQuestionAnswering, ViltProcessor]:
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type != "vilt":
+            raise UserError(f"--model_name_or_path {name}: a {config.model_type} model, not ViLT; choose another.")
+        new_head = bool(labels) and config.label2id != labels["label2id"]
+        model = ViltForQuestionAnswering.from_pretrained(
+            name, **labels, ignore_mismatched_sizes=bool(labels), use_safetensors=True, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        processor = ViltProcessor(ViltImageProcessorPil.from_pretrained(name), tokenizer)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--model_name_or_path {name}: can't be loaded as a folder or from the Hub ({reason}) Without a Hub, "
+            "start from scratch:small."
+        ) from error
+    if new_head:
+        # also where the sizes happen to match: the old rows mean other answers
+        for module in model.classifier:
+            module._is_hf_initialized = False
+            model._init_weights(module)
+    return model, processor
+
+
+def _from_scratch(size: str, labels: dict, questions: Iterable[str]) -> tuple[ViltForQuestionAnswering, ViltProcessor]:
+    if size not in SCRATCH:
+        raise UserError(
+            f"--model_name_or_path scratch:{size}: unknown size; choose from {', '.join(sorted(SCRATCH))}."
+        )
+    tokenizer = build_tokenizer(questions)
+    config = ViltConfig(**SCRATCH[size], **labels, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    image_processor = ViltImageProcessorPil(size={"shortest_edge": config.image_size}, size_divisor=config.patch_size)
+    return ViltForQuestionAnswering(config), ViltProcessor(image_processor, tokenizer)
+
+
+def build_vocabulary(answers: Iterable[str]) -> list[str]:
+    """The distinct answers, sorted. Answers that SQuAD's normalisation makes equal are one, in its most frequent
+    spelling (of equally frequent ones the first in the alphabet)."""
+    spellings: dict[str, Counter[str]] = defaultdict(Counter)
+    for answer in answers:
+        spellings[answer_key(answer)][answer] += 1
+    return sorted(min(counts, key=lambda answer: (-counts[answer], answer)) for counts in spellings.values())
+
+
+def answer_key(answer: str) -> str:
+    """What two answers must share to be the same answer."""
+    return normalize_answer(answer) or answer.lower()
+
+
+def labels_of(answers: Iterable[str], label2id: dict[str, int]) -> dict[str, int]:
+    """The label id of each given answer that is in the vocabulary."""
+    ids = {answer_key(label): i for label, i in label2id.items()}
+    return {answer: ids[key] for answer in set(answers) if (key := answer_key(answer)) in ids}
+
+
+def build_tokenizer(questions: Iterable[str], max_length: int = 40) -> PreTrainedTokenizerFast:
+    """A BERT-style WordPiece tokenizer whose words are those of the questions; other words are spelt by characters."""
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = {word for q in set(questions) for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(q))}
+    characters = {character for word in words for character in word} | {*string.ascii_lowercase, *string.digits}
+    pieces = sorted(words | characters | {f"##{character}" for character in characters if character.isalnum()})
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        **{f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS},
+    )
+
+
+def _report_vocabulary(config: ViltConfig, dataset: datasets.DatasetDict) -> None:
+    for split in ("validation", "test"):
+        if split in dataset:
+            answers = dataset[split]["answer"]
+            known = labels_of(answers, config.label2id)
+            missing = sum(answer not in known for answer in answers)
+            logger.info(
+                "%d answers in the vocabulary; %d of %d %s answers are not among them: Exact Match can reach %.2f %%.",
+                *(len(config.label2id), missing, len(answers), split, 100 * (1 - missing / len(answers))),
+            )
+
+
+def _report_cut_questions(processor: ViltProcessor, config: ViltConfig, dataset: datasets.DatasetDict) -> None:
+    limit = config.max_position_embeddings
+    for split, rows in dataset.items():
+        counts = Counter(rows["question"])
+        lengths = map(len, processor.tokenizer(list(counts), verbose=False)["input_ids"])
+        cut = sum(count for count, length in zip(counts.values(), lengths, strict=True) if length > limit)
+        if cut:
+            logger.warning("%d %s questions are longer than %d tokens and are cut.", cut, split, limit)
+
+
+def build_trainer(
+    args: ViltTrainingArguments,
+    model: ViltForQuestionAnswering,
+    processor: ViltProcessor,
+    dataset: datasets.DatasetDict,
+) -> Trainer:
+    """A Trainer whose evaluation keeps the chosen answers only, not the logits."""
+    answers = {answer for rows in dataset.values() for answer in rows["answer"]}
+    config = model.config
+    columns = ("answer", "answer_type")
+    rows = {row["row"]: row for split in dataset.values() for row in split.select_columns(["row", *columns])}
+    patience = args.early_stopping_patience
+    return Trainer(
+        model,
+        args,
+        data_collator=ViltCollator(
+            processor, labels_of(answers, config.label2id), config.num_labels, config.max_position_embeddings
+        ),
+        train_dataset=dataset.get("train"),
+        eval_dataset=dataset.get("validation"),
+        processing_class=processor,
+        compute_metrics=classification_metrics(rows, config.id2label),
+        preprocess_logits_for_metrics=_AnswerChooser(config.label2id.get("")),
+        callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+    )
+
+
+class _AnswerChooser:
+    """Logits ``(B, num_labels)`` to the best label, its probability and that of "no answer", ``(B,)`` each."""
+
+    def __init__(self, no_answer_label: int | None) -> None:
+        self.no_answer_label = no_answer_label
+
+    def __call__(self, logits: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        probabilities = logits.float().sigmoid()  # the head is trained by binary cross entropy
+        confidence, label = probabilities.max(dim=-1)
+        if self.no_answer_label is None:
+            return label, confidence, torch.zeros_like(confidence)
+        return label, confidence, probabilities[:, self.no_answer_label]
+
+
+def read_answers(predictions: Sequence[np.ndarray], model: ViltForQuestionAnswering) -> list[tuple[str, float]]:
+    """The answer and confidence of each row from what `Trainer.predict` returns."""
+    labels, confidences, _ = predictions
+    id2label = model.config.id2label
+    return [(id2label[int(label)], float(confidence)) for label, confidence in zip(labels, confidences, strict=True)]

@@ -1,0 +1,152 @@
+"""Rows of any known data set as one `DatasetDict` with one schema, validated and free of leaks."""
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import datasets
+
+from processing.errors import UserError
+from processing.sources import Row, read_slake_boxes, read_source
+from processing.utils import write_jsonl
+from processing.validation import describe_problems, refuse_leaks, validate
+
+logger = logging.getLogger(__name__)
+
+# What a data set does not have is None, never invented.
+SCHEMA = datasets.Features(
+    {
+        "row": datasets.Value("int64"),  # number of the row over all splits, the key of predictions
+        "image": datasets.Value("string"),  # absolute path
+        "image_id": datasets.Value("string"),
+        "question": datasets.Value("string"),
+        "answer": datasets.Value("string"),  # "" is SQuAD v2's "no answer"
+        "answer_type": datasets.Value("string"),  # OPEN or CLOSED
+        "content_type": datasets.Value("string"),
+        "modality": datasets.Value("string"),
+        "location": datasets.Value("string"),
+        "language": datasets.Value("string"),  # en or zh
+        "question_id": datasets.Value("string"),
+        "boxes": datasets.List({"label": datasets.Value("string"), "bbox": datasets.List(datasets.Value("float32"))}),
+    }
+)
+
+
+def load_vqa_dataset(
+    dataset: str,
+    *,
+    language: str = "en",
+    column_names: Iterable[str] = (),
+    image_folder: str | None = None,
+    on_bad_rows: str = "skip",
+    drop_leaking_rows: bool = False,
+    allow_no_answer: bool = False,
+    split_seed: int = 0,
+    skipped_rows_file: str | Path | None = None,
+) -> datasets.DatasetDict:
+    """Loads, validates and splits a data set.
+
+    Args:
+        dataset: see `processing.sources.read_source`.
+        language: `en`, `zh` or `all`; rows of a data set that names no language are always kept.
+        column_names, image_folder: for tables, see `read_source`.
+        on_bad_rows: `skip` warns and writes them to `skipped_rows_file`; `error` refuses the data set.
+        drop_leaking_rows: see `processing.validation.refuse_leaks`.
+        allow_no_answer: keeps rows with an empty answer.
+        split_seed: seed of the split by image where the data set has none.
+
+    Returns:
+        The splits `train`, `validation` and `test` as far as there are rows for them, with the features `SCHEMA`.
+
+    Raises:
+        UserError: the data set can't be used; the message says why and what to do.
+    """
+    source = read_source(dataset, column_names, image_folder)
+    source.rows = _filter_language(source.rows, language)
+    good, bad = validate(source, allow_no_answer=allow_no_answer)
+    if bad:
+        report = describe_problems(bad, len(source.rows))
+        if on_bad_rows == "error":
+            raise UserError(f"--dataset {dataset}: {report}\nMend them, or skip them with --on_bad_rows skip.")
+        if not good:
+            raise UserError(f"--dataset {dataset}: no rows left. {report}")
+        if skipped_rows_file is not None:
+            write_jsonl(skipped_rows_file, bad)
+            report += f"\n  They are skipped and listed in {skipped_rows_file}."
+        logger.warning("%s", report)
+    elif not good:
+        raise UserError(f"--dataset {dataset}: it holds no rows at all.")
+    if source.kind == "slake":
+        boxes = {image: read_slake_boxes(Path(image)) for image in {row["image"] for row in good}}
+        good = [row | {"boxes": boxes[row["image"]]} for row in good]
+    rows = refuse_leaks(_split_by_image(good, split_seed), drop_leaking_rows=drop_leaking_rows)
+    return _to_dataset_dict(rows)
+
+
+def _filter_language(rows: list[Row], language: str) -> list[Row]:
+    if language == "all":
+        return rows
+    kept = [row for row in rows if row.get("language") in (None, "", language)]
+    if rows and not kept:
+        found = ", ".join(f"{name} ({count:,} rows)" for name, count in Counter(r["language"] for r in rows).items())
+        raise UserError(f"--language {language}: no row is in that language; the data set has {found}.")
+    return kept
+
+
+def _split_by_image(rows: list[Row], seed: int) -> list[Row]:
+    """Gives splits to rows that have none: 80/10/10 by image, or 10 % of the training images where only a validation
+    split is missing, as in VQA-RAD."""
+    present = {row["split"] for row in rows}
+    if None in present and present != {None}:
+        missing = [row["where"] for row in rows if row["split"] is None]
+        raise UserError(
+            f"{len(missing):,} rows have no split while others do (the first: {missing[0]}); fill them in."
+        )
+    if "validation" in present or present == {"test"}:
+        return rows
+    kept = {row["digest"] for row in rows if row["split"] == "test"}
+    digests = sorted({row["digest"] for row in rows} - kept)
+    random.Random(seed).shuffle(digests)
+    tenth = max(1, round(len(digests) / 10))
+    validation, test = set(digests[:tenth]), set() if kept else set(digests[tenth : 2 * tenth])
+    if len(validation) + len(test) >= len(digests):
+        raise UserError(f"{len(digests)} images are too few to split by image; give at least 3, or a split column.")
+    for row in rows:
+        if row["split"] != "test":
+            row["split"] = (
+                "validation" if row["digest"] in validation else "test" if row["digest"] in test else "train"
+            )
+    return rows
+
+
+def _to_dataset_dict(rows: list[Row]) -> datasets.DatasetDict:
+    splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
+    for row in rows:
+        splits[row["split"]].append(row)
+    features = SCHEMA.copy()
+    if all(isinstance(row.get("question_id"), int) for row in rows):
+        features["question_id"] = datasets.Value("int64")
+    result, start = datasets.DatasetDict(), 0
+    for split, members in splits.items():
+        if members:
+            result[split] = datasets.Dataset.from_dict(_columns(members, start, features), features=features)
+            start += len(members)
+    return result
+
+
+def _columns(rows: list[Row], start: int, features: datasets.Features) -> dict[str, list]:
+    columns = {field: [row.get(field) for row in rows] for field in features}
+    columns["row"] = list(range(start, start + len(rows)))
+    for field, feature in features.items():
+        if feature == datasets.Value("string") and field not in ("image", "question", "answer"):
+            columns[field] = [None if value in (None, "") else str(value).strip() for value in columns[field]]
+    columns["answer_type"] = [_answer_type(value) for value in columns["answer_type"]]
+    return columns
+
+
+def _answer_type(value: str | None) -> str | None:
+    """VQA-RAD has `'CLOSED '`; anything but OPEN and CLOSED is not an answer type."""
+    value = (value or "").upper()
+    return value if value in ("OPEN", "CLOSED") else None

@@ -1,0 +1,147 @@
+"""Fine-tunes a medical VQA model, evaluates it and leaves a folder that loads again.
+
+One GPU or a CPU:  accelerate launch train.py recipes/vilt_slake.yaml --dataset path/to/SLAKE --output_dir out
+Several GPUs:      accelerate launch --multi_gpu --num_processes 4 train.py recipes/vilt_slake.yaml ...
+Evaluate again:    python train.py --do_train False --do_predict True --model_name_or_path out --dataset ...
+
+A recipe comes first and flags win over it; `python train.py --help` lists them all.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from datasets import DatasetDict
+from transformers import AutoConfig, PreTrainedConfig, Trainer, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from metrics.report import format_results, plot_curves
+from metrics.vqa import majority_answers, score_answers
+from modeling import vilt
+from modeling.arguments import AnyTrainingArguments, DataArguments, parse_arguments
+from processing.data import load_vqa_dataset
+from processing.errors import UserError
+from processing.utils import write_jsonl
+
+logger = logging.getLogger("train")
+
+FAMILIES = {"vilt": vilt}
+
+
+def main(data_args: DataArguments, args: AnyTrainingArguments) -> None:
+    """Runs the whole job that the arguments describe: load, build, train, evaluate, report."""
+    family = FAMILIES.get(args.model_type)
+    if family is None:
+        raise UserError(f"--model_type {args.model_type}: not available yet; choose from {', '.join(FAMILIES)}.")
+    set_seed(args.seed)
+    dataset = load_data(data_args, args)
+    model, processor = family.build_model(args, dataset)
+    checkpoint = find_checkpoint(args, model.config)
+    trainer = family.build_trainer(args, model, processor, dataset)
+
+    if args.do_train:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        trainer.save_state()
+        trainer.save_metrics("train", result.metrics | {"train_samples": len(dataset["train"])})
+
+    results = {}
+    for split, prefix, wanted in (("validation", "eval", args.do_eval), ("test", "test", args.do_predict)):
+        if wanted and split in dataset:
+            results |= evaluate(trainer, family, dataset, split, prefix)
+    if trainer.is_world_process_zero():
+        plot_curves(trainer.state.log_history, args.output_dir)
+        if results:
+            print(f"\n{format_results(results)}\n")
+        print(f"Model, figures and predictions are in {args.output_dir}" if args.do_train else "")
+
+
+def load_data(data_args: DataArguments, args: AnyTrainingArguments) -> DatasetDict:
+    """Loads the splits, limits them as asked, and checks that what is to be done has rows."""
+    options = vars(data_args).copy()
+    limits = {split: options.pop(f"max_{name}_samples") for split, name in SAMPLE_LIMITS.items()}
+    with args.main_process_first(desc="loading the data set"):
+        skipped = Path(args.output_dir) / "skipped_rows.jsonl" if args.process_index == 0 else None
+        dataset = load_vqa_dataset(**options, skipped_rows_file=skipped)
+    for split, limit in limits.items():
+        if limit is not None and split in dataset:
+            dataset[split] = dataset[split].select(range(min(limit, len(dataset[split]))))
+    if args.do_train and "train" not in dataset:
+        raise UserError(f"--dataset {data_args.dataset}: no training rows; add --do_train False to evaluate only.")
+    if args.do_predict and "test" not in dataset:
+        if not args.do_eval:
+            raise UserError(f"--dataset {data_args.dataset}: no test split; use --do_eval True for validation.")
+        logger.warning("The data set has no test split: --do_predict has nothing to do beside validation.")
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
+    logger.info("%s: %s rows over %d images", data_args.dataset, counts, count_images(dataset))
+    return dataset
+
+
+SAMPLE_LIMITS = {"train": "train", "validation": "eval", "test": "predict"}
+
+
+def count_images(dataset: DatasetDict) -> int:
+    """The number of distinct images in all splits."""
+    return len({image for rows in dataset.values() for image in rows["image"]})
+
+
+def find_checkpoint(args: AnyTrainingArguments, config: PreTrainedConfig) -> str | None:
+    """The checkpoint to go on from: the one asked for, else the last one in `output_dir`.
+
+    Raises:
+        UserError: it belongs to a run with another model or answer vocabulary.
+    """
+    if not args.do_train:
+        return None
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint is None and Path(args.output_dir).is_dir():
+        checkpoint = get_last_checkpoint(args.output_dir)
+    if checkpoint is None:
+        return None
+    if not Path(checkpoint).is_dir():
+        raise UserError(f"--resume_from_checkpoint {checkpoint}: there is no such folder.")
+    if (Path(checkpoint) / "config.json").is_file():
+        saved = AutoConfig.from_pretrained(checkpoint)
+        for name in ("model_type", "label2id", "hidden_size", "num_hidden_layers"):
+            if getattr(saved, name, None) != getattr(config, name, None):
+                raise UserError(
+                    f"{checkpoint} is from another run (its {name} differs); choose another --output_dir, or remove "
+                    "the old checkpoints."
+                )
+    logger.info("Going on from %s.", checkpoint)
+    return checkpoint
+
+
+def evaluate(trainer: Trainer, family: object, dataset: DatasetDict, split: str, prefix: str) -> dict[str, dict]:
+    """Scores a split, saves its figures and predictions, and puts the question-only baseline beside them."""
+    rows = dataset[split]
+    output = trainer.predict(rows, metric_key_prefix=prefix)
+    results = {split: {name.removeprefix(f"{prefix}_"): value for name, value in output.metrics.items()}}
+    metrics = output.metrics
+    if "train" in dataset:
+        baseline = score_answers(rows, majority_answers(dataset["train"], rows))
+        results[f"{split}, majority answer to the question"] = baseline
+        metrics |= {f"{prefix}_majority_{name}": value for name, value in baseline.items() if name != "total"}
+    trainer.save_metrics(prefix, metrics)
+    if trainer.is_world_process_zero():
+        answers = family.read_answers(output.predictions, trainer.model)
+        write_jsonl(
+            Path(trainer.args.output_dir) / f"predictions_{split}.jsonl",
+            (
+                {
+                    "id": row["row"] if row["question_id"] is None else row["question_id"],
+                    **{"question": row["question"], "answer": row["answer"]},
+                    **{"prediction": answer, "confidence": round(confidence, 6)},
+                }
+                for row, (answer, confidence) in zip(rows, answers, strict=True)
+            ),
+        )
+    return results
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        main(*parse_arguments(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
