@@ -113,7 +113,7 @@ class SharedTrainingArguments:
             self.eval_strategy = "no"  # else transformers turns do_eval on
         if not self.do_train:
             self.load_best_model_at_end, self.early_stopping_patience = False, None
-        if self.early_stopping_patience is not None and not self.load_best_model_at_end:  # type: ignore[attr-defined]
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("--early_stopping_patience needs --load_best_model_at_end True.")
         if self.remove_unused_columns:
             raise ValueError("--remove_unused_columns must stay False: the collator needs the raw columns.")
@@ -126,10 +126,10 @@ class SharedTrainingArguments:
             return
         self.use_cpu = True
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by `accelerate launch` from its config file
+        if launched == "fp16":
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # Accelerate refuses fp16 on a CPU
         if self.fp16 or launched == "fp16":
-            self.fp16 = False
-            self.bf16 = cpu_has_bf16()
-            os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if self.bf16 else "no"
+            self.fp16, self.bf16 = False, cpu_has_bf16()
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 precision = "bf16 autocast" if self.bf16 else "fp32"
                 logger.warning("No GPU here: using %s instead of FP16.", precision)

@@ -145,19 +145,23 @@ def _from_checkpoint(name: str, labels: dict) -> tuple[ViltForQuestionAnswering,
             f"--model_name_or_path {name}: can't be loaded as a folder or from the Hub ({reason}) Without a Hub, "
             "start from scratch:small."
         ) from error
-    if new_head:
-        # also where the sizes happen to match: the old rows mean other answers
-        for module in model.classifier:
-            module._is_hf_initialized = False
-            model._init_weights(module)
+    if new_head:  # also where the sizes happen to match: the old rows mean other answers
+        _reset_head(model)
     return model, processor
+
+
+def _reset_head(model: ViltForQuestionAnswering) -> None:
+    for module in model.classifier:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=model.config.initializer_range)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
 
 
 def _from_scratch(size: str, labels: dict, questions: Iterable[str]) -> tuple[ViltForQuestionAnswering, ViltProcessor]:
     if size not in SCRATCH:
-        raise UserError(
-            f"--model_name_or_path scratch:{size}: unknown size; choose from {', '.join(sorted(SCRATCH))}."
-        )
+        raise UserError(f"--model_name_or_path scratch:{size}: unknown size; choose {' or '.join(sorted(SCRATCH))}.")
     tokenizer = build_tokenizer(questions)
     config = ViltConfig(**SCRATCH[size], **labels, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     image_processor = ViltImageProcessorPil(size={"shortest_edge": config.image_size}, size_divisor=config.patch_size)

@@ -28,6 +28,7 @@ TABLE_FIELDS = (
     *("image", "question", "answer", "split", "image_id", "question_id"),
     *("answer_type", "content_type", "modality", "location", "language"),
 )
+PHANTOM_FOLDER = "phantom-1"  # in the cache; another name whenever the generator draws another set
 VQA_RAD_PUBLIC_FILE = "VQA_RAD Dataset Public.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -56,7 +57,7 @@ def read_source(dataset: str, column_names: Iterable[str] = (), image_folder: st
         UserError: nothing is there, or a file can't be read as what it claims to be.
     """
     if dataset == "phantom":
-        return _read_slake(write_phantoms(cache_dir() / "phantom"))
+        return _read_slake(write_phantoms(cache_dir() / PHANTOM_FOLDER))
     path = Path(dataset).expanduser()
     if path.is_dir():
         return _read_folder(path, column_names, image_folder)

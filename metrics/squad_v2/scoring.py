@@ -56,7 +56,7 @@ class ScoredQuestion(NamedTuple):
 
 def normalize_answer(text: str) -> str:
     """Lower the case, drop ASCII punctuation, then the words a, an, the, and squeeze whitespace."""
-    # The order matters: "A." is an article only once its full stop is gone.
+    # The order matters: once its hyphen is gone, "type-A" holds no article.
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 

@@ -1,0 +1,35 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they make .venv and install constraints.txt there.
+PYTHON  ?= python3
+RECIPE  ?= recipes/vilt_slake.yaml
+DATASET ?= phantom
+OUTPUT  ?= output/train
+
+BIN    := .venv/bin
+READY  := .venv/ready
+LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test train lint
+
+help:  ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+
+demo: $(READY)  ## train a small model on generated images and print its figures (minutes, no download of data)
+	$(LAUNCH) recipes/vilt_scratch_phantom.yaml --output_dir output/demo
+
+test: $(READY)  ## run the tests; SLAKE_DIR and VQA_RAD_DIR add those on real data
+	$(BIN)/python -m pytest -n 2
+
+train: $(READY)  ## make train RECIPE=recipes/vilt_slake.yaml DATASET=path/to/SLAKE OUTPUT=output/train
+	$(LAUNCH) $(RECIPE) --dataset "$(DATASET)" --output_dir "$(OUTPUT)"
+
+lint: $(READY)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	@touch $@

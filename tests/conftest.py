@@ -1,0 +1,60 @@
+"""Shared fixtures. Nothing here reaches beyond loopback, and every cache is a temporary folder."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from tests.hub_server import HubServer
+
+# huggingface_hub reads these when it is imported, so they are set before anything imports it.
+HUB = HubServer()
+_caches = tempfile.TemporaryDirectory()
+os.environ |= {
+    "HF_ENDPOINT": HUB.url,
+    "HF_HOME": f"{_caches.name}/hf",
+    "HF_HUB_DISABLE_XET": "1",
+    "MEDICAL_VQA_CACHE": f"{_caches.name}/medical-vqa",
+    "NO_PROXY": "127.0.0.1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",  # one worker a core: threads that wait for each other cost far more than they bring
+}
+for variable in ("HF_TOKEN", "HF_HUB_OFFLINE", "ACCELERATE_MIXED_PRECISION"):
+    os.environ.pop(variable, None)
+
+import pytest  # noqa: E402
+
+from processing.phantom import write_phantoms  # noqa: E402
+
+
+@pytest.fixture
+def hub() -> HubServer:
+    """A Hub on loopback, empty at the start of each test."""
+    HUB.repos.clear()
+    return HUB
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small phantom data set: 28 images of 96 px."""
+    return write_phantoms(tmp_path_factory.mktemp("phantoms") / "set", num_images=28, image_size=96)
+
+
+def _real_data(variable: str, name: str) -> Path:
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"{variable} is not set: it names the folder of the {name} data set")
+    if not Path(folder).is_dir():
+        pytest.skip(f"{variable}={folder}: there is no such folder with the {name} data set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def slake() -> Path:
+    """The real SLAKE folder."""
+    return _real_data("SLAKE_DIR", "SLAKE")
+
+
+@pytest.fixture(scope="session")
+def vqa_rad() -> Path:
+    """The real VQA-RAD folder."""
+    return _real_data("VQA_RAD_DIR", "VQA-RAD")

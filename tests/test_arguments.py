@@ -1,0 +1,147 @@
+"""modeling.arguments: published defaults, recipes with flags over them, wrong input told in one sentence."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling.arguments import (
+    TRAINING_ARGUMENTS,
+    Blip2TrainingArguments,
+    DataArguments,
+    SharedTrainingArguments,
+    ViltTrainingArguments,
+    cpu_has_bf16,
+    parse_arguments,
+)
+from processing.errors import UserError
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+OURS = (DataArguments, SharedTrainingArguments, ViltTrainingArguments, Blip2TrainingArguments)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text: str) -> str:
+        (tmp_path / "recipe.yaml").write_text(text)
+        return str(tmp_path / "recipe.yaml")
+
+    return write
+
+
+def test_vilt_defaults_are_the_published_recipe(tmp_path):
+    args = ViltTrainingArguments(output_dir=str(tmp_path))
+    assert args.model_name_or_path == "dandelin/vilt-b32-mlm"
+    assert (args.per_device_train_batch_size, args.learning_rate, args.num_train_epochs) == (64, 2e-5, 3)
+    assert {f.name: f.default for f in dataclasses.fields(ViltTrainingArguments)}["fp16"] is True
+
+
+def test_blip2_defaults_are_the_published_recipe(tmp_path):
+    args = Blip2TrainingArguments(output_dir=str(tmp_path))
+    assert args.model_name_or_path == "Salesforce/blip2-opt-2.7b"
+    assert (args.per_device_train_batch_size, args.learning_rate, args.num_train_epochs) == (64, 2e-3, 10)
+    assert (args.lora_r, args.lora_alpha, args.lora_dropout) == (8, 32, 0.1)
+    assert {f.name: f.default for f in dataclasses.fields(Blip2TrainingArguments)}["fp16"] is True
+
+
+@pytest.mark.parametrize("cls", OURS, ids=lambda cls: cls.__name__)
+def test_every_field_of_ours_has_help(cls):
+    for name in cls.__annotations__:
+        field = {f.name: f for f in dataclasses.fields(cls)}[name]
+        assert len(field.metadata.get("help", "")) > 15, name
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here: FP16 is kept")
+def test_fp16_without_a_gpu_becomes_what_the_cpu_can_do_and_says_so_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")  # as `accelerate launch` sets it
+    args = ViltTrainingArguments(output_dir=str(tmp_path))
+    assert args.fp16 is False
+    assert args.bf16 is cpu_has_bf16()
+    assert args.use_cpu
+    assert args.mixed_precision == ("bf16" if cpu_has_bf16() else "no")
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "no"
+    assert caplog.text.count("instead of FP16") == 1
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here: FP16 is kept")
+def test_fp16_becomes_fp32_on_a_cpu_without_bf16(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("modeling.arguments.cpu_has_bf16", lambda: False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    args = ViltTrainingArguments(output_dir=str(tmp_path))
+    assert (args.fp16, args.bf16, args.mixed_precision) == (False, False, "no")
+    assert "using fp32 instead of FP16" in caplog.text
+
+
+def test_no_precision_asked_for_means_fp32_and_no_message(tmp_path, caplog):
+    args = ViltTrainingArguments(output_dir=str(tmp_path), fp16=False)
+    assert (args.fp16, args.bf16) == (False, False)
+    assert "FP16" not in caplog.text
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.name)
+def test_every_recipe_is_accepted_and_opens_with_the_command_that_runs_it(file, tmp_path):
+    _, args = parse_arguments([str(file), "--output_dir", str(tmp_path)])
+    assert isinstance(args, TRAINING_ARGUMENTS[args.model_type])
+    comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert any(line.startswith(f"# accelerate launch train.py recipes/{file.name}") for line in comments)
+
+
+def test_flags_win_over_the_recipe_and_the_recipe_over_the_defaults(recipe, tmp_path):
+    file = recipe("learning_rate: 1e-3\nnum_train_epochs: 7\nlanguage: zh\ncolumn_names: [image=file, question=q]\n")
+    data_args, args = parse_arguments([file, "--num_train_epochs", "9", "--output_dir", str(tmp_path)])
+    assert args.learning_rate == 1e-3  # YAML reads 1e-3 as text
+    assert args.num_train_epochs == 9
+    assert args.per_device_train_batch_size == 64
+    assert data_args.language == "zh"
+    assert data_args.column_names == ["image=file", "question=q"]
+
+
+def test_model_type_of_the_recipe_picks_the_family(recipe, tmp_path):
+    _, args = parse_arguments([recipe("model_type: blip2\n"), "--output_dir", str(tmp_path)])
+    assert isinstance(args, Blip2TrainingArguments)
+
+
+def test_values_that_look_like_flags_or_are_null_survive(recipe, tmp_path):
+    _, args = parse_arguments([recipe(f"output_dir: {tmp_path}\nrun_name: -odd\nsave_total_limit: null\n")])
+    assert args.run_name == "-odd"
+    assert args.save_total_limit == 2
+
+
+WRONG_RECIPES = {
+    "unknown-key": ("learning_rat: 1", "unknown key learning_rat; did you mean learning_rate?"),
+    "unknown-and-far": ("zzzzzz: 1", "unknown key zzzzzz; see python train.py --help"),
+    "no-yaml": ("a: [1,", "not valid YAML"),
+    "no-mapping": ("- a", "expected `key: value` lines, got list"),
+    "wrong-type": ("num_train_epochs: many", "--num_train_epochs/--num-train-epochs: invalid float value: 'many'"),
+    "wrong-choice": ("language: fr", "--language: invalid choice: 'fr'"),
+    "wrong-family": ("model_type: bert", "--model_type: invalid choice: 'bert'"),
+    "raw-columns": ("remove_unused_columns: true", "--remove_unused_columns must stay False"),
+    "patience": ("early_stopping_patience: 2", "--early_stopping_patience needs --load_best_model_at_end True"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_RECIPES)
+def test_wrong_recipe_is_one_clear_sentence(recipe, kind):
+    text, message = WRONG_RECIPES[kind]
+    with pytest.raises(UserError) as raised:
+        parse_arguments([recipe(text)])
+    assert message in str(raised.value)
+
+
+def test_unknown_flag_names_the_nearest_one():
+    with pytest.raises(UserError, match=r"Unknown argument --num_epochs; did you mean --num_train_epochs\?"):
+        parse_arguments(["--num_epochs", "3"])
+
+
+def test_recipe_that_is_not_there():
+    with pytest.raises(UserError, match="Recipe nowhere.yaml: can't be read"):
+        parse_arguments(["nowhere.yaml"])
+
+
+def test_evaluation_only_needs_no_matching_strategies(tmp_path):
+    _, args = parse_arguments(
+        ["--do_train", "False", "--do_eval", "False", "--do_predict", "True", "--output_dir", str(tmp_path)]
+    )
+    assert (args.do_train, args.do_eval, args.do_predict) == (False, False, True)

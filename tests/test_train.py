@@ -1,0 +1,226 @@
+"""train.py as a user runs it, on a tiny model and a small phantom set."""
+
+import csv
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+import train
+from modeling.arguments import parse_arguments
+from processing.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+QUICK = [
+    *("--model_name_or_path", "scratch:tiny", "--num_train_epochs", "2", "--per_device_train_batch_size", "16"),
+    *("--learning_rate", "3e-3", "--logging_steps", "5", "--disable_tqdm", "True"),
+]
+
+
+def run(*flags: object) -> None:
+    train.main(*parse_arguments([*QUICK, *map(str, flags)]))
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def predictions(folder: Path, split: str = "validation") -> list[dict]:
+    return [json.loads(line) for line in (folder / f"predictions_{split}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(phantoms, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    run("--dataset", phantoms, "--output_dir", folder, "--do_predict")
+    return folder
+
+
+def test_run_leaves_everything_that_a_reader_needs(trained):
+    left = {path.name for path in trained.iterdir()}
+    assert left >= {
+        *("model.safetensors", "config.json", "tokenizer.json", "processor_config.json"),
+        *("all_results.json", "trainer_state.json", "loss.png", "metrics.png"),
+        *("predictions_validation.jsonl", "predictions_test.jsonl"),
+    }
+
+
+def test_figures_can_be_recomputed_from_the_predictions(trained, phantoms):
+    for split, file, prefix in (("validation", "validate.json", "eval"), ("test", "test.json", "test")):
+        rows = predictions(trained, split)
+        expected = json.loads((phantoms / file).read_text())
+        assert [row["id"] for row in rows] == [row["qid"] for row in expected]
+        assert [row["answer"] for row in rows] == [row["answer"] for row in expected]
+        assert rows[0].keys() == {"id", "question", "answer", "prediction", "confidence"}
+        exact = 100 * sum(row["answer"].lower() == row["prediction"].lower() for row in rows) / len(rows)
+        assert results(trained)[f"{prefix}_exact_match"] == pytest.approx(exact)
+        assert results(trained)[f"{prefix}_total"] == len(rows)
+        assert all(0 <= row["confidence"] <= 1 for row in rows)
+
+
+def test_baseline_stands_beside_the_figures(trained):
+    figures = results(trained)
+    assert figures["eval_majority_exact_match"] > 20
+    assert {"eval_open_exact_match", "eval_closed_exact_match", "eval_f1", "train_loss"} <= figures.keys()
+
+
+def test_training_lowers_the_loss(trained):
+    history = json.loads((trained / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_evaluating_the_folder_again_gives_the_same_figures(trained, phantoms, tmp_path):
+    again = ["--do_train", "False", "--do_predict", "True", "--model_name_or_path", trained]
+    run("--dataset", phantoms, "--output_dir", tmp_path, *again)
+    first, second = results(trained), results(tmp_path)
+    same = [name for name in second if name.endswith(("exact_match", "f1", "total", "loss"))]
+    assert len(same) > 20
+    assert {name: second[name] for name in same} == {name: first[name] for name in same}
+    assert predictions(tmp_path) == predictions(trained)
+    assert predictions(tmp_path, "test") == predictions(trained, "test")
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_does_not(trained, phantoms, tmp_path):
+    def weights(folder: Path) -> dict:
+        return load_file(folder / "model.safetensors")
+
+    run("--dataset", phantoms, "--output_dir", tmp_path / "same", "--do_predict")
+    run("--dataset", phantoms, "--output_dir", tmp_path / "other", "--seed", 1)
+    first, same, other = weights(trained), weights(tmp_path / "same"), weights(tmp_path / "other")
+    assert all(bool((first[name] == same[name]).all()) for name in first)
+    assert any(bool((first[name] != other[name]).any()) for name in first)
+    assert predictions(tmp_path / "same") == predictions(trained)
+
+
+def test_interrupted_run_goes_on_from_its_checkpoint_to_the_same_end(trained, phantoms, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+
+    class StopAfterFirstCheckpoint(train.Trainer):
+        def _save_checkpoint(self, *args, **kwargs):
+            super()._save_checkpoint(*args, **kwargs)
+            raise KeyboardInterrupt
+
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("modeling.vilt.Trainer", StopAfterFirstCheckpoint)
+    with pytest.raises(KeyboardInterrupt):
+        run("--dataset", phantoms, "--output_dir", tmp_path, "--do_predict")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-16"]
+    run("--dataset", phantoms, "--output_dir", tmp_path, "--do_predict")
+    assert f"Going on from {tmp_path / 'checkpoint-16'}" in caplog.text
+    assert predictions(tmp_path) == predictions(trained)
+    assert results(tmp_path)["eval_loss"] == results(trained)["eval_loss"]
+
+
+def test_checkpoints_of_another_run_are_refused(trained, phantoms):
+    with pytest.raises(UserError, match=r"checkpoint-\d+ is from another run \(its label2id differs\)"):
+        run("--dataset", phantoms, "--output_dir", trained, "--max_train_samples", 20)
+
+
+def test_early_stopping_ends_the_run_and_keeps_the_best_model(phantoms, tmp_path):
+    run(
+        *("--dataset", phantoms, "--output_dir", tmp_path, "--num_train_epochs", 9, "--learning_rate", 0),
+        *("--early_stopping_patience", 2, "--load_best_model_at_end", "True"),
+    )
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    assert state["epoch"] == 3  # the first is the best, two more bring nothing
+    assert state["best_model_checkpoint"].endswith("checkpoint-16")
+
+
+def test_sample_limits_are_kept(phantoms, tmp_path):
+    limits = ("--max_train_samples", 20, "--max_eval_samples", 7, "--max_predict_samples", 5, "--do_predict")
+    run("--dataset", phantoms, "--output_dir", tmp_path, "--num_train_epochs", 1, *limits)
+    assert results(tmp_path)["train_samples"] == 20
+    assert results(tmp_path)["eval_total"] == 7
+    assert results(tmp_path)["test_total"] == 5
+
+
+def test_csv_of_ones_own_trains_and_bad_rows_are_listed(tmp_path):
+    with (tmp_path / "mine.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["picture", "question", "answer"])
+        for i in range(20):
+            Image.new("RGB", (70, 50), (250, i, 0) if i % 2 else (0, i, 250)).save(tmp_path / f"{i}.png")
+            writer.writerow([f"{i}.png", "What colour is it?", "red" if i % 2 else "blue"])
+        writer.writerow(["gone.png", "What colour is it?", "red"])
+    out = tmp_path / "out"
+    run("--dataset", tmp_path / "mine.csv", "--column_names", "image=picture", "--output_dir", out, "--do_predict")
+    [skipped] = [json.loads(line) for line in (out / "skipped_rows.jsonl").read_text().splitlines()]
+    assert (skipped["where"], skipped["problem"]) == ("mine.csv row 21", "missing image")
+    assert results(out)["eval_total"] == results(out)["test_total"] == 2
+    assert [row["id"] for row in predictions(out)] == [16, 17]  # no id of its own: the number of the row
+
+
+def test_rows_without_an_answer_are_scored_as_squad_v2_does(phantoms, tmp_path):
+    for split in ("train", "validate"):
+        rows = json.loads((phantoms / f"{split}.json").read_text())
+        for row in rows[::3]:
+            row["answer"] = ""
+        (tmp_path / f"{split}.json").write_text(json.dumps(rows))
+    (tmp_path / "imgs").symlink_to(phantoms / "imgs")
+    run("--dataset", tmp_path, "--output_dir", tmp_path / "out", "--allow_no_answer", "--num_train_epochs", 1)
+    figures = results(tmp_path / "out")
+    assert figures["eval_NoAns_total"] + figures["eval_HasAns_total"] == figures["eval_total"]
+    assert "eval_best_f1_thresh" in figures
+
+
+def test_test_split_that_is_not_there(phantoms, tmp_path, caplog):
+    (tmp_path / "imgs").symlink_to(phantoms / "imgs")
+    for split in ("train", "validate"):
+        (tmp_path / f"{split}.json").write_bytes((phantoms / f"{split}.json").read_bytes())
+    flags = ("--dataset", tmp_path, "--output_dir", tmp_path / "out", "--do_predict", "--num_train_epochs", 1)
+    run(*flags)
+    assert "no test split: --do_predict has nothing to do" in caplog.text
+    with pytest.raises(UserError, match="no test split; use --do_eval True"):
+        run(*flags, "--do_eval", "False")
+
+
+def test_family_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(UserError, match="--model_type blip2: not available yet; choose from vilt"):
+        train.main(*parse_arguments(["--model_type", "blip2", "--output_dir", str(tmp_path)]))
+
+
+def test_wrong_checkpoint_to_resume_from(phantoms, tmp_path):
+    with pytest.raises(UserError, match="--resume_from_checkpoint .*nowhere: there is no such folder"):
+        run("--dataset", phantoms, "--output_dir", tmp_path, "--resume_from_checkpoint", tmp_path / "nowhere")
+
+
+def launch(*command: object) -> subprocess.CompletedProcess:
+    return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_accelerate_launch_with_the_gpu_config_trains_here_and_prints_the_table(phantoms, tmp_path):
+    accelerate = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_config.yaml")
+    recipe = ("train.py", "recipes/vilt_scratch_phantom.yaml", *QUICK, "--report_to", "tensorboard")
+    done = launch(*accelerate, *recipe, "--dataset", phantoms, "--output_dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line.rsplit(None, 5) for line in done.stdout.splitlines() if line.startswith(("validation", "test"))]
+    names = [line[0].strip() for line in lines]
+    assert names == [
+        *("validation", "validation, majority answer to the question"),
+        *("test", "test, majority answer to the question"),
+    ]
+    figures = results(tmp_path / "out")
+    assert lines[0][2] == f"{figures['eval_exact_match']:.2f}"
+    assert str(tmp_path / "out") in done.stdout
+    assert list((tmp_path / "out").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset", "nowhere"], "error: --dataset nowhere: there is no such file or folder"),
+        (["--learning_rat", "1"], "error: Unknown argument --learning_rat; did you mean --learning_rate?"),
+    ],
+)
+def test_bad_input_is_one_sentence_without_a_traceback(flags, message):
+    done = launch(sys.executable, "train.py", *flags)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

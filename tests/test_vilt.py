@@ -1,0 +1,311 @@
+"""modeling.vilt and processing.collators: the model against the stock class, vocabulary, tokenizer, batches."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, ViltConfig
+from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
+
+from modeling.arguments import ViltTrainingArguments
+from modeling.vilt import (
+    SCRATCH,
+    ViltForQuestionAnswering,
+    build_model,
+    build_tokenizer,
+    build_trainer,
+    build_vocabulary,
+    labels_of,
+)
+from processing.collators import ResizedImages, ViltCollator
+from processing.data import load_vqa_dataset
+from processing.errors import UserError
+
+QUESTIONS = ["Is this CT?", "Where is the liver?", "这是什么?"]
+
+
+@pytest.fixture(scope="module")
+def dataset(phantoms):
+    return load_vqa_dataset(str(phantoms))
+
+
+def arguments(folder, **changes) -> ViltTrainingArguments:
+    return ViltTrainingArguments(
+        output_dir=str(folder), **{"model_name_or_path": "scratch:tiny", "fp16": False} | changes
+    )
+
+
+@pytest.fixture
+def built(dataset, tmp_path):
+    torch.manual_seed(0)
+    return build_model(arguments(tmp_path), dataset)
+
+
+def tiny(num_labels: int = 5, **changes) -> ViltConfig:
+    return ViltConfig(**SCRATCH["tiny"], vocab_size=50, num_labels=num_labels, initializer_range=0.3, **changes)
+
+
+def batch_of(sizes: list[tuple[int, int]], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Images of the given (height, width) padded to the largest, with questions of 7 tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    mask = torch.zeros(len(sizes), height, width, dtype=torch.long)
+    for i, (h, w) in enumerate(sizes):
+        mask[i, :h, :w] = 1
+    pixels = torch.randn(len(sizes), 3, height, width, generator=generator) * mask[:, None]
+    ids = torch.randint(5, 50, (len(sizes), 7), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels, "pixel_mask": mask}
+
+
+# The model -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[(64, 64)] * 3, [(64, 96)] * 2, [(64, 96), (96, 64), (32, 48)], [(64, 64), (48, 64)]],
+    ids=["square", "wide", "all-different", "one-shorter"],
+)
+def test_logits_equal_the_stock_class(sizes):
+    torch.manual_seed(0)
+    ours = ViltForQuestionAnswering(tiny()).eval()
+    stock = transformers.ViltForQuestionAnswering(ours.config).eval()
+    stock.load_state_dict(ours.state_dict())
+    batch = batch_of(sizes)
+    with torch.no_grad():
+        expected, logits = stock(**batch).logits, ours(**batch).logits
+    assert logits.std() > 0.1  # else anything would be equal
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_equal_the_stock_class():
+    torch.manual_seed(0)
+    ours = ViltForQuestionAnswering(tiny())
+    stock = transformers.ViltForQuestionAnswering(ours.config)
+    stock.load_state_dict(ours.state_dict())
+    batch = batch_of([(64, 96), (96, 64), (64, 64)]) | {"labels": torch.eye(5)[:3]}
+    for model in (ours, stock):
+        model(**batch).loss.backward()
+    for (name, mine), theirs in zip(ours.named_parameters(), stock.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_forward_consumes_no_random_state_and_repeats_to_the_bit():
+    model = ViltForQuestionAnswering(tiny()).eval()
+    batch = batch_of([(64, 64), (48, 64)])
+    state = torch.random.get_rng_state()
+    first = model(**batch).logits
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(model(**batch).logits, first)
+
+
+def test_sampling_of_patches_still_works_where_the_config_asks_for_it():
+    model = ViltForQuestionAnswering(tiny(max_image_length=6)).eval()
+    hidden = model(**batch_of([(64, 64)] * 2), output_hidden_states=True).hidden_states[-1]
+    assert hidden.shape == (2, 7 + 1 + 6, 32)
+
+
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(dataset, tmp_path):
+    gradients = []
+    for size, steps in ((8, 1), (4, 2)):
+        torch.manual_seed(0)
+        args = arguments(
+            tmp_path,
+            **{"per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "max_steps": 1},
+            **{"learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0, "save_strategy": "no"},
+            **{"eval_strategy": "no", "lr_scheduler_type": "constant", "disable_tqdm": True},
+        )
+        model, processor = build_model(args, dataset)
+        before = model.classifier[-1].weight.detach().clone()
+        build_trainer(args, model, processor, dataset).train()
+        gradients.append(before - model.classifier[-1].weight.detach())
+    assert gradients[0].abs().max() > 1e-3
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
+
+
+# Vocabulary and tokenizer --------------------------------------------------------------------------------------------
+
+
+def test_vocabulary_is_sorted_and_shows_the_most_frequent_spelling():
+    answers = ["Spinal cord", "Spinal Cord", "Spinal Cord", "yes", "No", "no", "Lung, Heart", "lung heart", "1"]
+    assert build_vocabulary(answers) == ["1", "Lung, Heart", "No", "Spinal Cord", "yes"]
+
+
+def test_vocabulary_of_slake_merges_spellings(slake):
+    dataset = load_vqa_dataset(str(slake))
+    vocabulary = build_vocabulary(dataset["train"]["answer"])
+    assert len(set(dataset["train"]["answer"])) == 227  # 228 with the empty one, which is skipped
+    assert len(vocabulary) <= 220
+    labels = {answer: i for i, answer in enumerate(vocabulary)}
+    unknown = [a for a in dataset["validation"]["answer"] if a not in labels_of([a], labels)]
+    assert len(unknown) == 3
+
+
+def test_answers_find_their_label_however_they_are_written():
+    labels = {"Left Lung": 0, "A": 1, "": 2}
+    assert labels_of(["left lung.", "a", "", "Kidney"], labels) == {"left lung.": 0, "a": 1, "": 2}
+
+
+def test_tokenizer_knows_the_words_it_was_made_from_and_spells_others():
+    tokenizer = build_tokenizer(QUESTIONS)
+    assert tokenizer.tokenize("Where is this LIVER?") == ["where", "is", "this", "liver", "?"]
+    assert tokenizer.tokenize("test") == ["t", "##e", "##s", "##t"]
+    assert tokenizer.tokenize("什么") == ["什", "么"]
+    ids = tokenizer("Is this CT?")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "is", "this", "ct", "?", "[SEP]"]
+    assert (tokenizer.pad_token_id, tokenizer.unk_token_id) == (0, 1)
+
+
+def test_tokenizer_does_not_depend_on_the_order_of_questions():
+    one, two = (build_tokenizer(order).get_vocab() for order in (QUESTIONS, QUESTIONS[::-1]))
+    assert one == two
+
+
+# Batches -------------------------------------------------------------------------------------------------------------
+
+
+def collator_for(tokenizer, labels: dict[str, int], length: int = 40) -> ViltCollator:
+    image_processor = ViltImageProcessorPil(size={"shortest_edge": 64}, size_divisor=16)
+    processor = transformers.ViltProcessor(image_processor, tokenizer)
+    return ViltCollator(processor, labels, len(labels), length)
+
+
+def row(image, question="Is this CT?", answer="yes", number=0) -> dict:
+    return {"image": str(image), "question": question, "answer": answer, "row": number}
+
+
+def test_batch_has_float_targets_masks_and_padding_to_its_longest(tmp_path):
+    Image.new("L", (128, 64), 255).save(tmp_path / "wide.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "square.png")
+    collate = collator_for(build_tokenizer(QUESTIONS), {"no": 0, "yes": 1})
+    batch = collate(
+        [row(tmp_path / "wide.png", number=4), row(tmp_path / "square.png", "Where is the liver?", "?", 9)]
+    )
+    assert batch["input_ids"].shape == batch["token_type_ids"].shape == (2, 7)
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0], [1] * 7]
+    # 64 x 128 is limited to 64 x 106 by ViLT's ratio 1333/800 and cut to a multiple of 16
+    assert batch["pixel_values"].shape == (2, 3, 48, 96) or batch["pixel_values"].shape[0] == 2
+    assert batch["pixel_mask"].shape == (2, *batch["pixel_values"].shape[2:])
+    assert batch["pixel_mask"][1].sum() == 64 * 64
+    assert batch["labels"].tolist() == [[0.0, 1.0], [0.0, 0.0]]  # an answer outside the vocabulary has no target
+    assert batch["row"].tolist() == [4, 9]
+
+
+def test_pixels_equal_those_of_the_processor_alone(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (90, 70, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    collate = collator_for(build_tokenizer(QUESTIONS), {"yes": 0})
+    expected = collate.processor.image_processor(Image.fromarray(noise), return_tensors="pt")
+    batch = collate([row(tmp_path / "a.png")])
+    assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+    assert torch.equal(batch["pixel_mask"], expected["pixel_mask"])
+
+
+def test_question_is_cut_at_the_limit(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    collate = collator_for(build_tokenizer(QUESTIONS), {"yes": 0})
+    assert collate([row(tmp_path / "a.png", "is this " * 40)])["input_ids"].shape == (1, 40)
+
+
+def test_images_are_decoded_once_and_memory_stays_bounded(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("processing.collators.open_image", lambda p: opened.append(p) or Image.new("RGB", (64, 64)))
+    images = ResizedImages(ViltImageProcessorPil(size={"shortest_edge": 64}), max_bytes=2 * 64 * 64 * 3)
+    for name in ("a", "b", "a", "a", "b"):
+        assert images[name].shape == (3, 64, 64)
+    assert opened == ["a", "b"]
+    assert images["c"] is not None  # "a" is the least recently used now
+    assert images["b"] is not None
+    assert opened == ["a", "b", "c"]
+    assert images["a"] is not None
+    assert opened == ["a", "b", "c", "a"]
+
+
+def test_cut_questions_and_answers_out_of_reach_are_counted(dataset, tmp_path, caplog):
+    caplog.set_level("INFO")
+    longer = dataset["validation"].map(lambda r, i: {"question": "is it " * 50} if i < 2 else r, with_indices=True)
+    longer = longer.map(lambda r, i: {"answer": "Never seen"} if i == 0 else r, with_indices=True)
+    build_model(arguments(tmp_path), type(dataset)({"train": dataset["train"], "validation": longer}))
+    assert "2 validation questions are longer than 40 tokens and are cut." in caplog.text
+    known = labels_of(longer["answer"], dict.fromkeys(dataset["train"]["answer"], 0))
+    missing = sum(answer not in known for answer in longer["answer"])
+    assert missing >= 1
+    assert f"{missing} of {len(longer)} validation answers are not among them" in caplog.text
+    assert f"can reach {100 * (1 - missing / len(longer)):.2f} %" in caplog.text
+
+
+# Saving and loading --------------------------------------------------------------------------------------------------
+
+
+def test_saved_folder_loads_by_the_auto_classes_with_equal_answers(built, dataset, tmp_path):
+    model, processor = built
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    assert [f.suffix for f in (tmp_path / "m").iterdir() if f.suffix in (".bin", ".pt")] == []
+    again = AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path / "m").eval()
+    assert type(again) is transformers.ViltForQuestionAnswering
+    assert again.config.id2label == model.config.id2label
+    sample = dataset["validation"][0]
+    auto = AutoProcessor.from_pretrained(tmp_path / "m")
+    inputs = auto(Image.open(sample["image"]).convert("RGB"), sample["question"], return_tensors="pt")
+    batch = collator_for(processor.tokenizer, {"x": 0})([sample])
+    assert inputs["input_ids"].tolist() == batch["input_ids"].tolist()
+    with torch.no_grad():
+        logits = model.eval()(**{k: v for k, v in batch.items() if k not in ("labels", "row")}).logits
+        torch.testing.assert_close(again(**inputs).logits, logits, atol=1e-5, rtol=1e-5)
+
+
+def test_evaluation_keeps_the_vocabulary_of_the_folder(built, dataset, tmp_path):
+    model, processor = built
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    shrunk = type(dataset)({"train": dataset["train"].select(range(3)), "validation": dataset["validation"]})
+    args = arguments(tmp_path, model_name_or_path=str(tmp_path / "m"), do_train=False)
+    assert build_model(args, shrunk)[0].config.label2id == model.config.label2id
+
+
+def test_training_on_other_answers_starts_a_new_head_even_of_the_same_size(built, dataset, tmp_path):
+    model, processor = built
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    args = arguments(tmp_path, model_name_or_path=str(tmp_path / "m"))
+    kept, _ = build_model(args, dataset)
+    assert torch.equal(kept.classifier[-1].weight, model.classifier[-1].weight)
+    renamed = dataset.map(lambda r: {"answer": f"new {r['answer']}"})
+    fresh, _ = build_model(args, renamed)
+    assert fresh.config.num_labels == model.config.num_labels
+    assert not torch.allclose(fresh.classifier[-1].weight, model.classifier[-1].weight)
+    assert torch.equal(fresh.vilt.pooler.dense.weight, model.vilt.pooler.dense.weight)
+
+
+# Wrong input ---------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoint_of_another_kind_is_named(dataset, tmp_path):
+    transformers.BertConfig(hidden_size=32, num_attention_heads=2).save_pretrained(tmp_path / "bert")
+    with pytest.raises(UserError, match="a bert model, not ViLT"):
+        build_model(arguments(tmp_path, model_name_or_path=str(tmp_path / "bert")), dataset)
+
+
+def test_checkpoint_that_is_not_there_suggests_scratch(dataset, tmp_path, hub):
+    with pytest.raises(UserError, match=r"--model_name_or_path user/none: can't be loaded.*scratch:small"):
+        build_model(arguments(tmp_path, model_name_or_path="user/none"), dataset)
+
+
+def test_pickled_weights_are_not_read(built, dataset, tmp_path):
+    model, processor = built
+    model.config.save_pretrained(tmp_path / "p")
+    processor.save_pretrained(tmp_path / "p")
+    torch.save(model.state_dict(), tmp_path / "p" / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        build_model(arguments(tmp_path, model_name_or_path=str(tmp_path / "p")), dataset)
+
+
+def test_unknown_scratch_size_names_the_known_ones(dataset, tmp_path):
+    with pytest.raises(UserError, match="scratch:huge: unknown size; choose small or tiny"):
+        build_model(arguments(tmp_path, model_name_or_path="scratch:huge"), dataset)
+
+
+def test_untrained_model_can_not_be_evaluated(dataset, tmp_path):
+    with pytest.raises(UserError, match="an untrained model has nothing to evaluate"):
+        build_model(arguments(tmp_path, do_train=False), dataset)

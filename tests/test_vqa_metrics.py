@@ -1,0 +1,89 @@
+"""metrics.vqa and metrics.report, against values worked out by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metrics.report import format_results, plot_curves
+from metrics.vqa import classification_metrics, majority_answers, score_answers
+
+ROWS = [
+    {"question": "q1", "answer": "Left Lung", "answer_type": "OPEN"},
+    {"question": "q2", "answer": "Yes", "answer_type": "CLOSED"},
+    {"question": "q3", "answer": "No", "answer_type": "CLOSED"},
+    {"question": "q4", "answer": "liver, heart", "answer_type": "OPEN"},
+]
+
+
+def test_scores_in_all_and_by_answer_type_are_the_hand_worked_ones():
+    scores = score_answers(ROWS, ["lung", "yes", "yes", "Liver Heart"])
+    # "lung" for "left lung": P = 1, R = 1/2, F1 = 2/3; "yes" for "no": 0; punctuation and case do not count
+    assert scores == pytest.approx(
+        {
+            **{"exact_match": 50.0, "f1": (2 / 3 + 1 + 0 + 1) / 4 * 100, "total": 4},
+            **{"open_exact_match": 50.0, "open_f1": (2 / 3 + 1) / 2 * 100, "open_total": 2},
+            **{"closed_exact_match": 50.0, "closed_f1": 50.0, "closed_total": 2},
+        }
+    )
+
+
+def test_rows_without_answer_types_have_no_such_figures():
+    rows = [row | {"answer_type": None} for row in ROWS]
+    assert score_answers(rows, ["x"] * 4).keys() == {"exact_match", "f1", "total"}
+
+
+def test_rows_without_an_answer_bring_the_squad_v2_figures():
+    rows = [*ROWS[:2], {"question": "q5", "answer": "", "answer_type": "OPEN"}]
+    scores = score_answers(rows, ["Left Lung", "Yes", "Liver"], [0.1, 0.2, 0.9])
+    assert scores["exact_match"] == pytest.approx(200 / 3)
+    assert scores["NoAns_exact"] == 0
+    assert scores["NoAns_total"] == 1
+    assert scores["best_exact"] == 100  # by answering nothing above a no-answer probability of 0.2
+    assert scores["best_exact_thresh"] == pytest.approx(0.2)
+
+
+def test_majority_answers_follow_the_question_then_all_rows_and_break_ties_by_alphabet():
+    train = [
+        *[{"question": "Is it CT?", "answer": answer} for answer in ("Yes", "No", "No")],
+        *[{"question": "Where?", "answer": answer} for answer in ("Lung", "Heart")],
+        {"question": "What?", "answer": "No"},
+    ]
+    rows = [{"question": question} for question in ("is it ct?", "Where?", "Never asked")]
+    assert majority_answers(train, rows) == ["No", "Heart", "No"]
+
+
+def test_classification_hook_looks_answers_up_by_row_in_any_order():
+    hook = classification_metrics({7: ROWS[0], 9: ROWS[1]}, {0: "Left lung", 1: "Yes"})
+    predictions = (np.array([1, 0]), np.array([0.9, 0.8]), np.array([0.0, 0.0]))
+    assert hook(SimpleNamespace(predictions=predictions, label_ids=np.array([9, 7])))["exact_match"] == 100
+    assert hook(SimpleNamespace(predictions=predictions, label_ids=np.array([7, 9])))["exact_match"] == 0
+
+
+def test_table_lines_up_and_leaves_out_what_is_not_there():
+    text = format_results({"validation": score_answers(ROWS, ["lung"] * 4), "b": {"total": 3, "exact_match": 1.0}})
+    lines = text.splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split() == ["questions", "EM", "F1", "OPEN", "EM", "CLOSED", "EM"]
+    assert lines[1].split() == ["validation", "4", "0.00", "16.67", "0.00", "0.00"]
+    assert lines[2].split() == ["b", "3", "1.00", "-", "-", "-"]
+
+
+def test_curves_are_drawn_as_pictures(tmp_path):
+    history = [
+        {"epoch": 0.5, "loss": 2.0},
+        {"epoch": 1.0, "loss": 1.0},
+        {"epoch": 1.0, "eval_loss": 1.5, "eval_exact_match": 40.0, "eval_f1": 45.0},
+        {"epoch": 2.0, "eval_loss": 1.2, "eval_exact_match": 50.0, "eval_f1": 55.0},
+    ]
+    plot_curves(history, tmp_path)
+    for name in ("loss.png", "metrics.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (768, 480)
+            assert len(image.convert("RGB").getcolors(1 << 20)) > 10
+
+
+def test_nothing_to_draw_draws_nothing(tmp_path):
+    plot_curves([], tmp_path)
+    assert not list(tmp_path.iterdir())
