@@ -10,6 +10,7 @@ A recipe comes first and flags win over it; `python train.py --help` lists them 
 import logging
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from datasets import DatasetDict
 from transformers import AutoConfig, PreTrainedConfig, Trainer, set_seed
@@ -112,7 +113,7 @@ def find_checkpoint(args: AnyTrainingArguments, config: PreTrainedConfig) -> str
     return checkpoint
 
 
-def evaluate(trainer: Trainer, family: object, dataset: DatasetDict, split: str, prefix: str) -> dict[str, dict]:
+def evaluate(trainer: Trainer, family: ModuleType, dataset: DatasetDict, split: str, prefix: str) -> dict[str, dict]:
     """Scores a split, saves its figures and predictions, and puts the question-only baseline beside them."""
     rows = dataset[split]
     output = trainer.predict(rows, metric_key_prefix=prefix)

@@ -38,8 +38,8 @@ SCRATCH = {
         **{"image_size": 64, "patch_size": 16},
     },
     "small": {
-        **{"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 768},
-        **{"image_size": 160, "patch_size": 16},
+        **{"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024},
+        **{"image_size": 192, "patch_size": 32},
     },
 }
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -1,0 +1,79 @@
+"""What the README prints is run: make targets, train.py commands, Python, and the schema of one's own data."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from modeling.arguments import parse_arguments
+from processing.data import load_vqa_dataset
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()]
+COMMANDS += re.findall(r"`(make [^`]+)`", README)
+
+
+def test_commands_are_there():
+    assert sum("train.py" in command for command in COMMANDS) >= 3
+    assert {"make demo", "make test"} <= {command.partition("#")[0].strip() for command in COMMANDS}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "train.py" in command])
+def test_train_commands_are_accepted(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command.replace("$SLAKE_DIR", "slake"), comments=True)
+    parse_arguments([*words[words.index("train.py") + 1 :], "--output_dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make")])
+def test_make_targets_exist(command):
+    words = shlex.split(command.replace("$SLAKE_DIR", "slake"), comments=True)
+    done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_example_rows_of_ones_own_data_load(tmp_path):
+    [rows] = [json.loads(text) for kind, text in BLOCKS if kind == "json"]
+    rows = [{**row, "image": f"{i}{row['image']}"} for i in range(6) for row in rows]
+    for i, row in enumerate(rows):
+        file = tmp_path / row["image"]
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (i // 2 * 40, 0, 0)).save(file)
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    dataset = load_vqa_dataset(str(tmp_path / "rows.json"))
+    assert sum(map(len, dataset.values())) == 12
+    assert set(dataset["train"]["answer_type"]) == {"OPEN", "CLOSED"}
+
+
+def test_python_of_the_readme_runs(phantoms, tmp_path, monkeypatch, capsys):
+    import train
+
+    flags = ["--model_name_or_path", "scratch:tiny", "--max_steps", "2", "--disable_tqdm", "True"]
+    train.main(*parse_arguments([*flags, "--dataset", str(phantoms), "--output_dir", str(tmp_path / "out")]))
+    Image.new("L", (80, 60)).save(tmp_path / "x.png")
+    (tmp_path / "metrics").symlink_to(ROOT / "metrics")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    snippets = [text for kind, text in BLOCKS if kind == "python"]
+    assert len(snippets) == 2
+    for text in snippets:
+        exec(compile(text, "README.md", "exec"), {})
+    answers = json.loads((tmp_path / "out" / "config.json").read_text())["label2id"]
+    assert capsys.readouterr().out.strip() in answers
+
+
+def test_pictures_of_the_readme_exist():
+    for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README):
+        assert (ROOT / picture).is_file(), picture
+
+
+def test_files_and_folders_that_the_readme_names_exist():
+    for name in re.findall(r"`([\w./]+(?:/|\.py|\.yaml|\.txt|\.cfg))`", README):
+        if not name.startswith(("output", "scans")):
+            assert (ROOT / name).exists(), name
