@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +194,25 @@ def test_wrong_checkpoint_to_resume_from(phantoms, tmp_path):
 
 def launch(*command: object) -> subprocess.CompletedProcess:
     return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="there is one core only")
+@pytest.mark.parametrize(("threads", "world_size", "lifted"), [("1", "1", True), ("2", "1", False), ("1", "2", False)])
+def test_the_one_thread_of_accelerate_launch_is_lifted_for_a_single_process(threads, world_size, lifted):
+    environment = os.environ | {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": threads}
+    code = (
+        "import train, torch; before = torch.get_num_threads();"
+        "train.use_all_cores(); print(torch.get_num_threads() > before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment | {"WORLD_SIZE": world_size},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == str(lifted), done.stderr
 
 
 def test_accelerate_launch_with_the_gpu_config_trains_here_and_prints_the_table(phantoms, tmp_path):

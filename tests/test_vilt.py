@@ -255,6 +255,22 @@ def test_saved_folder_loads_by_the_auto_classes_with_equal_answers(built, datase
         torch.testing.assert_close(again(**inputs).logits, logits, atol=1e-5, rtol=1e-5)
 
 
+def test_hub_checkpoint_in_its_older_layout_is_fine_tuned(built, dataset, tmp_path, hub):
+    model, processor = built
+    model.save_pretrained(tmp_path / "m")
+    processor.tokenizer.save_pretrained(tmp_path / "m")
+    processor.image_processor.save_pretrained(tmp_path / "m")  # preprocessor_config.json, as in dandelin/vilt-b32-mlm
+    hub.repos["models/user/vilt"] = {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()}
+    assert "preprocessor_config.json" in hub.repos["models/user/vilt"]
+    args = arguments(tmp_path, model_name_or_path="user/vilt")
+    renamed = dataset.map(lambda r: {"answer": f"new {r['answer']}"})
+    loaded, its_processor = build_model(args, renamed)
+    assert torch.equal(loaded.vilt.pooler.dense.weight, model.vilt.pooler.dense.weight)
+    assert all(answer.startswith("new ") for answer in loaded.config.label2id)
+    assert its_processor.image_processor.size == processor.image_processor.size
+    assert its_processor.tokenizer("Is this CT?")["input_ids"] == processor.tokenizer("Is this CT?")["input_ids"]
+
+
 def test_evaluation_keeps_the_vocabulary_of_the_folder(built, dataset, tmp_path):
     model, processor = built
     model.save_pretrained(tmp_path / "m")
