@@ -101,6 +101,10 @@ class SharedTrainingArguments:
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator needs the raw columns."}
     )
+    feature_cache_gb: float = field(
+        default=10.0,
+        metadata={"help": "Limit for kept features of frozen vision networks on disk, in GB; 0 keeps none."},
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -143,11 +147,15 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
     model_name_or_path: str = field(
         default="dandelin/vilt-b32-mlm",
         metadata={
-            "help": "ViLT checkpoint to start from or to evaluate: a Hub id, a folder, or scratch:small (or "
-            "scratch:tiny) for an untrained small model that needs no download."
+            "help": "ViLT checkpoint to start from or to evaluate: a Hub id, a folder, starter for the one made of "
+            "pretrained parts in registry packages, or scratch:small (or scratch:tiny) for a small untrained one."
         },
     )
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
+    text_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak learning rate of the starter's pretrained text encoder; by default --learning_rate."},
+    )
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
     label_names: list[str] | None = field(
         default_factory=lambda: ["row"],

@@ -4,6 +4,7 @@ import logging
 import string
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -22,10 +23,13 @@ from transformers import (
 )
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 from transformers.models.vilt.modeling_vilt import ViltEmbeddings
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import classification_metrics
 from modeling.arguments import ViltTrainingArguments
+from modeling.frozen_vision import KeptFeatures
+from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
 from processing.collators import ViltCollator
 from processing.errors import UserError
 
@@ -102,9 +106,14 @@ class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
         self.vilt.embeddings.__class__ = DeterministicViltEmbeddings  # same parameters, another forward
 
 
-def build_model(
-    args: ViltTrainingArguments, dataset: datasets.DatasetDict
-) -> tuple[ViltForQuestionAnswering, ViltProcessor]:
+AnyVilt = ViltForQuestionAnswering | ViltStarterForQuestionAnswering
+MODELS: dict[str, tuple[Any, Any]] = {
+    "vilt": (ViltForQuestionAnswering, ViltImageProcessorPil),
+    "vilt_starter": (ViltStarterForQuestionAnswering, ViTImageProcessorPil),
+}
+
+
+def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> tuple[AnyVilt, ViltProcessor]:
     """Loads or makes the model and its processor.
 
     To train, the head is one over the answers of the training rows; to evaluate only, the model keeps its own.
@@ -117,9 +126,13 @@ def build_model(
     if args.do_train:
         answers = build_vocabulary(dataset["train"]["answer"])
         labels = {"label2id": {answer: i for i, answer in enumerate(answers)}, "id2label": dict(enumerate(answers))}
-    if name.startswith("scratch:"):
-        if not args.do_train:
-            raise UserError(f"--model_name_or_path {name}: an untrained model has nothing to evaluate; name a folder.")
+    untrained = name == "starter" or name.startswith("scratch:")
+    if untrained and not args.do_train:
+        raise UserError(f"--model_name_or_path {name}: an untrained model has nothing to evaluate; name a folder.")
+    if name == "starter":
+        with args.main_process_first(desc="assembling the starter"):
+            model, processor = _from_checkpoint(str(starter_checkpoint()), labels)
+    elif untrained:
         model, processor = _from_scratch(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
     else:
         model, processor = _from_checkpoint(name, labels)
@@ -128,17 +141,17 @@ def build_model(
     return model, processor
 
 
-def _from_checkpoint(name: str, labels: dict) -> tuple[ViltForQuestionAnswering, ViltProcessor]:
+def _from_checkpoint(name: str, labels: dict) -> tuple[AnyVilt, ViltProcessor]:
     try:
         config = AutoConfig.from_pretrained(name)
-        if config.model_type != "vilt":
+        if config.model_type not in MODELS:
             raise UserError(f"--model_name_or_path {name}: a {config.model_type} model, not ViLT; choose another.")
         new_head = bool(labels) and config.label2id != labels["label2id"]
-        model = ViltForQuestionAnswering.from_pretrained(
+        model_class, image_processor_class = MODELS[config.model_type]
+        model = model_class.from_pretrained(
             name, **labels, ignore_mismatched_sizes=bool(labels), use_safetensors=True, dtype=torch.float32
         )
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        processor = ViltProcessor(ViltImageProcessorPil.from_pretrained(name), tokenizer)
+        processor = ViltProcessor(image_processor_class.from_pretrained(name), AutoTokenizer.from_pretrained(name))
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -150,7 +163,7 @@ def _from_checkpoint(name: str, labels: dict) -> tuple[ViltForQuestionAnswering,
     return model, processor
 
 
-def _reset_head(model: ViltForQuestionAnswering) -> None:
+def _reset_head(model: AnyVilt) -> None:
     for module in model.classifier:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=model.config.initializer_range)
@@ -231,28 +244,60 @@ def _report_cut_questions(processor: ViltProcessor, config: ViltConfig, dataset:
 
 def build_trainer(
     args: ViltTrainingArguments,
-    model: ViltForQuestionAnswering,
+    model: AnyVilt,
     processor: ViltProcessor,
     dataset: datasets.DatasetDict,
 ) -> Trainer:
-    """A Trainer whose evaluation keeps the chosen answers only, not the logits."""
+    """A Trainer whose evaluation keeps the chosen answers only, not the logits.
+
+    Where the model has a frozen vision network, batches bring its kept features instead of pixels.
+    """
     answers = {answer for rows in dataset.values() for answer in rows["answer"]}
     config = model.config
     columns = ("answer", "answer_type")
     rows = {row["row"]: row for split in dataset.values() for row in split.select_columns(["row", *columns])}
     patience = args.early_stopping_patience
-    return Trainer(
+    features = None
+    if hasattr(model, "frozen_vision") and args.feature_cache_gb > 0:
+        features = KeptFeatures(model.frozen_vision, processor.image_processor, args.feature_cache_gb)
+        with args.main_process_first(desc="computing image features"):
+            features.fill(image for split in dataset.values() for image in split["image"])
+    trainer = Trainer(
         model,
         args,
         data_collator=ViltCollator(
-            processor, labels_of(answers, config.label2id), config.num_labels, config.max_position_embeddings
+            *(processor, labels_of(answers, config.label2id), config.num_labels, config.max_position_embeddings),
+            features=features,
         ),
-        train_dataset=dataset.get("train"),
+        train_dataset=_with_lengths(dataset["train"], processor) if args.do_train else None,
         eval_dataset=dataset.get("validation"),
         processing_class=processor,
         compute_metrics=classification_metrics(rows, config.id2label),
         preprocess_logits_for_metrics=_AnswerChooser(config.label2id.get("")),
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+    )
+    if args.do_train and args.text_learning_rate is not None:
+        trainer.optimizer = _optimizer_with_slow_text(trainer, args)
+    return trainer
+
+
+def _with_lengths(rows: datasets.Dataset, processor: ViltProcessor) -> datasets.Dataset:
+    """Adds the number of tokens of each question, for `--train_sampling_strategy group_by_length`."""
+    return rows.add_column("length", [len(ids) for ids in processor.tokenizer(rows["question"][:])["input_ids"]])
+
+
+def _optimizer_with_slow_text(trainer: Trainer, args: ViltTrainingArguments) -> torch.optim.Optimizer:
+    """The optimizer that the arguments name, with a learning rate of its own for the pretrained text encoder."""
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            rate = args.text_learning_rate if ".text_encoder." in name else args.learning_rate
+            groups[rate, args.weight_decay if name in decayed else 0.0].append(parameter)
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+    return optimizer_class(
+        [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()],
+        **options,
     )
 
 
@@ -270,7 +315,7 @@ class _AnswerChooser:
         return label, confidence, probabilities[:, self.no_answer_label]
 
 
-def read_answers(predictions: Sequence[np.ndarray], model: ViltForQuestionAnswering) -> list[tuple[str, float]]:
+def read_answers(predictions: Sequence[np.ndarray], model: AnyVilt) -> list[tuple[str, float]]:
     """The answer and confidence of each row from what `Trainer.predict` returns."""
     labels, confidences, _ = predictions
     id2label = model.config.id2label

