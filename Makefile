@@ -15,7 +15,7 @@ help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
 
 demo: $(READY)  ## train a small model on generated images and print its figures (minutes, no download of data)
-	$(LAUNCH) recipes/vilt_scratch_phantom.yaml --output_dir output/demo
+	$(LAUNCH) recipes/vilt_starter_phantom.yaml --output_dir output/demo
 
 test: $(READY)  ## run the tests; SLAKE_DIR and VQA_RAD_DIR add those on real data
 	$(BIN)/python -m pytest -n 2

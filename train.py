@@ -127,16 +127,16 @@ def evaluate(trainer: Trainer, family: ModuleType, dataset: DatasetDict, split: 
         metrics |= {f"{prefix}_majority_{name}": value for name, value in baseline.items() if name != "total"}
     trainer.save_metrics(prefix, metrics)
     if trainer.is_world_process_zero():
-        answers = family.read_answers(output.predictions, trainer.model)
+        answers = family.read_answers(output, trainer.model)
         write_jsonl(
             Path(trainer.args.output_dir) / f"predictions_{split}.jsonl",
             (
                 {
                     "id": row["row"] if row["question_id"] is None else row["question_id"],
                     **{"question": row["question"], "answer": row["answer"]},
-                    **{"prediction": answer, "confidence": round(confidence, 6)},
+                    **{"prediction": answers[row["row"]][0], "confidence": round(answers[row["row"]][1], 6)},
                 }
-                for row, (answer, confidence) in zip(rows, answers, strict=True)
+                for row in rows
             ),
         )
     return results

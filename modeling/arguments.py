@@ -152,10 +152,6 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
         },
     )
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
-    text_learning_rate: float | None = field(
-        default=None,
-        metadata={"help": "Peak learning rate of the starter's pretrained text encoder; by default --learning_rate."},
-    )
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
     label_names: list[str] | None = field(
         default_factory=lambda: ["row"],

@@ -12,6 +12,7 @@ ViLT's own encoder over [CLS], text and image tokens starts untrained.
 import hashlib
 import importlib.util
 import io
+import math
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,12 +31,15 @@ from transformers import (
     ViltConfig,
     ViltProcessor,
 )
-from transformers import ViltForQuestionAnswering as StockVilt
 from transformers.image_utils import PILImageResampling
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.vilt.modeling_vilt import ViltEncoder, ViltPreTrainedModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from processing.errors import UserError
+from processing.images import open_image
+from processing.phantom import write_phantoms
+from processing.sources import PHANTOM_FOLDER
 from processing.utils import cache_dir
 
 # package, file in it, SHA-256
@@ -64,6 +68,8 @@ class ViltStarterConfig(ViltConfig):
         text_config: of the BERT whose last states are the text tokens.
         vision_network: name of the EfficientNet-Lite whose maps are the image tokens.
         vision_strides: strides of the maps; each is folded to the grid of `patch_size`.
+        num_members: encoders of the committee.
+        label_smoothing: share of the target that goes to all answers alike.
     """
 
     model_type = "vilt_starter"
@@ -72,6 +78,9 @@ class ViltStarterConfig(ViltConfig):
     text_config: dict | PreTrainedConfig | None = None
     vision_network: str = "efficientnet-lite0"
     vision_strides: list[int] | tuple[int, ...] = (8, 16, 32)
+    num_members: int = 4
+    label_smoothing: float = 0.1
+    problem_type: str | None = "single_label_classification"
 
 
 class FrozenEfficientNet(nn.Module):
@@ -92,7 +101,6 @@ class FrozenEfficientNet(nn.Module):
         self.blocks = network._blocks
         self.strides = tuple(config.vision_strides)
         self.patch_size = config.patch_size
-        self.requires_grad_(False)
 
     @property
     def num_channels(self) -> int:
@@ -116,104 +124,150 @@ class FrozenEfficientNet(nn.Module):
         return torch.cat(folded, dim=1).half()
 
 
-class StarterEmbeddings(nn.Module):
-    """In the place of `ViltEmbeddings`: MiniLM's states as text tokens, EfficientNet's maps as patches."""
+class StarterMember(nn.Module):
+    """ViLT's encoder and answer head over [CLS], text and image tokens."""
 
-    def __init__(self, config: ViltStarterConfig) -> None:
+    def __init__(self, config: ViltStarterConfig, text_width: int, num_channels: int) -> None:
         super().__init__()
-        self.text_encoder = BertModel(config.text_config, add_pooling_layer=False)
-        # half of MiniLM; training sees few of its words, and the optimizer's pass over all of them costs much
-        self.text_encoder.embeddings.word_embeddings.requires_grad_(False)
-        self.text_projection = nn.Linear(self.text_encoder.config.hidden_size, config.hidden_size)
-        self.text_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.vision = FrozenEfficientNet(config)
-        # the channels of a network trained with ReLU6 differ in scale by orders of magnitude
-        self.feature_norm = nn.BatchNorm2d(self.vision.num_channels, affine=False)
-        self.patch_projection = nn.Conv2d(self.vision.num_channels, config.hidden_size, kernel_size=1)
-        self.patch_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width = config.hidden_size
+        self.text_projection = nn.Linear(text_width, width)
+        self.text_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.patch_projection = nn.Conv2d(num_channels, width, kernel_size=1)
+        self.patch_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         grid = config.image_size // config.patch_size
-        self.image_embeddings = nn.Embedding(1 + grid * grid, config.hidden_size)  # [CLS] and the places of patches
-        self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, config.hidden_size)
+        self.image_embeddings = nn.Embedding(1 + grid * grid, width)  # [CLS] and the places of patches
+        self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, width)
+        self.encoder = ViltEncoder(config)
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.classifier = nn.Sequential(
+            nn.Linear(width, width * 2), nn.LayerNorm(width * 2), nn.GELU(), nn.Linear(width * 2, config.num_labels)
+        )
 
-    @property
-    def text_embeddings(self) -> nn.Module:
-        """Where transformers looks for the word embeddings of a ViLT."""
-        return self.text_encoder.embeddings
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None,
-        pixel_values: torch.Tensor | None,
-        pixel_mask: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        image_embeds: torch.Tensor | None,
-        image_token_type_idx: int = 1,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes either `pixel_values` or, as `image_embeds`, the features that `vision` makes of them.
-
-        Returns:
-            Token embeddings ``(B, text + 1 + patches, hidden_size)`` and their mask ``(B, text + 1 + patches)``.
-        """
-        text = self.text_encoder(input_ids, attention_mask, token_type_ids, inputs_embeds=inputs_embeds)[0]
-        text = self.text_norm(self.text_projection(text)) + self.token_type_embeddings.weight[0]
-        features = self.vision(pixel_values) if image_embeds is None else image_embeds
-        patches = self.patch_projection(self.feature_norm(features.float())).flatten(2).transpose(1, 2)
+    def forward(self, text: torch.Tensor, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Text states ``(B, L, D)``, features ``(B, C, h, w)`` and the mask ``(B, 1, 1, 1 + h w + L)`` of real tokens
+        to logits ``(B, num_labels)``."""
+        text_type, image_type = self.token_type_embeddings.weight
+        text = self.text_projection(text)
+        dtype = text.dtype  # that of autocast: the copies of an fp32 residual stream would cost a quarter of a step
+        text = self.text_norm(text) + text_type
+        patches = self.patch_norm(self.patch_projection(features).flatten(2).transpose(1, 2)) + image_type
         cls_token, positions = self.image_embeddings.weight.split([1, patches.shape[1]])
-        cls_token = cls_token.expand(len(patches), 1, -1)
-        image = torch.cat([cls_token, self.patch_norm(patches) + positions], dim=1)
-        image = image + self.token_type_embeddings.weight[image_token_type_idx or 1]
-        mask = torch.cat([attention_mask, attention_mask.new_ones(image.shape[:2])], dim=1)
-        return torch.cat([text, image], dim=1), mask
+        tokens = torch.cat([cls_token.expand(len(text), 1, -1), patches + positions, text], dim=1).to(dtype)
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)
+        return self.classifier(self.layernorm(self.encoder(tokens, mask)[0][:, 0]))
 
 
-class ViltStarterForQuestionAnswering(StockVilt):
-    """ViLT with `StarterEmbeddings`, trained by cross entropy over the answers."""
+class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
+    """A committee of ViLT encoders over the same frozen text states and image features.
+
+    The members are trained side by side by cross entropy and differ in their first weights only; the model's logits
+    are the logarithm of their mean probabilities (deep ensembles, Lakshminarayanan et al. 2017,
+    https://arxiv.org/abs/1612.01474).
+    """
 
     config_class = ViltStarterConfig
+    base_model_prefix = ""
     accepts_loss_kwargs = False  # see modeling.vilt.ViltForQuestionAnswering
 
     def __init__(self, config: ViltStarterConfig) -> None:
         super().__init__(config)
-        self.vilt.embeddings = StarterEmbeddings(config)
+        self.text_encoder = BertModel(config.text_config, add_pooling_layer=False)
+        self.vision = FrozenEfficientNet(config)
+        # Channels differ in scale by orders of magnitude. The statistics are fixed: those of each batch would move a
+        # feature by as much as the images differ in it.
+        self.register_buffer("feature_mean", torch.zeros(self.vision.num_channels, 1, 1))
+        self.register_buffer("feature_std", torch.ones(self.vision.num_channels, 1, 1))
+        self.members = nn.ModuleList(
+            StarterMember(config, self.text_encoder.config.hidden_size, self.vision.num_channels)
+            for _ in range(config.num_members)
+        )
         self.post_init()
 
-    @property
-    def frozen_vision(self) -> FrozenEfficientNet:
-        """The network whose features `modeling.frozen_vision` keeps."""
-        return self.vilt.embeddings.vision
+    def train(self, mode: bool = True) -> "ViltStarterForQuestionAnswering":
+        """The pretrained parts stay frozen, which loading forgets, and without dropout."""
+        super().train(mode)
+        for part in (self.text_encoder, self.vision):
+            part.eval().requires_grad_(False)
+        return self
 
-    def forward(self, *args: Any, labels: torch.Tensor | None = None, **kwargs: Any) -> SequenceClassifierOutput:
-        """As ViLT's; `image_embeds` are features ``(B, channels, height, width)`` of `frozen_vision`."""
-        output = super().forward(*args, **kwargs)
+    def get_input_embeddings(self) -> nn.Module:
+        """MiniLM's word embeddings."""
+        return self.text_encoder.get_input_embeddings()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Answers questions.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: ``(B, L)``.
+            pixel_values: ``(B, 3, image_size, image_size)``, or
+            image_embeds: the features ``(B, channels, height, width)`` that `vision` makes of them.
+            labels: targets ``(B, num_labels)`` of non-negative weights.
+
+        Returns:
+            `logits` ``(B, num_labels)`` and, with labels, the members' mean `loss`.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        with torch.no_grad():
+            text = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
+        features = self.vision(pixel_values) if image_embeds is None else image_embeds
+        features = (features.float() - self.feature_mean) / self.feature_std
+        mask = nn.functional.pad(attention_mask, (1 + features[0, 0].numel(), 0), value=1)[:, None, None]
+        members = torch.stack([member(text, features, mask).float() for member in self.members])
+        loss = None
         if labels is not None:
-            output.loss = nn.functional.cross_entropy(output.logits.float(), labels)
-        return output
+            smoothing = self.config.label_smoothing
+            losses = [nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing) for logits in members]
+            loss = torch.stack(losses).mean()
+        logits = members.log_softmax(-1).logsumexp(0) - math.log(len(members))
+        return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
 def starter_checkpoint() -> Path:
-    """Assembles the base checkpoint once, in the cache folder; it holds the pretrained weights only.
+    """Assembles the base checkpoint once, in the cache folder.
+
+    It holds the pretrained weights and the statistics of their image features, taken from the phantom images, which
+    have the grey values of CT, MRI and X-ray. The members are not in it: each run draws them with its own seed.
 
     Raises:
         UserError: a part's package is missing, or a file of it is not the expected one.
     """
-    version = hashlib.sha256("".join(part[-1] for part in (TOKENIZER, TEXT_WEIGHTS, VISION_WEIGHTS)).encode())
-    folder = cache_dir() / "starter" / f"vilt-{version.hexdigest()[:12]}"
-    if folder.is_dir():
-        return folder
     config = ViltStarterConfig(
         **{"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8, "intermediate_size": 1024},
         **{"image_size": 224, "patch_size": 32, "text_config": MINILM},
+        initializer_range=256**-0.5,  # ViLT's 0.02 is for 768; at this width it needs twice the epochs
     )
-    model = ViltStarterForQuestionAnswering(config)
-    embeddings = model.vilt.embeddings
+    parts = "".join(part[-1] for part in (TOKENIZER, TEXT_WEIGHTS, VISION_WEIGHTS))
+    version = hashlib.sha256((parts + config.to_json_string()).encode())
+    folder = cache_dir() / "starter" / f"vilt-{version.hexdigest()[:12]}"
+    if folder.is_dir():
+        return folder
+    model = ViltStarterForQuestionAnswering(config).eval()
     text = load_safetensors(_read_part(*TEXT_WEIGHTS))
     unused = ("pooler.", "embeddings.position_ids")
-    embeddings.text_encoder.load_state_dict({k: v for k, v in text.items() if not k.startswith(unused)})
+    model.text_encoder.load_state_dict({k: v for k, v in text.items() if not k.startswith(unused)})
     vision = torch.load(io.BytesIO(_read_part(*VISION_WEIGHTS)), weights_only=True)
-    embeddings.vision.load_state_dict(_rename_efficientnet(vision))
-    pretrained = ("vilt.embeddings.text_encoder.", "vilt.embeddings.vision.")
+    model.vision.load_state_dict(_rename_efficientnet(vision))
+    size = {"height": config.image_size, "width": config.image_size}
+    image_processor = ViTImageProcessorPil(  # (pixel - 127) / 128, as EfficientNet-Lite was trained
+        size=size, image_mean=[127 / 255] * 3, image_std=[128 / 255] * 3, resample=PILImageResampling.BICUBIC
+    )
+    phantoms = sorted((write_phantoms(cache_dir() / PHANTOM_FOLDER) / "imgs").glob("*/source.jpg"))
+    pixels = image_processor([open_image(image) for image in phantoms], return_tensors="pt")["pixel_values"]
+    features = torch.cat([model.vision(batch) for batch in pixels.split(16)]).float()
+    model.feature_mean.copy_(features.mean((0, 2, 3))[:, None, None])
+    model.feature_std.copy_(features.std((0, 2, 3))[:, None, None].clamp_min(1e-3))
+
+    pretrained = ("text_encoder.", "vision.", "feature_")
     weights = {name: value for name, value in model.state_dict().items() if name.startswith(pretrained)}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_buffer(_read_part(*TOKENIZER)),
@@ -222,10 +276,6 @@ def starter_checkpoint() -> Path:
     )
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
-    size = {"height": config.image_size, "width": config.image_size}
-    image_processor = ViTImageProcessorPil(  # (pixel - 127) / 128, as EfficientNet-Lite was trained
-        size=size, image_mean=[127 / 255] * 3, image_std=[128 / 255] * 3, resample=PILImageResampling.BICUBIC
-    )
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:

