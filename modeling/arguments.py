@@ -26,7 +26,7 @@ class DataArguments:
         default="phantom",
         metadata={
             "help": "A SLAKE or VQA-RAD folder, a folder of tables, one JSON, JSONL or CSV file, the Hub id "
-            "(user/name) of a data set repo in SLAKE's format, or phantom for the generated one."
+            "(user/name) of a data set repo in SLAKE's format, or phantom or phantom:N for 60 or N generated images."
         },
     )
     language: str = field(

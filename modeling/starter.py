@@ -38,8 +38,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from processing.errors import UserError
 from processing.images import open_image
-from processing.phantom import write_phantoms
-from processing.sources import PHANTOM_FOLDER
+from processing.phantom import cached_phantoms
 from processing.utils import cache_dir
 
 # package, file in it, SHA-256
@@ -261,7 +260,7 @@ def starter_checkpoint() -> Path:
     image_processor = ViTImageProcessorPil(  # (pixel - 127) / 128, as EfficientNet-Lite was trained
         size=size, image_mean=[127 / 255] * 3, image_std=[128 / 255] * 3, resample=PILImageResampling.BICUBIC
     )
-    phantoms = sorted((write_phantoms(cache_dir() / PHANTOM_FOLDER) / "imgs").glob("*/source.jpg"))
+    phantoms = sorted((cached_phantoms() / "imgs").glob("*/source.jpg"))
     pixels = image_processor([open_image(image) for image in phantoms], return_tensors="pt")["pixel_values"]
     features = torch.cat([model.vision(batch) for batch in pixels.split(16)]).float()
     model.feature_mean.copy_(features.mean((0, 2, 3))[:, None, None])

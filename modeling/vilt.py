@@ -131,7 +131,11 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         raise UserError(f"--model_name_or_path {name}: an untrained model has nothing to evaluate; name a folder.")
     if name == "starter":
         with args.main_process_first(desc="assembling the starter"):
-            model, processor = _from_checkpoint(str(starter_checkpoint()), labels)
+            checkpoint = str(starter_checkpoint())
+        verbosity = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()  # else it reports every weight of the untrained members as missing
+        model, processor = _from_checkpoint(checkpoint, labels)
+        transformers.logging.set_verbosity(verbosity)
     elif untrained:
         model, processor = _from_scratch(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
     else:

@@ -23,7 +23,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from processing.errors import UserError
+from processing.utils import cache_dir
 
+DRAWING = 1  # counts the changes of what is drawn, so that a set in the cache is never an older one
 SPLITS = ("train", "validate", "test")
 # Of every seven images of a kind, this is where each goes: the first three already fill every split.
 SPLIT_CYCLE = ("train", "validate", "test", "train", "train", "train", "train")
@@ -686,6 +688,11 @@ def write_phantoms(folder: str | Path, num_images: int = 60, seed: int = 0, imag
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def cached_phantoms(num_images: int = 60) -> Path:
+    """The folder of a phantom set in the cache, written if it is not there."""
+    return write_phantoms(cache_dir() / f"phantom-{DRAWING}" / str(num_images), num_images)
 
 
 def occupied(folder: Path) -> bool:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from processing.errors import UserError
-from processing.phantom import write_phantoms
-from processing.utils import cache_dir
+from processing.phantom import cached_phantoms
 
 SPLITS = {
     "train": ("train", "training"),
@@ -28,7 +27,7 @@ TABLE_FIELDS = (
     *("image", "question", "answer", "split", "image_id", "question_id"),
     *("answer_type", "content_type", "modality", "location", "language"),
 )
-PHANTOM_FOLDER = "phantom-1"  # in the cache; another name whenever the generator draws another set
+PHANTOM = re.compile(r"phantom(?::(\d{1,7}))?")
 VQA_RAD_PUBLIC_FILE = "VQA_RAD Dataset Public.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -48,16 +47,16 @@ def read_source(dataset: str, column_names: Iterable[str] = (), image_folder: st
     """Reads the rows of a data set; what it is is told by what is there.
 
     Args:
-        dataset: a SLAKE or VQA-RAD folder, a folder of tables, one JSON, JSONL or CSV file, `phantom`, or the id
-            `user/name` of a Hub data set repo in SLAKE's format.
+        dataset: a SLAKE or VQA-RAD folder, a folder of tables, one JSON, JSONL or CSV file, `phantom` (60
+            generated images) or `phantom:N`, or the id `user/name` of a Hub data set repo in SLAKE's format.
         column_names: `field=column` pairs for tables whose columns have other names.
         image_folder: the folder that a table's image paths are relative to; the table's own folder by default.
 
     Raises:
         UserError: nothing is there, or a file can't be read as what it claims to be.
     """
-    if dataset == "phantom":
-        return _read_slake(write_phantoms(cache_dir() / PHANTOM_FOLDER))
+    if match := PHANTOM.fullmatch(dataset):
+        return _read_slake(cached_phantoms(int(match[1] or 60)))
     path = Path(dataset).expanduser()
     if path.is_dir():
         return _read_folder(path, column_names, image_folder)

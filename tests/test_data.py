@@ -55,6 +55,14 @@ def test_phantom_is_read_by_name_with_every_split_and_boxes():
     assert numbers == list(range(len(numbers)))
 
 
+def test_phantom_comes_in_any_number_of_images(hub):
+    assert len({row["image"] for row in rows_of(load_vqa_dataset("phantom:16"))}) == 16
+    with pytest.raises(UserError, match="num_images is 3, too few"):
+        load_vqa_dataset("phantom:3")
+    with pytest.raises(UserError, match="--dataset phantom:many: there is no such file"):
+        load_vqa_dataset("phantom:many")
+
+
 def test_slake_in_english_has_its_published_counts(slake, tmp_path):
     dataset = load_vqa_dataset(str(slake), skipped_rows_file=tmp_path / "skipped.jsonl")
     assert len(dataset["train"]) == 4919 - 1
