@@ -151,6 +151,9 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
             "pretrained parts in registry packages, or scratch:small (or scratch:tiny) for a small untrained one."
         },
     )
+    num_members: int = field(
+        default=4, metadata={"help": "Encoders in the committee of a new starter; time grows with their number."}
+    )
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
     label_names: list[str] | None = field(

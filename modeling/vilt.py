@@ -21,7 +21,7 @@ from transformers import (
     ViltProcessor,
 )
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
-from transformers.models.vilt.modeling_vilt import ViltEmbeddings
+from transformers.models.vilt.modeling_vilt import ViltEmbeddings, ViltSelfAttention
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.trainer_utils import PredictionOutput
 
@@ -94,8 +94,32 @@ class DeterministicViltEmbeddings(ViltEmbeddings):
         return self.dropout(embeddings), mask, None
 
 
+class SdpaViltSelfAttention(ViltSelfAttention):
+    """ViLT's attention through PyTorch's fused kernel, which never holds the matrix of probabilities."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        """Tokens ``(B, T, D)`` to tokens ``(B, T, D)``; `output_attentions` takes the stock class's way."""
+        if output_attentions:
+            return super().forward(hidden_states, attention_mask, output_attentions)
+        heads = (*hidden_states.shape[:-1], -1, self.attention_head_size)
+        query, key, value = (
+            layer(hidden_states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(query.dtype)
+        context = nn.functional.scaled_dot_product_attention(
+            query, key, value, attention_mask, dropout_p=self.dropout.p if self.training else 0.0
+        )
+        return (context.transpose(1, 2).flatten(2),)
+
+
 class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
-    """The transformers class, same weights and same outputs, made deterministic."""
+    """The transformers class, same weights and same outputs, made deterministic and fast."""
 
     # Its forward takes any keyword and ignores it; without this the Trainer believes that it scales the loss itself
     # and does not divide by the number of accumulated batches.
@@ -103,7 +127,10 @@ class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
 
     def __init__(self, config: ViltConfig) -> None:
         super().__init__(config)
-        self.vilt.embeddings.__class__ = DeterministicViltEmbeddings  # same parameters, another forward
+        # same parameters, another forward
+        self.vilt.embeddings.__class__ = DeterministicViltEmbeddings
+        for layer in self.vilt.encoder.layer:
+            layer.attention.attention.__class__ = SdpaViltSelfAttention
 
 
 AnyVilt = ViltForQuestionAnswering | ViltStarterForQuestionAnswering
@@ -134,7 +161,7 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
             checkpoint = str(starter_checkpoint())
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()  # else it reports every weight of the untrained members as missing
-        model, processor = _from_checkpoint(checkpoint, labels)
+        model, processor = _from_checkpoint(checkpoint, {**labels, "num_members": args.num_members})
         transformers.logging.set_verbosity(verbosity)
     elif untrained:
         model, processor = _from_scratch(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
@@ -145,15 +172,15 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
     return model, processor
 
 
-def _from_checkpoint(name: str, labels: dict) -> tuple[AnyVilt, ViltProcessor]:
+def _from_checkpoint(name: str, options: dict) -> tuple[AnyVilt, ViltProcessor]:
     try:
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in MODELS:
             raise UserError(f"--model_name_or_path {name}: a {config.model_type} model, not ViLT; choose another.")
-        new_head = bool(labels) and config.label2id != labels["label2id"]
+        new_head = bool(options) and config.label2id != options["label2id"]
         model_class, image_processor_class = MODELS[config.model_type]
         model = model_class.from_pretrained(
-            name, **labels, ignore_mismatched_sizes=bool(labels), use_safetensors=True, dtype=torch.float32
+            name, **options, ignore_mismatched_sizes=bool(options), use_safetensors=True, dtype=torch.float32
         )
         processor = ViltProcessor(image_processor_class.from_pretrained(name), AutoTokenizer.from_pretrained(name))
     except OSError as error:

@@ -90,6 +90,18 @@ def test_gradients_equal_the_stock_class():
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
+def test_attentions_are_returned_as_the_stock_class_returns_them():
+    torch.manual_seed(0)
+    ours = ViltForQuestionAnswering(tiny()).eval()
+    stock = transformers.ViltForQuestionAnswering(ours.config).eval()
+    stock.load_state_dict(ours.state_dict())
+    batch = batch_of([(64, 64)])
+    mine, theirs = (model(**batch, output_attentions=True).attentions for model in (ours, stock))
+    assert len(mine) == len(theirs) == 2
+    # the stock class shuffles the patches; the weights from [CLS] (token 7) to the text do not move
+    torch.testing.assert_close(mine[1][:, :, 7, :8], theirs[1][:, :, 7, :8], atol=1e-5, rtol=1e-4)
+
+
 def test_forward_consumes_no_random_state_and_repeats_to_the_bit():
     model = ViltForQuestionAnswering(tiny()).eval()
     batch = batch_of([(64, 64), (48, 64)])
