@@ -29,6 +29,7 @@ from processing.utils import write_jsonl
 logger = logging.getLogger("train")
 
 FAMILIES = {"vilt": vilt}
+SAMPLE_LIMITS = {"train": "train", "validation": "eval", "test": "predict"}  # split: name in --max_*_samples
 
 
 def main(data_args: DataArguments, args: AnyTrainingArguments) -> None:
@@ -78,9 +79,6 @@ def load_data(data_args: DataArguments, args: AnyTrainingArguments) -> DatasetDi
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
     logger.info("%s: %s rows over %d images", data_args.dataset, counts, count_images(dataset))
     return dataset
-
-
-SAMPLE_LIMITS = {"train": "train", "validation": "eval", "test": "predict"}
 
 
 def count_images(dataset: DatasetDict) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -183,11 +184,13 @@ def _from_checkpoint(name: str, options: dict) -> tuple[AnyVilt, ViltProcessor]:
             name, **options, ignore_mismatched_sizes=bool(options), use_safetensors=True, dtype=torch.float32
         )
         processor = ViltProcessor(image_processor_class.from_pretrained(name), AutoTokenizer.from_pretrained(name))
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
+    except UserError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"--model_name_or_path {name}: can't be loaded as a folder or from the Hub ({reason}) Without a Hub, "
-            "start from scratch:small."
+            f"--model_name_or_path {name}: can't be loaded as a folder or from the Hub ({reason}); without a Hub, "
+            "start from starter or scratch:small."
         ) from error
     if new_head:  # also where the sizes happen to match: the old rows mean other answers
         _reset_head(model)

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,16 @@ def test_commands_are_there():
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "train.py" in command])
 def test_train_commands_are_accepted(command, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    words = shlex.split(command.replace("$SLAKE_DIR", "slake"), comments=True)
+    words = shlex.split(command.replace("$SLAKE_DIR", "slake").replace("$VQA_RAD_DIR", "rad"), comments=True)
     parse_arguments([*words[words.index("train.py") + 1 :], "--output_dir", str(tmp_path)])
+
+
+def test_benchmarks_explain_themselves():
+    modules = [command.split()[2] for command in COMMANDS if command.startswith("python -m")]
+    assert modules == ["benchmarks.vilt_training"]
+    for module in modules:
+        done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, check=False)
+        assert done.returncode == 0
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make")])

@@ -320,6 +320,17 @@ def test_checkpoint_that_is_not_there_suggests_scratch(dataset, tmp_path, hub):
         build_model(arguments(tmp_path, model_name_or_path="user/none"), dataset)
 
 
+@pytest.mark.parametrize("damage", ["weights", "config", "no-model-type"])
+def test_damaged_checkpoint_is_one_sentence(built, dataset, tmp_path, damage):
+    model, processor = built
+    model.save_pretrained(tmp_path / "d")
+    processor.save_pretrained(tmp_path / "d")
+    file = tmp_path / "d" / ("model.safetensors" if damage == "weights" else "config.json")
+    file.write_bytes({"weights": b"\x10torn", "config": b"{", "no-model-type": b"{}"}[damage])
+    with pytest.raises(UserError, match="can't be loaded as a folder or from the Hub"):
+        build_model(arguments(tmp_path, model_name_or_path=str(tmp_path / "d")), dataset)
+
+
 def test_pickled_weights_are_not_read(built, dataset, tmp_path):
     model, processor = built
     model.config.save_pretrained(tmp_path / "p")
