@@ -250,7 +250,8 @@ def starter_checkpoint() -> Path:
     folder = cache_dir() / "starter" / f"vilt-{version.hexdigest()[:12]}"
     if folder.is_dir():
         return folder
-    model = ViltStarterForQuestionAnswering(config).eval()
+    with torch.random.fork_rng(devices=[]):  # else the first run with a seed would differ from the second
+        model = ViltStarterForQuestionAnswering(config).eval()
     text = load_safetensors(_read_part(*TEXT_WEIGHTS))
     unused = ("pooler.", "embeddings.position_ids")
     model.text_encoder.load_state_dict({k: v for k, v in text.items() if not k.startswith(unused)})

