@@ -101,6 +101,10 @@ class SharedTrainingArguments:
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator needs the raw columns."}
     )
+    questions_per_image: int = field(
+        default=1,
+        metadata={"help": "Questions of an image that stay together in training and share what is computed of it."},
+    )
     feature_cache_gb: float = field(
         default=10.0,
         metadata={"help": "Limit for kept features of frozen vision networks on disk, in GB; 0 keeps none."},
@@ -119,6 +123,8 @@ class SharedTrainingArguments:
             self.load_best_model_at_end, self.early_stopping_patience = False, None
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("--early_stopping_patience needs --load_best_model_at_end True.")
+        if self.questions_per_image < 1:
+            raise ValueError("--questions_per_image must be at least 1.")
         if self.remove_unused_columns:
             raise ValueError("--remove_unused_columns must stay False: the collator needs the raw columns.")
         self._choose_precision()
@@ -150,9 +156,6 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
             "help": "ViLT checkpoint to start from or to evaluate: a Hub id, a folder, starter for the one made of "
             "pretrained parts in registry packages, or scratch:small (or scratch:tiny) for a small untrained one."
         },
-    )
-    num_members: int = field(
-        default=4, metadata={"help": "Encoders in the committee of a new starter; time grows with their number."}
     )
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})

@@ -12,6 +12,7 @@ import transformers
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -33,6 +34,7 @@ from modeling.frozen_vision import KeptFeatures
 from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
 from processing.collators import ViltCollator
 from processing.errors import UserError
+from processing.sampling import ImageGroupedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -161,8 +163,8 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         with args.main_process_first(desc="assembling the starter"):
             checkpoint = str(starter_checkpoint())
         verbosity = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()  # else it reports every weight of the untrained members as missing
-        model, processor = _from_checkpoint(checkpoint, {**labels, "num_members": args.num_members})
+        transformers.logging.set_verbosity_error()  # else it reports every untrained weight as missing
+        model, processor = _from_checkpoint(checkpoint, labels)
         transformers.logging.set_verbosity(verbosity)
     elif untrained:
         model, processor = _from_scratch(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
@@ -297,11 +299,12 @@ def build_trainer(
         features = KeptFeatures(model.vision, processor.image_processor, args.feature_cache_gb)
         with args.main_process_first(desc="computing image features"):
             features.fill(image for split in dataset.values() for image in split["image"])
-    return Trainer(
+    return ViltTrainer(
         model,
         args,
         data_collator=ViltCollator(
             *(processor, labels_of(answers, config.label2id), config.num_labels, config.max_position_embeddings),
+            share_images=hasattr(model, "vision") and args.n_gpu <= 1,  # torch's DataParallel would cut them apart
             features=features,
         ),
         train_dataset=dataset.get("train"),
@@ -311,6 +314,17 @@ def build_trainer(
         preprocess_logits_for_metrics=_AnswerChooser(config),
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
     )
+
+
+class ViltTrainer(Trainer):
+    """A Trainer that keeps `questions_per_image` questions of an image together."""
+
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int] | None:
+        if self.args.questions_per_image == 1:
+            return super()._get_train_sampler(train_dataset)
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return ImageGroupedSampler(rows["image"], self.args.questions_per_image, seed)
 
 
 class _AnswerChooser:

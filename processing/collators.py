@@ -52,6 +52,7 @@ class ViltCollator:
         label_of: the label id of an answer, None for an answer outside the vocabulary.
         num_labels: size of the answer vocabulary.
         max_question_length: in tokens, special tokens included.
+        share_images: give an image once, however many rows of the batch ask about it.
         features: features of a frozen vision network by image path, ``(channels, height, width)``, for models that
             take them instead of pixels.
     """
@@ -62,20 +63,23 @@ class ViltCollator:
         label_of: dict[str, int],
         num_labels: int,
         max_question_length: int,
+        share_images: bool = False,
         features: FeatureLookup | None = None,
     ) -> None:
         self.processor = processor
         self.label_of = label_of
         self.num_labels = num_labels
         self.max_question_length = max_question_length
+        self.share_images = share_images
         self.features = features
         self.images = ResizedImages(processor.image_processor)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns `input_ids`, `token_type_ids`, `attention_mask` ``(B, L)`` padded to the longest question,
-        `pixel_values` ``(B, 3, H, W)`` and `pixel_mask` ``(B, H, W)`` padded to the largest image, or `image_embeds`
-        ``(B, channels, height, width)`` where features are kept, `labels` ``(B, num_labels)`` as float targets, all
-        zero for an unknown answer, and `row` ``(B,)``."""
+        `pixel_values` ``(I, 3, H, W)`` and `pixel_mask` ``(I, H, W)`` padded to the largest image, or `image_embeds`
+        ``(I, channels, height, width)`` where features are kept, `labels` ``(B, num_labels)`` as float targets, all
+        zero for an unknown answer, and `row` ``(B,)``. The images are those of the rows, or with `share_images` the
+        distinct ones, and `image_index` ``(B,)`` says which of them a row is about."""
         batch = self.processor.tokenizer(
             [row["question"] for row in rows],
             padding=True,
@@ -84,11 +88,16 @@ class ViltCollator:
             return_token_type_ids=True,
             return_tensors="pt",
         )
+        images = [row["image"] for row in rows]
+        if self.share_images:
+            distinct = {image: i for i, image in enumerate(dict.fromkeys(images))}
+            batch["image_index"] = torch.tensor([distinct[image] for image in images])
+            images = list(distinct)
         if self.features is not None:
-            batch["image_embeds"] = torch.stack([self.features[row["image"]] for row in rows])
+            batch["image_embeds"] = torch.stack([self.features[image] for image in images])
         else:
             batch |= self.processor.image_processor(
-                [self.images[row["image"]] for row in rows], do_resize=False, return_tensors="pt"
+                [self.images[image] for image in images], do_resize=False, return_tensors="pt"
             )
         labels = torch.zeros(len(rows), self.num_labels)
         for position, row in enumerate(rows):
