@@ -20,7 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from metrics.report import format_results, plot_curves
 from metrics.vqa import majority_answers, score_answers
-from modeling import vilt
+from modeling import blip2, vilt
 from modeling.arguments import AnyTrainingArguments, DataArguments, parse_arguments
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
@@ -28,15 +28,13 @@ from processing.utils import write_jsonl
 
 logger = logging.getLogger("train")
 
-FAMILIES = {"vilt": vilt}
+FAMILIES = {"vilt": vilt, "blip2": blip2}
 SAMPLE_LIMITS = {"train": "train", "validation": "eval", "test": "predict"}  # split: name in --max_*_samples
 
 
 def main(data_args: DataArguments, args: AnyTrainingArguments) -> None:
     """Runs the whole job that the arguments describe: load, build, train, evaluate, report."""
-    family = FAMILIES.get(args.model_type)
-    if family is None:
-        raise UserError(f"--model_type {args.model_type}: not available yet; choose from {', '.join(FAMILIES)}.")
+    family = FAMILIES[args.model_type]
     set_seed(args.seed)
     dataset = load_data(data_args, args)
     model, processor = family.build_model(args, dataset)
@@ -125,7 +123,7 @@ def evaluate(trainer: Trainer, family: ModuleType, dataset: DatasetDict, split: 
         metrics |= {f"{prefix}_majority_{name}": value for name, value in baseline.items() if name != "total"}
     trainer.save_metrics(prefix, metrics)
     if trainer.is_world_process_zero():
-        answers = family.read_answers(output, trainer.model)
+        answers = family.read_answers(output, trainer)
         write_jsonl(
             Path(trainer.args.output_dir) / f"predictions_{split}.jsonl",
             (

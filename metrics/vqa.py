@@ -102,3 +102,31 @@ def classification_metrics(
         )
 
     return compute_metrics
+
+
+def generation_metrics(
+    rows: Mapping[int, Mapping[str, Any]], decode: Callable[[Any], list[str]], candidates: Sequence[str] = ()
+) -> Callable[[Any], dict[str, float]]:
+    """The `compute_metrics` hook of a model that writes its answers or chooses them among candidates.
+
+    Args:
+        rows: rows of all splits by their `row` number.
+        decode: tokens ``(N, T)`` to answers.
+        candidates: what can be chosen.
+
+    Returns:
+        A function of an `EvalPrediction` whose `predictions` are tokens ``(N, T)``, confidences ``(N,)`` and, with
+        candidates, the numbers of the chosen ones ``(N,)`` and their probabilities, and whose `label_ids` are row
+        numbers ``(N,)``. Its figures are those of the choice, and `generated_exact_match` and `generated_f1` stand
+        beside them; without candidates they are those of the written answers.
+    """
+
+    def compute_metrics(evaluation: Any) -> dict[str, float]:
+        gold = [rows[int(number)] for number in evaluation.label_ids]
+        generated = score_answers(gold, decode(evaluation.predictions[0]))
+        if not candidates:
+            return generated
+        chosen = score_answers(gold, [candidates[int(number)] for number in evaluation.predictions[2]])
+        return chosen | {f"generated_{name}": generated[name] for name in ("exact_match", "f1")}
+
+    return compute_metrics

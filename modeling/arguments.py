@@ -158,6 +158,9 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
         },
     )
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
+    vision_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of the starter's image network; by default the same, 0 freezes it."}
+    )
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
     label_names: list[str] | None = field(
         default_factory=lambda: ["row"],
@@ -179,7 +182,41 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     lora_r: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA scale: updates are multiplied by alpha / r."})
     lora_dropout: float = field(default=0.1, metadata={"help": "Dropout probability on the input of LoRA layers."})
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["attention"],
+        metadata={
+            "help": "What the LoRA matrices are added to: the Q-Former's attention, its dense layers, the language "
+            "projection, the language_model.",
+            "choices": ["attention", "dense", "projection", "language_model"],
+        },
+    )
+    prompt: str = field(
+        default="Question: {} Answer:", metadata={"help": "What the language model reads, with {} for the question."}
+    )
+    questions_per_image: int = field(
+        default=16,
+        metadata={"help": "Questions of an image that stay together in training and share what is computed of it."},
+    )
+    max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Longest answer in tokens; by default the longest of the data set."}
+    )
+    answer_candidates: str | None = field(
+        default=None,
+        metadata={
+            "help": "train: evaluation also picks the likeliest of all training answers, and that is the answer given.",
+            "choices": ["train"],
+        },
+    )
+    quantization: str | None = field(
+        default=None,
+        metadata={"help": "Load the base model in 4bit or 8bit (needs bitsandbytes).", "choices": ["4bit", "8bit"]},
+    )
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate generated answers."})
+
+    def __post_init__(self) -> None:
+        if self.prompt.count("{}") != 1:
+            raise ValueError(f"--prompt {self.prompt!r}: needs one {{}}, where the question goes.")
+        super().__post_init__()
 
 
 TRAINING_ARGUMENTS = {"vilt": ViltTrainingArguments, "blip2": Blip2TrainingArguments}

@@ -146,7 +146,7 @@ def _fingerprint(network: nn.Module, preprocessing: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(preprocessing, sort_keys=True, default=str).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())  # numpy has no bf16
     return digest.hexdigest()[:16]
 
 

@@ -294,6 +294,8 @@ def build_trainer(
     columns = ("answer", "answer_type")
     rows = {row["row"]: row for split in dataset.values() for row in split.select_columns(["row", *columns])}
     patience = args.early_stopping_patience
+    if args.vision_learning_rate == 0 and hasattr(model, "vision_top"):
+        model.vision_top.requires_grad_(False)
     features = None
     if hasattr(model, "vision") and args.feature_cache_gb > 0:
         features = KeptFeatures(model.vision, processor.image_processor, args.feature_cache_gb)
@@ -317,7 +319,21 @@ def build_trainer(
 
 
 class ViltTrainer(Trainer):
-    """A Trainer that keeps `questions_per_image` questions of an image together."""
+    """A Trainer with `questions_per_image` and `vision_learning_rate`."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Gives the pretrained image network of the starter its own learning rate."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate = self.args.vision_learning_rate
+        if created and rate is not None:
+            pretrained = {id(p) for name, p in self.model.named_parameters() if name.startswith("vision_top.")}
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if id(p) in pretrained]
+                group["params"] = [p for p in group["params"] if id(p) not in pretrained]
+                if own:
+                    optimizer.add_param_group({**group, "params": own, "lr": rate})
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int] | None:
         if self.args.questions_per_image == 1:
@@ -343,8 +359,8 @@ class _AnswerChooser:
         return label, confidence, probabilities[:, self.no_answer_label]
 
 
-def read_answers(output: PredictionOutput, model: AnyVilt) -> dict[int, tuple[str, float]]:
+def read_answers(output: PredictionOutput, trainer: Trainer) -> dict[int, tuple[str, float]]:
     """The answer and confidence of each row number from what `Trainer.predict` returns."""
-    id2label = model.config.id2label
+    id2label = trainer.model.config.id2label
     columns = zip(output.label_ids, *output.predictions[:2], strict=True)
     return {int(row): (id2label[int(label)], float(confidence)) for row, label, confidence in columns}

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import ViltProcessor
+from transformers import Blip2Processor, ViltProcessor
 
 from processing.images import open_image
 
@@ -105,3 +105,105 @@ class ViltCollator:
             if label is not None:
                 labels[position, label] = 1.0
         return {**batch, "labels": labels, "row": torch.tensor([row["row"] for row in rows])}
+
+
+class Blip2Collator:
+    """Builds BLIP-2 batches: called, to train on answers; by `prompts`, to generate them.
+
+    Args:
+        processor: of images and text.
+        prompt: with one `{}` for the question.
+        questions_per_image: largest number of questions that share an image in one sequence (decoder-only).
+        decoder_only: the kind of the language model.
+        features: features of the vision encoder by image path, ``(patches, width)``, instead of pixels.
+    """
+
+    def __init__(
+        self,
+        processor: Blip2Processor,
+        prompt: str,
+        questions_per_image: int,
+        decoder_only: bool,
+        features: FeatureLookup | None = None,
+    ) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.prompt = prompt
+        self.questions_per_image = questions_per_image
+        self.decoder_only = decoder_only
+        self.features = features
+        self.images = ResizedImages(processor.image_processor)
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Tokens of an answer, the end token last."""
+        text = f" {answer}" if self.decoder_only else answer
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+
+    def _prompt_ids(self, question: str) -> list[int]:
+        return self.tokenizer(self.prompt.replace("{}", question))["input_ids"]
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Returns what `Blip2ForQuestionAnswering.forward` takes."""
+        if self.decoder_only:
+            return self._packed(rows)
+        prompts = [self._prompt_ids(row["question"]) for row in rows]
+        pad = self.tokenizer.pad_token_id
+        return {
+            "input_ids": _padded(prompts, pad),
+            "attention_mask": _padded([[1] * len(ids) for ids in prompts], 0),
+            "labels": _padded([self.answer_ids(row["answer"]) for row in rows], -100),
+            **self._image_batch([row["image"] for row in rows]),
+        }
+
+    def _packed(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        of_image: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            of_image.setdefault(row["image"], []).append(row)
+        images: list[str] = []
+        columns: dict[str, list[list[int]]] = {
+            name: [] for name in ("input_ids", "labels", "question_index", "position_ids")
+        }
+        for image, questions in of_image.items():
+            for start in range(0, len(questions), self.questions_per_image):
+                images.append(image)
+                for column in columns.values():
+                    column.append([])
+                for index, row in enumerate(questions[start : start + self.questions_per_image]):
+                    prompt, answer = self._prompt_ids(row["question"]), self.answer_ids(row["answer"])
+                    ids = prompt + answer[:-1]
+                    columns["input_ids"][-1] += ids
+                    columns["labels"][-1] += [-100] * (len(prompt) - 1) + answer
+                    columns["question_index"][-1] += [index] * len(ids)
+                    columns["position_ids"][-1] += range(len(ids))
+        padding = {"input_ids": self.tokenizer.pad_token_id, "labels": -100, "question_index": -1, "position_ids": 0}
+        batch = {name: _padded(column, padding[name]) for name, column in columns.items()}
+        return batch | self._image_batch(images)
+
+    def prompts(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Returns what `Blip2ForQuestionAnswering.generate` takes, and `row` ``(B,)``."""
+        prompts = [self._prompt_ids(row["question"]) for row in rows]
+        return {
+            # between image and prompt, where absolute positions skip it; T5's are relative, so there it comes last
+            "input_ids": _padded(prompts, self.tokenizer.pad_token_id, left=self.decoder_only),
+            "attention_mask": _padded([[1] * len(ids) for ids in prompts], 0, left=self.decoder_only),
+            **self._image_batch([row["image"] for row in rows]),
+            "row": torch.tensor([row["row"] for row in rows]),
+        }
+
+    def _image_batch(self, images: Sequence[str]) -> dict[str, torch.Tensor]:
+        distinct = {image: i for i, image in enumerate(dict.fromkeys(images))}
+        batch = {"image_index": torch.tensor([distinct[image] for image in images])}
+        if self.features is not None:
+            return batch | {"image_embeds": torch.stack([self.features[image] for image in distinct])}
+        pixels = self.processor.image_processor(
+            [self.images[image] for image in distinct], do_resize=False, return_tensors="pt"
+        )
+        return batch | {"pixel_values": pixels["pixel_values"]}
+
+
+def _padded(sequences: Sequence[Sequence[int]], value: int, left: bool = False) -> torch.Tensor:
+    length = max(map(len, sequences))
+    fill = [[value] * (length - len(sequence)) for sequence in sequences]
+    return torch.tensor(
+        [[*pad, *row] if left else [*row, *pad] for row, pad in zip(sequences, fill, strict=True)]
+    )

@@ -182,11 +182,6 @@ def test_test_split_that_is_not_there(phantoms, tmp_path, caplog):
         run(*flags, "--do_eval", "False")
 
 
-def test_family_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(UserError, match="--model_type blip2: not available yet; choose from vilt"):
-        train.main(*parse_arguments(["--model_type", "blip2", "--output_dir", str(tmp_path)]))
-
-
 def test_wrong_checkpoint_to_resume_from(phantoms, tmp_path):
     with pytest.raises(UserError, match="--resume_from_checkpoint .*nowhere: there is no such folder"):
         run("--dataset", phantoms, "--output_dir", tmp_path, "--resume_from_checkpoint", tmp_path / "nowhere")
