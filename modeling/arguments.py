@@ -159,7 +159,8 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
     )
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
     vision_learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate of the starter's image network; by default the same, 0 freezes it."}
+        default=None,
+        metadata={"help": "Peak learning rate of the starter's image network; by default the same, 0 freezes it."},
     )
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
     label_names: list[str] | None = field(
@@ -203,7 +204,7 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     answer_candidates: str | None = field(
         default=None,
         metadata={
-            "help": "train: evaluation also picks the likeliest of all training answers, and that is the answer given.",
+            "help": "train: the answer is the likeliest of all training answers; the generated one is scored too.",
             "choices": ["train"],
         },
     )

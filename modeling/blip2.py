@@ -79,7 +79,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             labels: encoder-decoder: the answer, ``(S, A)``. Decoder-only: the token that follows each input token
                 where it belongs to the answer, ``(S, L)``. Else -100.
             image_index: which of the images each row is about, ``(S,)``.
-            attention_mask: encoder-decoder: 1 for real tokens, ``(S, L)``.
+            attention_mask: encoder-decoder: 1 for real tokens, ``(S, L)``; all by default.
             question_index: decoder-only: which question of its row a token belongs to, -1 for padding, ``(S, L)``.
             position_ids: decoder-only: place of a token within its question, ``(S, L)``.
             pixel_values, image_embeds: as for `image_prefix`.
@@ -92,7 +92,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         text = self.get_input_embeddings()(input_ids)
         inputs_embeds = torch.cat([prefix.to(text.dtype), text], dim=1)
         length = prefix.shape[1]
-        if self.config.use_decoder_only_language_model:
+        if question_index is not None and position_ids is not None:
             places = torch.arange(length, device=text.device).expand(len(text), -1)
             hidden = self.language_model.base_model(
                 inputs_embeds=inputs_embeds,
@@ -102,6 +102,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             ).last_hidden_state[:, length:]
             logits = self.get_output_embeddings()(hidden[labels != -100])  # the vocabulary is the widest layer
         else:
+            attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             mask = nn.functional.pad(attention_mask, (length, 0), value=1)
             output = self.language_model(inputs_embeds=inputs_embeds, attention_mask=mask, labels=labels)
             logits = output.logits[labels != -100]
@@ -331,7 +332,9 @@ def _load_base(name: str, args: Blip2TrainingArguments) -> tuple[Blip2ForQuestio
         raise
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"--model_name_or_path {name}: can't be loaded as a folder or from the Hub ({reason}).") from error
+        raise UserError(
+            f"--model_name_or_path {name}: can't be loaded as a folder or from the Hub ({reason})."
+        ) from error
     scaled = ("logits_scaling", "logit_scale", "final_logit_softcapping")
     if any(getattr(config.text_config, option, None) for option in scaled):
         raise UserError(f"--model_name_or_path {name}: its language model scales logits, which is not supported.")
@@ -370,7 +373,7 @@ def build_trainer(
     args: Blip2TrainingArguments, model: PeftModel, processor: Blip2Processor, dataset: datasets.DatasetDict
 ) -> "Blip2Trainer":
     """A Trainer whose evaluation generates answers. Batches bring kept features of images instead of pixels."""
-    base = model.get_base_model()
+    base: Any = model.get_base_model()
     features = None
     if args.feature_cache_gb > 0:
         network = _LastStates(base.vision_model.to(args.device))
@@ -402,7 +405,9 @@ def build_trainer(
 
 def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, dataset: datasets.DatasetDict) -> None:
     """Sets `max_new_tokens` where it is not given, and counts the answers that are longer."""
-    lengths = {split: [len(collator.answer_ids(answer)) for answer in rows["answer"]] for split, rows in dataset.items()}
+    lengths = {
+        split: [len(collator.answer_ids(answer)) for answer in rows["answer"]] for split, rows in dataset.items()
+    }
     if args.max_new_tokens is None:
         args.max_new_tokens = max(lengths.get("train") or max(lengths.values(), key=max))
     for split, counts in lengths.items():
@@ -424,12 +429,16 @@ class _LastStates(nn.Module):
 
 
 class Blip2Trainer(Seq2SeqTrainer):
-    """Trains on shared prefixes, evaluates generated answers and, where there are candidates, the likeliest of them."""
+    """Trains on shared prefixes; scores generated answers and, where there are candidates, the likeliest of them."""
+
+    data_collator: Any
 
     def __init__(self, *args: Any, candidates: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.candidates = list(candidates)
-        self.trie = AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates]) if candidates else None
+        self.trie = (
+            AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates]) if candidates else None
+        )
 
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int]:
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -495,5 +504,6 @@ def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, t
         answers = [trainer.candidates[int(candidate)] for candidate in output.predictions[2]]
         confidence = output.predictions[3]
     return {
-        int(row): (answer, float(sure)) for row, answer, sure in zip(output.label_ids, answers, confidence, strict=True)
+        int(row): (answer, float(sure))
+        for row, answer, sure in zip(output.label_ids, answers, confidence, strict=True)
     }

@@ -98,7 +98,7 @@ class FrozenEfficientNet(nn.Module):
     to half precision because that is how they are kept.
     """
 
-    def __init__(self, network: nn.Module, blocks: Iterable[nn.Module]) -> None:
+    def __init__(self, network: Any, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
         self.blocks = nn.ModuleList(blocks)
@@ -118,6 +118,9 @@ class TrainedEfficientNet(nn.Module):
 
     Its batch normalisation keeps the statistics of the pretraining: those of a batch of few images are worse.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, blocks: Iterable[nn.Module], num_channels: int, grid: int) -> None:
         super().__init__()
@@ -258,7 +261,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         return nn.functional.grid_sample(features, grid, padding_mode="border", align_corners=False)
 
 
-def _efficientnet(config: ViltStarterConfig) -> tuple[nn.Module, int, dict[int, int]]:
+def _efficientnet(config: ViltStarterConfig) -> tuple[Any, int, dict[int, int]]:
     """The untrained network, the number of its frozen blocks, and the channels of the maps used, by their stride."""
     if importlib.util.find_spec(NETWORK_PACKAGE.replace("-", "_")) is None:
         raise missing_package(NETWORK_PACKAGE)

@@ -204,6 +204,4 @@ class Blip2Collator:
 def _padded(sequences: Sequence[Sequence[int]], value: int, left: bool = False) -> torch.Tensor:
     length = max(map(len, sequences))
     fill = [[value] * (length - len(sequence)) for sequence in sequences]
-    return torch.tensor(
-        [[*pad, *row] if left else [*row, *pad] for row, pad in zip(sequences, fill, strict=True)]
-    )
+    return torch.tensor([[*pad, *row] if left else [*row, *pad] for row, pad in zip(sequences, fill, strict=True)])

@@ -79,7 +79,13 @@ def bases(dataset, tmp_path_factory):
 
 
 def arguments(base, folder, **changes) -> Blip2TrainingArguments:
-    options = {"fp16": False, "questions_per_image": 3, "feature_cache_gb": 0, "disable_tqdm": True, "lora_dropout": 0.0}
+    options = {
+        "fp16": False,
+        "questions_per_image": 3,
+        "feature_cache_gb": 0,
+        "disable_tqdm": True,
+        "lora_dropout": 0.0,
+    }
     return Blip2TrainingArguments(output_dir=str(folder), model_name_or_path=str(base), **(options | changes))
 
 
@@ -103,7 +109,10 @@ def plain_inputs(kind, stock, collator, row, answer=None):
     """One question as the public notebooks give it to the stock class."""
     image_token = stock.config.image_token_index
     prompt = collator.tokenizer(collator.prompt.replace("{}", row["question"]))["input_ids"]
-    ids, answer_ids = [image_token] * QUERIES + prompt, collator.answer_ids(row["answer"] if answer is None else answer)
+    ids, answer_ids = (
+        [image_token] * QUERIES + prompt,
+        collator.answer_ids(row["answer"] if answer is None else answer),
+    )
     labels = answer_ids
     if kind != "t5":
         ids, labels = ids + answer_ids, [-100] * len(ids) + answer_ids
@@ -128,7 +137,11 @@ def test_loss_and_gradients_of_shared_prefixes_equal_one_question_a_sequence(bui
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     gradients = dict(stock.named_parameters())
-    for name in ("query_tokens", "language_projection.weight", "qformer.encoder.layer.0.attention.attention.query.weight"):
+    for name in (
+        "query_tokens",
+        "language_projection.weight",
+        "qformer.encoder.layer.0.attention.attention.query.weight",
+    ):
         ours, theirs = dict(model.named_parameters())[name].grad, gradients[name].grad
         assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
@@ -182,7 +195,11 @@ def test_answers_that_begin_alike_share_nodes():
     assert trie.inner.tolist() == [0, 1, 3]
     logits = torch.randn(4, 10)
     log_p = logits.log_softmax(-1)
-    expected = [log_p[0, 5] + log_p[1, 6] + log_p[2, 1], log_p[0, 5] + log_p[1, 7] + log_p[3, 1], log_p[0, 5] + log_p[1, 1]]
+    expected = [
+        log_p[0, 5] + log_p[1, 6] + log_p[2, 1],
+        log_p[0, 5] + log_p[1, 7] + log_p[3, 1],
+        log_p[0, 5] + log_p[1, 1],
+    ]
     torch.testing.assert_close(trie.likelihoods(logits), torch.stack(expected))
 
 
@@ -196,7 +213,8 @@ def adapted(model) -> set[str]:
 
 def test_adapter_sits_on_the_query_key_and_value_of_the_qformer(bases, dataset, tmp_path):
     model, _ = build_model(arguments(bases["opt"], tmp_path), dataset)
-    layers = [f"qformer.encoder.layer.{i}.{part}.attention" for i, part in [(0, "attention"), (0, "crossattention"), (1, "attention")]]
+    places = [(0, "attention"), (0, "crossattention"), (1, "attention")]
+    layers = [f"qformer.encoder.layer.{i}.{part}.attention" for i, part in places]
     assert adapted(model) == {f"{layer}.{name}" for layer in layers for name in ("query", "key", "value")}
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (8, 32, 0.0)
