@@ -7,15 +7,17 @@ Evaluate again:    python train.py --do_train False --do_predict True --model_na
 A recipe comes first and flags win over it; `python train.py --help` lists them all.
 """
 
+import json
 import logging
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from datasets import DatasetDict
-from transformers import AutoConfig, PreTrainedConfig, Trainer, set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from metrics.report import format_results, plot_curves
@@ -38,7 +40,7 @@ def main(data_args: DataArguments, args: AnyTrainingArguments) -> None:
     set_seed(args.seed)
     dataset = load_data(data_args, args)
     model, processor = family.build_model(args, dataset)
-    checkpoint = find_checkpoint(args, model.config)
+    checkpoint = find_checkpoint(args, family.describe_run(model))
     trainer = family.build_trainer(args, model, processor, dataset)
 
     if args.do_train:
@@ -84,8 +86,12 @@ def count_images(dataset: DatasetDict) -> int:
     return len({image for rows in dataset.values() for image in rows["image"]})
 
 
-def find_checkpoint(args: AnyTrainingArguments, config: PreTrainedConfig) -> str | None:
+def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | None:
     """The checkpoint to go on from: the one asked for, else the last one in `output_dir`.
+
+    Args:
+        args: of this run.
+        run: what a checkpoint's config must hold to belong to it.
 
     Raises:
         UserError: it belongs to a run with another model or answer vocabulary.
@@ -99,14 +105,15 @@ def find_checkpoint(args: AnyTrainingArguments, config: PreTrainedConfig) -> str
         return None
     if not Path(checkpoint).is_dir():
         raise UserError(f"--resume_from_checkpoint {checkpoint}: there is no such folder.")
-    if (Path(checkpoint) / "config.json").is_file():
-        saved = AutoConfig.from_pretrained(checkpoint)
-        for name in ("model_type", "label2id", "hidden_size", "num_hidden_layers"):
-            if getattr(saved, name, None) != getattr(config, name, None):
-                raise UserError(
-                    f"{checkpoint} is from another run (its {name} differs); choose another --output_dir, or remove "
-                    "the old checkpoints."
-                )
+    for file in ("config.json", "adapter_config.json"):
+        if (Path(checkpoint) / file).is_file():
+            saved = json.loads((Path(checkpoint) / file).read_text(encoding="utf-8"))
+            for name, value in run.items():
+                if name in saved and saved[name] != value:
+                    raise UserError(
+                        f"{checkpoint} is from another run (its {name} differs); choose another --output_dir, or "
+                        "remove the old checkpoints."
+                    )
     logger.info("Going on from %s.", checkpoint)
     return checkpoint
 

@@ -354,6 +354,12 @@ def _quantization(bits: str | None) -> dict[str, Any]:
     return {"quantization_config": config}
 
 
+def describe_run(model: PeftModel) -> dict[str, Any]:
+    """What a checkpoint's adapter config must hold to belong to a run with this model."""
+    config = model.peft_config["default"].to_dict()
+    return {name: config[name] for name in ("base_model_name_or_path", "r", "lora_alpha", "target_modules")}
+
+
 def _report_trained(model: PeftModel) -> None:
     base = model.get_base_model()
     rooms = ("vision_model", "qformer", "language_projection", "language_model")
@@ -372,7 +378,13 @@ def _report_trained(model: PeftModel) -> None:
 def build_trainer(
     args: Blip2TrainingArguments, model: PeftModel, processor: Blip2Processor, dataset: datasets.DatasetDict
 ) -> "Blip2Trainer":
-    """A Trainer whose evaluation generates answers. Batches bring kept features of images instead of pixels."""
+    """A Trainer whose evaluation generates answers. Batches bring kept features of images instead of pixels.
+
+    Raises:
+        UserError: several GPUs in one process.
+    """
+    if args.n_gpu > 1:
+        raise UserError("Several GPUs need accelerate launch --multi_gpu; CUDA_VISIBLE_DEVICES=0 chooses one of them.")
     base: Any = model.get_base_model()
     features = None
     if args.feature_cache_gb > 0:

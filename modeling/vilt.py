@@ -257,6 +257,12 @@ def build_tokenizer(questions: Iterable[str], max_length: int = 40) -> PreTraine
     )
 
 
+def describe_run(model: AnyVilt) -> dict[str, Any]:
+    """What a checkpoint's config must hold to belong to a run with this model."""
+    config = model.config.to_dict()
+    return {name: config.get(name) for name in ("model_type", "label2id", "hidden_size", "num_hidden_layers")}
+
+
 def _report_vocabulary(config: ViltConfig, dataset: datasets.DatasetDict) -> None:
     for split in ("validation", "test"):
         if split in dataset:

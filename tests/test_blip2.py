@@ -396,6 +396,24 @@ def test_missing_base_is_told(dataset, tmp_path, hub):
         build_model(arguments("nobody/nothing", tmp_path), dataset)
 
 
+def test_checkpoint_of_another_adapter_is_told(bases, phantoms, tmp_path):
+    flags = ["--model_type", "blip2", "--model_name_or_path", str(bases["opt"]), "--dataset", str(phantoms)]
+    flags += ["--disable_tqdm", "True", "--max_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
+    flags += ["--output_dir", str(tmp_path / "out"), "--do_eval", "False"]
+    train.main(*parse_arguments(flags))
+    train.main(*parse_arguments(flags))
+    with pytest.raises(UserError, match=r"checkpoint-\d is from another run \(its r differs\)"):
+        train.main(*parse_arguments([*flags, "--lora_r", "4"]))
+
+
+def test_several_gpus_in_one_process_are_refused(bases, dataset, tmp_path, monkeypatch):
+    args = arguments(bases["opt"], tmp_path)
+    built = build_model(args, dataset)
+    monkeypatch.setattr(type(args), "n_gpu", 2)
+    with pytest.raises(UserError, match="accelerate launch --multi_gpu"):
+        build_trainer(args, *built, dataset)
+
+
 @pytest.mark.parametrize("prompt", ["Question: Answer:", "{} or {}"])
 def test_prompt_needs_one_place_for_the_question(prompt):
     with pytest.raises(UserError, match="needs one {}, where the question goes"):

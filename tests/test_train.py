@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import train
 from modeling.arguments import parse_arguments
+from modeling.vilt import ViltTrainer
 from processing.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -102,13 +103,13 @@ def test_same_seed_gives_the_same_weights_and_another_seed_does_not(trained, pha
 def test_interrupted_run_goes_on_from_its_checkpoint_to_the_same_end(trained, phantoms, tmp_path, caplog):
     caplog.set_level(logging.INFO)
 
-    class StopAfterFirstCheckpoint(train.Trainer):
+    class StopAfterFirstCheckpoint(ViltTrainer):
         def _save_checkpoint(self, *args, **kwargs):
             super()._save_checkpoint(*args, **kwargs)
             raise KeyboardInterrupt
 
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr("modeling.vilt.Trainer", StopAfterFirstCheckpoint)
+    monkeypatch.setattr("modeling.vilt.ViltTrainer", StopAfterFirstCheckpoint)
     with pytest.raises(KeyboardInterrupt):
         run("--dataset", phantoms, "--output_dir", tmp_path, "--do_predict")
     monkeypatch.undo()
