@@ -34,7 +34,7 @@ def test_train_commands_are_accepted(command, monkeypatch, tmp_path):
 
 def test_benchmarks_explain_themselves():
     modules = [command.split()[2] for command in COMMANDS if command.startswith("python -m")]
-    assert modules == ["benchmarks.vilt_training"]
+    assert modules == ["benchmarks.vilt_training", "benchmarks.blip2_training"]
     for module in modules:
         done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, check=False)
         assert done.returncode == 0
