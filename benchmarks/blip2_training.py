@@ -79,11 +79,8 @@ def make_processor(texts: list[str]) -> Blip2Processor:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 1)])
     names = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "</s>", "padding_side": "left"}
-    return Blip2Processor(BlipImageProcessorPil(size={"height": 224, "width": 224}), _fast(tokenizer, names), 32)
-
-
-def _fast(tokenizer: Tokenizer, names: dict[str, str]) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    return Blip2Processor(BlipImageProcessorPil(size={"height": 224, "width": 224}), fast, 32)
 
 
 class Plain:

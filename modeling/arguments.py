@@ -199,7 +199,7 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
         metadata={"help": "Questions of an image that stay together in training and share what is computed of it."},
     )
     max_new_tokens: int | None = field(
-        default=None, metadata={"help": "Longest answer in tokens; by default the longest of the data set."}
+        default=None, metadata={"help": "Longest answer in tokens; by default that of the longest training answer."}
     )
     answer_candidates: str | None = field(
         default=None,

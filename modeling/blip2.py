@@ -139,9 +139,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         options |= {"return_dict_in_generate": True, "output_scores": True}
         model = self.language_model
         if self.config.use_decoder_only_language_model:
-            cache = model.base_model(inputs_embeds=prefix.to(model.dtype), use_cache=True).past_key_values
-            beams = image_index.repeat_interleave(options.get("num_beams") or 1)
-            cache.batch_select_indices(beams)
+            cache = self._prefix_cache(prefix, image_index.repeat_interleave(options.get("num_beams") or 1))
             # generate counts what is in the cache by its tokens; those of the image are never read
             ids = nn.functional.pad(input_ids, (length, 0), value=0)
             output = model.generate(ids, attention_mask=mask, past_key_values=cache, **options)
@@ -160,6 +158,13 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         confidence = (log_probabilities.exp() * real).sum(1) / real.sum(1).clamp_min(1)
         return answers, confidence
 
+    def _prefix_cache(self, prefix: torch.Tensor, image_index: torch.Tensor) -> transformers.Cache:
+        """The language model's keys and values of each image, computed once and copied to the rows about it."""
+        model = self.language_model
+        cache = model.base_model(inputs_embeds=prefix.to(model.dtype), use_cache=True).past_key_values
+        cache.batch_select_indices(image_index)
+        return cache
+
     @torch.no_grad()
     def score(
         self,
@@ -177,8 +182,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         prefix = self.image_prefix(pixel_values, image_embeds)
         model, device = self.language_model, prefix.device
         if self.config.use_decoder_only_language_model:
-            cache = model.base_model(inputs_embeds=prefix.to(model.dtype), use_cache=True).past_key_values
-            cache.batch_select_indices(image_index)
+            cache = self._prefix_cache(prefix, image_index)
             mask = nn.functional.pad(attention_mask, (prefix.shape[1], 0), value=1)
             last = model.base_model(
                 input_ids=input_ids,
