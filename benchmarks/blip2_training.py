@@ -27,7 +27,8 @@ from transformers import Blip2Config, Blip2Processor, PreTrainedTokenizerFast
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from modeling.arguments import cpu_has_bf16
-from modeling.blip2 import LORA_TARGETS, Blip2ForQuestionAnswering
+from modeling.blip2 import LORA_TARGETS
+from modeling.blip2_model import Blip2ForQuestionAnswering
 from processing.collators import Blip2Collator
 from processing.data import load_vqa_dataset
 from processing.sampling import ImageGroupedSampler

@@ -204,6 +204,9 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     whole_learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate of --modules_to_save; by default that of the adapter."}
     )
+    merge_adapter: bool = field(
+        default=False, metadata={"help": "Also write the whole model, adapter merged, into output_dir/merged."}
+    )
     prompt: str = field(
         default="Question: {} Answer:", metadata={"help": "What the language model reads, with {} for the question."}
     )

