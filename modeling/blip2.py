@@ -1,5 +1,6 @@
 """BLIP-2: LoRA on the Q-Former, everything else frozen; built, trained and evaluated."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,11 +58,13 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
             target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
             modules_to_save=args.modules_to_save,
         )
-        config.base_model_name_or_path = name
+        model.name_or_path = name  # what PEFT writes down; for the starter it would be the cache folder
         config.revision = blip2_starter_checkpoint().name if name == "starter" else None
         peft_model = get_peft_model(model, config)
     else:
         peft_model = _load_adapter(model, adapter, name, args.do_train)
+    # No embeddings are trained; left to itself PEFT asks the Hub about the base's at every save.
+    peft_model.save_pretrained = functools.partial(peft_model.save_pretrained, save_embedding_layers=False)
     _report_trained(peft_model)
     return peft_model, processor
 

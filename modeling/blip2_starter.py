@@ -116,7 +116,7 @@ def blip2_starter_checkpoint() -> Path:
         nn.init.normal_(
             model.query_tokens
         )  # alike, as stock BLIP-2 starts them before its own pretraining, they stay so
-        embeddings = model.get_input_embeddings().weight
+        embeddings = model.get_input_embeddings().weight.detach()
         width = model.language_projection.in_features
         nn.init.normal_(model.language_projection.weight, std=float(embeddings.std()) / width**0.5)
         model.language_model.to(torch.bfloat16)
