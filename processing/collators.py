@@ -1,7 +1,8 @@
 """Rows in, batches of tensors out."""
 
+import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ from transformers import Blip2Processor, ViltProcessor
 
 from processing.images import open_image
 
+Tokens = tuple[list[int], list[int]]  # of a prompt and its answer
 IMAGE_CACHE_BYTES = 2**30  # all of SLAKE at 384 px takes 240 MB
 
 
@@ -156,20 +158,20 @@ class Blip2Collator:
         }
 
     def _packed(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        of_image: dict[str, list[dict[str, Any]]] = {}
+        of_image: dict[str, list[tuple[list[int], list[int]]]] = {}
         for row in rows:
-            of_image.setdefault(row["image"], []).append(row)
+            tokens = self._prompt_ids(row["question"]), self.answer_ids(row["answer"])
+            of_image.setdefault(row["image"], []).append(tokens)
         images: list[str] = []
         columns: dict[str, list[list[int]]] = {
             name: [] for name in ("input_ids", "labels", "question_index", "position_ids")
         }
-        for image, questions in of_image.items():
-            for start in range(0, len(questions), self.questions_per_image):
+        for image, sequences in zip(of_image, self._sequences(of_image.values()), strict=True):
+            for questions in sequences:
                 images.append(image)
                 for column in columns.values():
                     column.append([])
-                for index, row in enumerate(questions[start : start + self.questions_per_image]):
-                    prompt, answer = self._prompt_ids(row["question"]), self.answer_ids(row["answer"])
+                for index, (prompt, answer) in enumerate(questions):
                     ids = prompt + answer[:-1]
                     columns["input_ids"][-1] += ids
                     columns["labels"][-1] += [-100] * (len(prompt) - 1) + answer
@@ -178,6 +180,27 @@ class Blip2Collator:
         padding = {"input_ids": self.tokenizer.pad_token_id, "labels": -100, "question_index": -1, "position_ids": 0}
         batch = {name: _padded(column, padding[name]) for name, column in columns.items()}
         return batch | self._image_batch(images)
+
+    def _sequences(self, of_image: Iterable[list[Tokens]]) -> list[list[list[Tokens]]]:
+        """Shares each image's questions out to sequences, so that the batch has the fewest tokens, padding and the
+        repeated image included."""
+
+        def size(question: Tokens) -> int:
+            return sum(map(len, question))
+
+        def share_out(questions: list[Tokens], limit: int) -> list[list[Tokens]]:
+            sequences: list[list[Tokens]] = [[] for _ in range(math.ceil(len(questions) / limit))]
+            for question in sorted(questions, key=size, reverse=True):
+                min((s for s in sequences if len(s) < limit), key=lambda s: sum(map(size, s))).append(question)
+            return sequences
+
+        def cost(batch: list[list[list[Tokens]]]) -> int:
+            lengths = [sum(map(size, sequence)) for sequences in batch for sequence in sequences]
+            return len(lengths) * (self.processor.num_query_tokens + max(lengths))
+
+        limits = range(1, self.questions_per_image + 1)
+        of_image = list(of_image)
+        return min(([share_out(questions, limit) for questions in of_image] for limit in limits), key=cost)
 
     def prompts(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns what `Blip2ForQuestionAnswering.generate` takes, and `row` ``(B,)``."""
