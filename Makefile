@@ -18,7 +18,7 @@ demo: $(READY)  ## train a small model on generated images and print its figures
 	$(LAUNCH) recipes/vilt_starter_phantom.yaml --output_dir output/demo
 
 test: $(READY)  ## run the tests; SLAKE_DIR and VQA_RAD_DIR add those on real data
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 train: $(READY)  ## make train RECIPE=recipes/vilt_slake.yaml DATASET=path/to/SLAKE OUTPUT=output/train
 	$(LAUNCH) $(RECIPE) --dataset "$(DATASET)" --output_dir "$(OUTPUT)"

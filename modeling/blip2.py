@@ -64,7 +64,8 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     else:
         peft_model = _load_adapter(model, adapter, name, args.do_train)
     # No embeddings are trained; left to itself PEFT asks the Hub about the base's at every save.
-    peft_model.save_pretrained = functools.partial(peft_model.save_pretrained, save_embedding_layers=False)
+    save = functools.partial(peft_model.save_pretrained, save_embedding_layers=False)
+    peft_model.save_pretrained = save  # type: ignore[method-assign]
     _report_trained(peft_model)
     return peft_model, processor
 
@@ -149,6 +150,7 @@ def _quantization(bits: str | None) -> dict[str, Any]:
 def merge(folder: str, args: Blip2TrainingArguments) -> None:
     """Writes the base model of an adapter, changed as the adapter says, into `folder/merged`."""
     base, processor, adapter = _load_adapters_base(folder, args)
+    assert adapter is not None  # it has just been saved
     merged = _load_adapter(base, adapter, folder, trainable=False).merge_and_unload()
     merged.save_pretrained(Path(folder) / "merged")
     processor.save_pretrained(Path(folder) / "merged")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import datasets
 import torch
 
-from modeling.arguments import SharedTrainingArguments
+from modeling.arguments import AnyTrainingArguments
 from processing.sampling import ImageGroupedSampler
 
 
@@ -19,7 +19,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[tor
             optimizer.add_param_group({**group, "params": own, "lr": rate})
 
 
-def grouped_by_image(args: SharedTrainingArguments, rows: datasets.Dataset) -> ImageGroupedSampler:
+def grouped_by_image(args: AnyTrainingArguments, rows: datasets.Dataset) -> ImageGroupedSampler:
     """The order of training rows, with `questions_per_image`."""
     seed = args.seed if args.data_seed is None else args.data_seed
     return ImageGroupedSampler(rows["image"], args.questions_per_image, seed)

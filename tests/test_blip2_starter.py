@@ -17,6 +17,9 @@ from processing.data import load_vqa_dataset
 from processing.errors import UserError
 
 
+pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
+
+
 @pytest.fixture(scope="module")
 def dataset(phantoms):
     return load_vqa_dataset(str(phantoms))
