@@ -231,8 +231,9 @@ class AnswerTrie:
     def likelihoods(self, logits: torch.Tensor) -> torch.Tensor:
         """Log-likelihoods of the answers from the logits after the prompt and after each inner node,
         ``(1 + inner, vocabulary)``."""
-        log_probabilities = logits.float().log_softmax(-1)
-        return self._paths.to(logits.device) @ log_probabilities[self._row, self.tokens]
+        logits = logits.float()
+        log_probabilities = logits[self._row, self.tokens] - logits.logsumexp(-1)[self._row]
+        return self._paths.to(logits.device) @ log_probabilities
 
 
 def _shared_prefix_mask(question_index: torch.Tensor, prefix_length: int, dtype: torch.dtype) -> torch.Tensor:

@@ -16,7 +16,6 @@ from modeling.vilt import MODELS
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 
-
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 
 
