@@ -19,7 +19,7 @@ from processing.data import load_vqa_dataset
 from processing.errors import UserError
 
 KINDS = ("opt", "llama", "t5")
-QUERIES = 4
+QUERIES = 16  # enough for questions to share them
 EVERYTHING = ["attention", "dense", "projection", "language_model"]
 
 
@@ -151,7 +151,7 @@ def test_loss_and_gradients_of_shared_prefixes_equal_one_question_a_sequence(bui
 @pytest.mark.parametrize("built", ["opt"], indirect=True)
 def test_questions_are_shared_out_to_sequences_that_leave_little_padding(built, dataset):
     collator = built[3]
-    collator.questions_per_image = 16
+    collator.questions_per_image, collator.processor.num_query_tokens = 16, 4
     row = dataset["train"][0]
     other = next(candidate for candidate in dataset["train"] if candidate["image"] != row["image"])
     batch = collator([row] * 6 + [row | {"image": other["image"]}] * 2)
