@@ -58,8 +58,8 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
             target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
             modules_to_save=args.modules_to_save,
         )
-        model.name_or_path = name  # what PEFT writes down; for the starter it would be the cache folder
-        config.revision = blip2_starter_checkpoint().name if name == "starter" else None
+        if name == "starter":  # PEFT writes down the name, which is that of the cache folder
+            config.revision, model.name_or_path = Path(model.name_or_path).name, name
         peft_model = get_peft_model(model, config)
     else:
         peft_model = _load_adapter(model, adapter, name, args.do_train)

@@ -113,9 +113,7 @@ def blip2_starter_checkpoint() -> Path:
         language_model = AutoModelForCausalLM.from_pretrained(language_file.parent, dtype=torch.bfloat16, **options)
         model.language_model.load_state_dict(language_model.state_dict())
         _load_qformer(model.qformer, minilm_weights())
-        nn.init.normal_(
-            model.query_tokens
-        )  # alike, as stock BLIP-2 starts them before its own pretraining, they stay so
+        nn.init.normal_(model.query_tokens)  # nothing else tells them apart; the stock class starts them alike
         embeddings = model.get_input_embeddings().weight.detach()
         width = model.language_projection.in_features
         nn.init.normal_(model.language_projection.weight, std=float(embeddings.std()) / width**0.5)

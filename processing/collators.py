@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,7 +158,7 @@ class Blip2Collator:
         }
 
     def _packed(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        of_image: dict[str, list[tuple[list[int], list[int]]]] = {}
+        of_image: dict[str, list[Tokens]] = {}
         for row in rows:
             tokens = self._prompt_ids(row["question"]), self.answer_ids(row["answer"])
             of_image.setdefault(row["image"], []).append(tokens)
@@ -166,7 +166,7 @@ class Blip2Collator:
         columns: dict[str, list[list[int]]] = {
             name: [] for name in ("input_ids", "labels", "question_index", "position_ids")
         }
-        for image, sequences in zip(of_image, self._sequences(of_image.values()), strict=True):
+        for image, sequences in zip(of_image, self._sequences(list(of_image.values())), strict=True):
             for questions in sequences:
                 images.append(image)
                 for column in columns.values():
@@ -181,7 +181,7 @@ class Blip2Collator:
         batch = {name: _padded(column, padding[name]) for name, column in columns.items()}
         return batch | self._image_batch(images)
 
-    def _sequences(self, of_image: Iterable[list[Tokens]]) -> list[list[list[Tokens]]]:
+    def _sequences(self, of_image: Sequence[list[Tokens]]) -> list[list[list[Tokens]]]:
         """Shares each image's questions out to sequences, so that the batch has the fewest tokens, padding and the
         repeated image included."""
 
@@ -199,7 +199,6 @@ class Blip2Collator:
             return len(lengths) * (self.processor.num_query_tokens + max(lengths))
 
         limits = range(1, self.questions_per_image + 1)
-        of_image = list(of_image)
         return min(([share_out(questions, limit) for questions in of_image] for limit in limits), key=cost)
 
     def prompts(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
