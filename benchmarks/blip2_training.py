@@ -52,7 +52,7 @@ CONFIG: dict[str, Any] = {
     "num_query_tokens": 32,
     "image_token_index": VOCABULARY - 1,
 }
-GENERATE = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+GENERATE = {"max_new_tokens": 8, "pad_token_id": 0, "eos_token_id": 1}
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Plain:
         ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         inputs = {"pixel_values": self.pixels(rows), "input_ids": ids, "attention_mask": mask}
-        return self.model.generate(**inputs, **GENERATE)[:, longest:].tolist()
+        return self.model.generate(**inputs, do_sample=False, **GENERATE)[:, longest:].tolist()
 
 
 class Project:

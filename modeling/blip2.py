@@ -192,12 +192,11 @@ def build_trainer(
     base: Any = model.get_base_model()
     features = None
     if args.feature_cache_gb > 0:
-        network = _LastStates(base.vision_model.to(args.device))
+        network = base.take_frozen_vision().to(args.device)
         features = KeptFeatures(network, processor.image_processor, args.feature_cache_gb)
         with args.main_process_first(desc="computing image features"):
             features.fill(image for split in dataset.values() for image in split["image"])
         network.to("cpu")
-        base.vision_model = None  # what is frozen and kept has no business on the device
     collator = Blip2Collator(
         processor, args.prompt, args.questions_per_image, base.config.use_decoder_only_language_model, features
     )
@@ -232,16 +231,6 @@ def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, datase
                 "%d of %d %s answers are longer than --max_new_tokens %d: they can't be met.",
                 *(cut, len(counts), split, args.max_new_tokens),
             )
-
-
-class _LastStates(nn.Module):
-    def __init__(self, vision_model: nn.Module) -> None:
-        super().__init__()
-        self.vision_model = vision_model
-
-    @torch.no_grad()
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.vision_model(pixel_values).last_hidden_state.half()
 
 
 class Blip2Trainer(Seq2SeqTrainer):
@@ -302,7 +291,6 @@ class Blip2Trainer(Seq2SeqTrainer):
                 **inputs,
                 max_new_tokens=self.args.max_new_tokens,
                 num_beams=self.args.generation_num_beams or 1,
-                do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
             )

@@ -18,6 +18,13 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
     the image, so losses and gradients are those of one question a sequence.
     """
 
+    vision_model: Any  # None once it is taken
+
+    def take_frozen_vision(self) -> nn.Module:
+        """Removes the frozen vision encoder and returns it, as a network from pixels to what `image_prefix` takes."""
+        network, self.vision_model = _LastStates(self.vision_model), None
+        return network
+
     def image_prefix(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -94,7 +101,11 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         image_index: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
-        **options: Any,
+        *,
+        max_new_tokens: int,
+        pad_token_id: int,
+        eos_token_id: int,
+        num_beams: int = 1,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Answers prompts; each image is read once.
 
@@ -102,7 +113,9 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             input_ids, attention_mask: prompts, padded on the left for a decoder-only language model, ``(B, L)``.
             image_index: which of the images each prompt is about, ``(B,)``.
             pixel_values, image_embeds: as for `image_prefix`.
-            options: of transformers' `generate`, `eos_token_id` among them.
+            max_new_tokens: length of the longest answer.
+            pad_token_id, eos_token_id: what follows and what ends an answer.
+            num_beams: 1 is greedy.
 
         Returns:
             The answers' tokens ``(B, T)``, with special tokens, and the mean probability of each answer's tokens
@@ -111,10 +124,18 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         prefix = self.image_prefix(pixel_values, image_embeds)
         length = prefix.shape[1]
         mask = nn.functional.pad(attention_mask, (length, 0), value=1)
-        options |= {"return_dict_in_generate": True, "output_scores": True}
+        decoder_only = self.config.use_decoder_only_language_model
+        if decoder_only and num_beams == 1:
+            cache = self._prefix_cache(prefix, image_index)
+            return self._greedy(cache, input_ids, mask, max_new_tokens, pad_token_id, eos_token_id)
         model = self.language_model
-        if self.config.use_decoder_only_language_model:
-            cache = self._prefix_cache(prefix, image_index.repeat_interleave(options.get("num_beams") or 1))
+        options: dict[str, Any] = {
+            **{"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False},
+            **{"pad_token_id": pad_token_id, "eos_token_id": eos_token_id},
+            **{"return_dict_in_generate": True, "output_scores": True},
+        }
+        if decoder_only:
+            cache = self._prefix_cache(prefix, image_index.repeat_interleave(num_beams))
             # generate counts what is in the cache by its tokens; those of the image are never read
             ids = nn.functional.pad(input_ids, (length, 0), value=0)
             output = model.generate(ids, attention_mask=mask, past_key_values=cache, **options)
@@ -128,10 +149,52 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         log_probabilities = model.compute_transition_scores(
             output.sequences, output.scores, beam_indices, normalize_logits=True
         )
-        ended = (answers == options["eos_token_id"]).cumsum(1)
-        real = (ended - (answers == options["eos_token_id"]).long() == 0).float()  # up to and with the end token
+        ended = (answers == eos_token_id).cumsum(1)
+        real = (ended - (answers == eos_token_id).long() == 0).float()  # up to and with the end token
         confidence = (log_probabilities.exp() * real).sum(1) / real.sum(1).clamp_min(1)
         return answers, confidence
+
+    def _greedy(
+        self,
+        cache: transformers.Cache,
+        input_ids: torch.Tensor,
+        mask: torch.Tensor,
+        max_new_tokens: int,
+        pad_token_id: int,
+        eos_token_id: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What transformers' `generate` gives, but rows that have ended leave the batch: there one long answer keeps
+        all the short ones going.
+
+        Args:
+            cache: of what each row reads before its prompt.
+            mask: of the cache's tokens and the prompt's.
+        """
+        count, device = len(input_ids), input_ids.device
+        answers = input_ids.new_full((count, max_new_tokens), pad_token_id)
+        probabilities = torch.zeros(count, max_new_tokens, device=device)
+        rows = torch.arange(count, device=device)
+        position_ids = (mask.cumsum(1) - 1)[:, -input_ids.shape[1] :].clamp_min(0)
+        for step in range(max_new_tokens):
+            hidden = self.language_model.base_model(
+                input_ids=input_ids,
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+            probability, token = self.get_output_embeddings()(hidden).float().softmax(-1).max(-1)
+            answers[rows, step], probabilities[rows, step] = token, probability
+            going = (token != eos_token_id).nonzero().squeeze(1)
+            if not len(going):
+                break
+            if len(going) < len(rows):
+                cache.batch_select_indices(going)
+                rows, token, mask = rows[going], token[going], mask[going]
+            mask = nn.functional.pad(mask, (0, 1), value=1)
+            input_ids, position_ids = token[:, None], mask.sum(1, keepdim=True) - 1
+        lengths = (probabilities > 0).sum(1)
+        return answers[:, : step + 1], probabilities.sum(1) / lengths
 
     def _prefix_cache(self, prefix: torch.Tensor, image_index: torch.Tensor) -> transformers.Cache:
         """The language model's keys and values of each image, computed once and copied to the rows about it."""
@@ -195,6 +258,16 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             losses = nn.functional.cross_entropy(output.logits.float().transpose(1, 2), labels, reduction="none")
             scores.append(-losses.sum(1))
         return torch.stack(scores)
+
+
+class _LastStates(nn.Module):
+    def __init__(self, vision_model: nn.Module) -> None:
+        super().__init__()
+        self.vision_model = vision_model
+
+    @torch.no_grad()
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.vision_model(pixel_values).last_hidden_state.half()
 
 
 class AnswerTrie:

@@ -6,6 +6,7 @@ answers; `modeling.starter_parts` names the packages.
 Nothing aligns the Q-Former with the language model yet: a recipe that starts here trains it whole.
 """
 
+import importlib.util
 import math
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Blip2Processor
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig
 
@@ -28,6 +28,8 @@ from modeling.starter_parts import (
     efficientnet,
     load_efficientnet,
     minilm_weights,
+    missing_package,
+    move,
     part_path,
 )
 
@@ -41,6 +43,9 @@ class Blip2StarterVisionConfig(Blip2VisionConfig):
     vision_network: str = "efficientnet-lite0"
     frozen_stride: int = 8
     patch_size: int = 32
+    max_rotation: float = 10.0
+    max_scaling: float = 0.12
+    max_shift: float = 0.06
 
 
 class Blip2StarterConfig(Blip2Config):
@@ -53,7 +58,10 @@ class Blip2StarterConfig(Blip2Config):
 
 
 class EfficientNetVisionModel(nn.Module):
-    """Maps of an EfficientNet-Lite at strides 8, 16 and 32 as one token a place, with the place beside them."""
+    """Maps of an EfficientNet-Lite at strides 8, 16 and 32 as one token a place, with the place beside them.
+
+    The network up to the map of `frozen_stride`, `vision`, makes the features that are kept of an image.
+    """
 
     places: torch.Tensor
 
@@ -62,11 +70,10 @@ class EfficientNetVisionModel(nn.Module):
         self.vision, self.vision_top = efficientnet(config)
         self.register_buffer("places", _sines(self.vision_top.grid, PLACE_CHANNELS // 4))
 
-    @torch.no_grad()
-    def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutput:
-        """Images ``(B, 3, image_size, image_size)`` to tokens ``(B, patches, hidden_size)``."""
-        tokens = self.vision_top(self.vision(pixel_values)).flatten(2).transpose(1, 2)
-        return BaseModelOutput(torch.cat([tokens, self.places.expand(len(tokens), -1, -1)], dim=2))
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features ``(B, channels, h, w)`` of `vision` to tokens ``(B, patches, hidden_size)``."""
+        tokens = self.vision_top(features).flatten(2).transpose(1, 2)
+        return torch.cat([tokens, self.places.expand(len(tokens), -1, -1)], dim=2)
 
 
 class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
@@ -78,6 +85,19 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
     def __init__(self, config: Blip2StarterConfig) -> None:
         super().__init__(config)  # its own vision encoder has no layers here
         self.vision_model = EfficientNetVisionModel(config.vision_config)
+
+    def take_frozen_vision(self) -> nn.Module:
+        network, self.vision_model.vision = self.vision_model.vision, None
+        return network
+
+    def image_prefix(
+        self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As in BLIP-2; the features are those of `vision_model.vision`, and in training they are moved a little."""
+        features = self.vision_model.vision(pixel_values) if image_embeds is None else image_embeds
+        if self.training:
+            features = move(features, self.config.vision_config)
+        return super().image_prefix(image_embeds=self.vision_model(features))
 
 
 def _sines(grid: int, count: int) -> torch.Tensor:
@@ -94,18 +114,19 @@ def blip2_starter_checkpoint() -> Path:
     Raises:
         UserError: a part's package is missing, or a file of it is not the expected one.
     """
-    language_file = part_path(*LANGUAGE_MODEL)
-    options = {"gguf_file": language_file.name}
-    text_config = AutoConfig.from_pretrained(language_file.parent, **options)
-    config = Blip2StarterConfig(
-        vision_config=Blip2StarterVisionConfig(hidden_size=1408 + PLACE_CHANNELS, num_hidden_layers=0),
-        qformer_config=Blip2QFormerConfig(**MINILM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
-        text_config=text_config,
-        num_query_tokens=16,
-        image_token_index=text_config.vocab_size,
-    )
+    known: dict[str, Any] = {
+        "vision_config": Blip2StarterVisionConfig(hidden_size=1408 + PLACE_CHANNELS, num_hidden_layers=0),
+        "qformer_config": Blip2QFormerConfig(**MINILM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        "num_query_tokens": 16,
+    }
 
     def assemble(folder: Path) -> None:
+        language_file = part_path(*LANGUAGE_MODEL)
+        if importlib.util.find_spec("gguf") is None:
+            raise missing_package("gguf")
+        options = {"gguf_file": language_file.name}
+        text_config = AutoConfig.from_pretrained(language_file.parent, **options)
+        config = Blip2StarterConfig(**known, text_config=text_config, image_token_index=text_config.vocab_size)
         model = Blip2StarterForQuestionAnswering(config).eval()
         size = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
         image_processor = BlipImageProcessorPil(size=size, **PREPROCESSING)
@@ -122,7 +143,9 @@ def blip2_starter_checkpoint() -> Path:
         tokenizer = AutoTokenizer.from_pretrained(language_file.parent, padding_side="left", **options)
         Blip2Processor(image_processor, tokenizer, config.num_query_tokens).save_pretrained(folder)
 
-    return cached_checkpoint("blip2", config, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble)
+    return cached_checkpoint(
+        "blip2", Blip2StarterConfig(**known), (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble
+    )
 
 
 def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:

@@ -5,7 +5,6 @@ ViLT's own encoder over [CLS], text and image tokens starts untrained; with it t
 that follows its map of stride 8.
 """
 
-import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +35,7 @@ from modeling.starter_parts import (
     efficientnet,
     load_efficientnet,
     minilm_weights,
+    move,
     read_part,
 )
 
@@ -139,7 +139,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         with torch.no_grad():
             text = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
             if self.training:
-                features = self._move(features.float())
+                features = move(features, self.config)
                 hidden = torch.rand(attention_mask.shape, device=text.device) < self.config.word_dropout
                 attention_mask = attention_mask * ~hidden
                 attention_mask[:, 0] = 1  # not all may be hidden
@@ -168,17 +168,6 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         mask = nn.functional.pad(mask, (tokens.shape[1] - mask.shape[1], 0), value=1)[:, None, None]
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)
         return self.layernorm(self.encoder(tokens, mask)[0][:, 0])
-
-    def _move(self, features: torch.Tensor) -> torch.Tensor:
-        """Features of images turned, zoomed and shifted a little at random, never mirrored: left must stay left."""
-        count, device, config = len(features), features.device, self.config
-        angle, scale, *shift = 2 * torch.rand(4, count, device=device) - 1
-        angle, scale = angle * math.radians(config.max_rotation), 1 + scale * config.max_scaling
-        cosine, sine = scale * angle.cos(), scale * angle.sin()
-        shift_x, shift_y = (2 * config.max_shift * part for part in shift)  # the sides run from -1 to 1
-        rows = [torch.stack([cosine, -sine, shift_x], 1), torch.stack([sine, cosine, shift_y], 1)]
-        grid = nn.functional.affine_grid(torch.stack(rows, 1), list(features.shape), align_corners=False)
-        return nn.functional.grid_sample(features, grid, padding_mode="border", align_corners=False)
 
 
 def starter_checkpoint() -> Path:

@@ -11,6 +11,7 @@
 import hashlib
 import importlib.util
 import io
+import math
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -140,6 +141,22 @@ def efficientnet(config: Any) -> tuple[FrozenEfficientNet, TrainedEfficientNet]:
         FrozenEfficientNet(network, network._blocks[:frozen]),
         TrainedEfficientNet(network._blocks[frozen:], num_channels, grid),
     )
+
+
+def move(features: torch.Tensor, config: Any) -> torch.Tensor:
+    """Features of images turned, zoomed and shifted a little at random, never mirrored: left must stay left.
+
+    Args:
+        features: ``(B, channels, height, width)``.
+        config: has `max_rotation` in degrees, `max_scaling` in zoom and `max_shift` in shares of the image's side.
+    """
+    angle, scale, *shift = 2 * torch.rand(4, len(features), device=features.device) - 1
+    angle, scale = angle * math.radians(config.max_rotation), 1 + scale * config.max_scaling
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    shift_x, shift_y = (2 * config.max_shift * part for part in shift)  # the sides run from -1 to 1
+    rows = [torch.stack([cosine, -sine, shift_x], 1), torch.stack([sine, cosine, shift_y], 1)]
+    grid = nn.functional.affine_grid(torch.stack(rows, 1), list(features.shape), align_corners=False)
+    return nn.functional.grid_sample(features.float(), grid, padding_mode="border", align_corners=False)
 
 
 def load_efficientnet(vision: FrozenEfficientNet, top: TrainedEfficientNet, image_processor: Any) -> None:

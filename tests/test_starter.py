@@ -151,11 +151,10 @@ def test_training_moves_images_and_hides_words_but_evaluation_does_not(built, da
 
 
 def test_a_moved_image_is_never_mirrored(built):
-    model = built[0]
     torch.manual_seed(0)
     features = torch.zeros(200, 1, 28, 28)
     features[..., 4:9] = 1.0  # a bar on the left
-    moved = model._move(features)
+    moved = starter_parts.move(features, built[0].config)
     assert (moved[..., :14].sum((1, 2, 3)) > 5 * moved[..., 14:].sum((1, 2, 3))).all()
     centre = (moved.sum((1, 2)) * torch.arange(28)).sum(1) / moved.sum((1, 2, 3))
     assert 0.3 < centre.std() < 2.0
