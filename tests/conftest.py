@@ -29,7 +29,7 @@ from processing.phantom import write_phantoms  # noqa: E402
 @pytest.fixture
 def hub() -> HubServer:
     """A Hub on loopback, empty at the start of each test."""
-    HUB.repos.clear()
+    HUB.reset()
     return HUB
 
 
