@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig
+from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2VisionConfig
 
 from modeling.blip2_model import Blip2ForQuestionAnswering
 from modeling.starter_parts import (
@@ -114,9 +114,9 @@ def blip2_starter_checkpoint() -> Path:
     Raises:
         UserError: a part's package is missing, or a file of it is not the expected one.
     """
-    known: dict[str, Any] = {
-        "vision_config": Blip2StarterVisionConfig(hidden_size=1408 + PLACE_CHANNELS, num_hidden_layers=0),
-        "qformer_config": Blip2QFormerConfig(**MINILM, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+    settings: dict[str, Any] = {
+        "vision_config": {"hidden_size": 1408 + PLACE_CHANNELS, "num_hidden_layers": 0},
+        "qformer_config": {**MINILM, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
         "num_query_tokens": 16,
     }
 
@@ -126,7 +126,7 @@ def blip2_starter_checkpoint() -> Path:
             raise missing_package("gguf")
         options = {"gguf_file": language_file.name}
         text_config = AutoConfig.from_pretrained(language_file.parent, **options)
-        config = Blip2StarterConfig(**known, text_config=text_config, image_token_index=text_config.vocab_size)
+        config = Blip2StarterConfig(**settings, text_config=text_config, image_token_index=text_config.vocab_size)
         model = Blip2StarterForQuestionAnswering(config).eval()
         size = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
         image_processor = BlipImageProcessorPil(size=size, **PREPROCESSING)
@@ -143,9 +143,7 @@ def blip2_starter_checkpoint() -> Path:
         tokenizer = AutoTokenizer.from_pretrained(language_file.parent, padding_side="left", **options)
         Blip2Processor(image_processor, tokenizer, config.num_query_tokens).save_pretrained(folder)
 
-    return cached_checkpoint(
-        "blip2", Blip2StarterConfig(**known), (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble
-    )
+    return cached_checkpoint("blip2", settings, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble)
 
 
 def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:

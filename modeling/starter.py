@@ -179,11 +179,12 @@ def starter_checkpoint() -> Path:
     Raises:
         UserError: a part's package is missing, or a file of it is not the expected one.
     """
-    config = ViltStarterConfig(
+    settings = {
         **{"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8, "intermediate_size": 1024},
         **{"image_size": 224, "patch_size": 32, "text_config": MINILM},
-        initializer_range=256**-0.5,  # ViLT's 0.02 is for 768; at this width it needs twice the epochs
-    )
+        "initializer_range": 256**-0.5,  # ViLT's 0.02 is for 768; at this width it needs twice the epochs
+    }
+    config = ViltStarterConfig(**settings)
 
     def assemble(folder: Path) -> None:
         model = ViltStarterForQuestionAnswering(config).eval()
@@ -203,7 +204,7 @@ def starter_checkpoint() -> Path:
         model.save_pretrained(folder, state_dict=weights)
         ViltProcessor(image_processor, tokenizer).save_pretrained(folder)
 
-    return cached_checkpoint("vilt", config, (TOKENIZER, TEXT_WEIGHTS, VISION_WEIGHTS), assemble)
+    return cached_checkpoint("vilt", settings, (TOKENIZER, TEXT_WEIGHTS, VISION_WEIGHTS), assemble)
 
 
 AutoConfig.register(ViltStarterConfig.model_type, ViltStarterConfig)

