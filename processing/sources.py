@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ Row = dict[str, Any]
 
 @dataclass
 class Source:
-    """The rows of a data set and the folder that all its images must lie in."""
+    """The rows of a data set, the folder that all its images must lie in, and which data set it is."""
 
-    kind: str
+    kind: str  # slake, vqa_rad, phantom or table
     root: Path
     rows: list[Row]
 
@@ -56,7 +56,7 @@ def read_source(dataset: str, column_names: Iterable[str] = (), image_folder: st
         UserError: nothing is there, or a file can't be read as what it claims to be.
     """
     if match := PHANTOM.fullmatch(dataset):
-        return _read_slake(cached_phantoms(int(match[1] or 60)))
+        return replace(_read_slake(cached_phantoms(int(match[1] or 60))), kind="phantom")
     path = Path(dataset).expanduser()
     if path.is_dir():
         return _read_folder(path, column_names, image_folder)
