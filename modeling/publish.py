@@ -7,6 +7,7 @@ Exit status 1: something to mend before the push; 3: the push failed, and the fo
 
 import argparse
 import logging
+import re
 import shlex
 import sys
 import time
@@ -239,7 +240,7 @@ def _push(files: dict[str, Path], destination: Destination) -> str:
         _with_patience(lambda: api.create_repo(repo_id, private=destination.private, exist_ok=True))
         if revision is not None:
             _with_patience(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
-    before = _with_patience(lambda: _state(destination))
+    before = _with_patience(lambda: _heads(destination))
     there = _with_patience(lambda: api.list_repo_files(repo_id, revision=revision))
     stale = [name for name in there if name not in files and any(fnmatch(name, p) for p in MODEL_FILES)]
 
@@ -257,20 +258,22 @@ def _push(files: dict[str, Path], destination: Destination) -> str:
         return str(info.pr_url or info.commit_url)
 
     def landed() -> str | None:
-        """The commit whose answer was lost."""
-        new = sorted(_state(destination) - before)
-        return None if not new else f"{api.endpoint}/{repo_id}/commit/{new[-1]}"
+        """The address of what was carried out although its answer was lost."""
+        for ref, head in _heads(destination).items():
+            if before.get(ref) != head and api.list_repo_commits(repo_id, revision=ref)[0].title == MESSAGE:
+                request = re.fullmatch(r"refs/pr/(\d+)", ref)
+                return f"{api.endpoint}/{repo_id}/" + (f"discussions/{request[1]}" if request else f"commit/{head}")
+        return None
 
     return _with_patience(commit, landed)
 
 
-def _state(destination: Destination) -> set[str]:
-    """The head commit of the branch, or those of all pull requests with the name of the push."""
-    api, repo_id = destination.api, destination.repo_id
-    if not destination.create_pr:
-        return {str(api.repo_info(repo_id, revision=destination.revision).sha)}
-    requests = api.list_repo_refs(repo_id, include_pull_requests=True).pull_requests or []
-    return {request.target_commit for request in requests}
+def _heads(destination: Destination) -> dict[str, str]:
+    """The head commit of the branch, or of each pull request where one is to be opened."""
+    refs = destination.api.list_repo_refs(destination.repo_id, include_pull_requests=True)
+    if destination.create_pr:
+        return {ref.ref: ref.target_commit for ref in refs.pull_requests or []}
+    return {ref.name: ref.target_commit for ref in refs.branches if ref.name == (destination.revision or "main")}
 
 
 def _with_patience(call: Callable[[], T], landed: Callable[[], T | None] = lambda: None) -> T:
