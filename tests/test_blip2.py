@@ -433,7 +433,7 @@ def test_adapter_for_another_base_is_told_with_the_name_of_the_base(bases, datas
 
 
 def test_missing_base_is_told(dataset, tmp_path, hub):
-    with pytest.raises(UserError, match="--model_name_or_path nobody/nothing: can't be loaded"):
+    with pytest.raises(UserError, match="nobody/nothing: can't be loaded"):
         build_model(arguments("nobody/nothing", tmp_path), dataset)
 
 
