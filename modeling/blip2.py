@@ -195,7 +195,7 @@ def load_base(
         )
         if any(key.startswith("language_model.") for key in report["missing_keys"]):
             raise UserError(f"{name}: it has no language model to answer with; choose another.")
-        tokenizer = AutoTokenizer.from_pretrained(name, **load, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(name, **load, padding_side="left", trust_remote_code=False)
         image_processor = BlipImageProcessorPil.from_pretrained(name, **load)
         processor = Blip2Processor(image_processor, tokenizer, config.num_query_tokens)
     except UserError:

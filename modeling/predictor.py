@@ -452,9 +452,9 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
 
 def print_answer(answer: Answer) -> None:
     """Prints an answer and, indented, its alternatives."""
-    print(f"{answer.answer or '(no answer)'}  (confidence {answer.confidence:.0%})".replace("%)", " %)"))
+    print(f"{answer.answer or '(no answer)'}  (confidence {100 * answer.confidence:.0f} %)")
     for other in answer.alternatives:
-        print(f"  {other.answer or '(no answer)'}  ({other.confidence:.0%})".replace("%)", " %)"))
+        print(f"  {other.answer or '(no answer)'}  ({100 * other.confidence:.0f} %)")
 
 
 def main(argv: Sequence[str]) -> None:

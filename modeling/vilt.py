@@ -205,7 +205,8 @@ def load_checkpoint(name: str, options: dict[str, dict] | None = None) -> tuple[
             raise UserError(
                 f"{name}: it has no trained answers ({min(report['missing_keys'])} is missing); train it first."
             )
-        processor = ViltProcessor(image_processor_class.from_pretrained(name), AutoTokenizer.from_pretrained(name))
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        processor = ViltProcessor(image_processor_class.from_pretrained(name), tokenizer)
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
