@@ -171,10 +171,10 @@ class Predictor(ABC):
         results: list[Answer | UserError] = []
         for start in range(0, len(questions), BATCH_SIZE):
             end = start + BATCH_SIZE
-            results += self._answer(images[start:end], questions[start:end], top_k)
+            results += self._ask(images[start:end], questions[start:end], top_k)
         return results
 
-    def _answer(self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int) -> list[Answer | UserError]:
+    def _ask(self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int) -> list[Answer | UserError]:
         errors: dict[int, UserError] = {}
         rows: dict[int, Row] = {}
         digests: dict[Hashable, str] = {}
@@ -289,7 +289,8 @@ class Blip2Predictor(Predictor):
         # T5's positions have no limit, but it was trained with 512
         length = getattr(model.config.text_config, "max_position_embeddings", 512)
         prompt = processor.tokenizer(answering.prompt)["input_ids"]
-        self.max_question_length = length - processor.num_query_tokens - len(prompt) - answering.max_new_tokens
+        taken = processor.num_query_tokens + len(prompt) + answering.max_new_tokens
+        self.max_question_length = max(1, length - taken)
 
     def _collator(self, seen: dict[str, Any] | None = None) -> Blip2Collator:
         decoder_only = self.model.config.use_decoder_only_language_model
@@ -314,7 +315,8 @@ class Blip2Predictor(Predictor):
             beams = self._write(batch, num_beams=top_k, num_return_sequences=top_k)
             for number, answers in enumerate(ranked):
                 others = beams[number * top_k : (number + 1) * top_k]
-                distinct = dict(sorted((answer for [answer] in others), key=lambda answer: answer[1]))
+                best_last = sorted((answer for [answer] in others), key=lambda answer: answer[1])
+                distinct = dict(best_last)  # beams may differ in spaces only
                 distinct.pop(answers[0][0], None)
                 answers += sorted(distinct.items(), key=lambda answer: -answer[1])[: top_k - 1]
         return ranked
@@ -468,7 +470,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--image", help="PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM file to ask about.")
     parser.add_argument("--question", action="append", default=[], help="May be given several times.")
     parser.add_argument("--json", action="store_true", help="Print a JSON list, an object for each question.")
-    parser.add_argument("--top_k", type=int, default=5, help="Answers to print for each question. Default: 5.")
+    parser.add_argument("--top_k", type=int, default=5, help="Answers to print for each --question. Default: 5.")
     parser.add_argument(
         "--csv", type=Path, help="Table of many questions, with the columns image (path from the table) and question."
     )
@@ -476,7 +478,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--revision", help="Branch, tag or commit of a Hub id. Default: main.")
     parser.add_argument("--device", help="Such as cpu or cuda:1. Default: the GPU, where there is one.")
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="Precision. Default: float16 on a GPU, else the fastest that is exact enough."
+        "--dtype",
+        choices=DTYPES,
+        help="Precision. Default: float16 on a GPU, bfloat16 on a CPU that is fast at it, else float32.",
     )
     args = parser.parse_args(argv)
     about_image, about_table = (args.image, args.question), (args.csv, args.out)

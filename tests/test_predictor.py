@@ -28,6 +28,8 @@ from processing.errors import UserError
 from processing.images import ImageError
 from tests.tiny_blip2 import tiny_blip2
 
+pytestmark = pytest.mark.xdist_group("predictor")  # one worker trains the models
+
 ROOT = Path(__file__).parent.parent
 BLIP2 = ["--model_type", "blip2", "--lora_targets", "attention", "dense", "projection", "language_model"]
 FLAGS = {
@@ -408,6 +410,17 @@ def test_stock_blip2_is_asked_as_its_paper_does(runs, images, tmp_path):
     predictor = Predictor.from_pretrained(tmp_path / "m")
     assert predictor.answering.prompt == "Question: {} Answer:"
     assert predictor.answer(images[0], "Is this a CT scan?").confidence > 0
+
+
+@pytest.mark.parametrize("name", ["vilt", "opt"])
+def test_precisions_agree_and_are_used(runs, images, name):
+    answers = [
+        Predictor.from_pretrained(runs(name), dtype=dtype).answer(images[0], "Is this a CT scan?", top_k=1)
+        for dtype in ("float32", torch.bfloat16, "float16")
+    ]
+    confidences = [answer.confidence for answer in answers]
+    assert len(set(confidences)) == 3
+    assert confidences == pytest.approx([confidences[0]] * 3, rel=0.05)
 
 
 def test_unknown_device_and_dtype_are_told(runs):
