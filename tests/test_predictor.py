@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -210,14 +211,30 @@ def test_only_a_few_images_are_kept(watched, images):
 def test_threads_never_mix_up_images(runs, images, monkeypatch, name):
     monkeypatch.setattr(module, "KEPT_IMAGES", 2)  # images come and go all the time
     predictor = Predictor.from_pretrained(runs(name), dtype="float32")
-    questions = ["Is this a CT scan?", "Which organ is shown in this image, if any?"]
-    asked = [(image, question) for question in questions for image in images[:6]] * 3
-    expected = [predictor.answer(*pair, top_k=2) for pair in asked]
-    assert len({answer.confidence for answer in expected}) > 6
+    questions = ["Is this a CT scan?", "Which organ is shown in this image, if any?", "Is this a CT scan? " * 30]
+    asked = [(image, question) for question in questions for image in images[:4]]
+    expected = dict(zip(asked, (predictor.answer(*pair, top_k=2) for pair in asked), strict=True))
+    assert len({answer.confidence for answer in expected.values()}) > 6
+    inside, together = [], []
+
+    def enter(*_):
+        inside.append(1)
+        together.append(len(inside))
+        time.sleep(1e-3)
+
+    def leave(*_):
+        inside.pop()
+
+    embeddings = predictor.model.get_input_embeddings()
+    embeddings.register_forward_pre_hook(enter)
+    embeddings.register_forward_hook(leave)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda pair: predictor.answer(*pair, top_k=2), asked))
-    for answer, right in zip(answers, expected, strict=True):
-        assert (answer.answer, answer.confidence) == (right.answer, pytest.approx(right.confidence, rel=1e-5))
+        answers = list(pool.map(lambda pair: predictor.answer(*pair, top_k=2), asked * 3))
+    assert set(together) == {1}  # the model works for one thread at a time
+    for pair, answer in zip(asked * 3, answers, strict=True):
+        right = expected[pair]
+        assert (answer.answer, answer.question_cut) == (right.answer, right.question_cut)
+        assert answer.confidence == pytest.approx(right.confidence, rel=1e-4)
 
 
 # Questions -----------------------------------------------------------------------------------------------------------
