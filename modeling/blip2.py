@@ -1,8 +1,10 @@
 """BLIP-2: LoRA on the Q-Former, everything else frozen; built, trained and evaluated."""
 
 import functools
+import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import datasets
 import torch
 import transformers
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import AutoConfig, AutoTokenizer, Blip2Processor, EarlyStoppingCallback, Seq2SeqTrainer
@@ -24,6 +27,7 @@ from modeling.frozen_vision import KeptFeatures
 from modeling.training import grouped_by_image, set_learning_rate
 from processing.collators import Blip2Collator
 from processing.errors import UserError
+from processing.utils import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +41,47 @@ LORA_TARGETS = {
 }
 
 
+ANSWERING_FILE = "answering.json"
 MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQuestionAnswering}
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How a trained model is asked; its trainer leaves this beside the weights.
+
+    Args:
+        prompt: with one `{}` for the question.
+        max_new_tokens: length of the longest answer.
+        num_beams: 1 is greedy.
+        candidates: the answers to choose from, where they are not free text.
+    """
+
+    prompt: str = "Question: {} Answer:"
+    max_new_tokens: int = 20
+    num_beams: int = 1
+    candidates: list[str] | None = None
+
+    def save(self, folder: str | Path) -> None:
+        """Writes it into a model's folder."""
+        write_atomically(Path(folder) / ANSWERING_FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def of(cls, folder: str | Path) -> "Answering":
+        """That of a model's folder, the defaults where it has none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        file = Path(folder) / ANSWERING_FILE
+        if not file.is_file():
+            return cls()
+        try:
+            answering = cls(**json.loads(file.read_text(encoding="utf-8")))
+            if answering.prompt.count("{}") != 1 or min(answering.max_new_tokens, answering.num_beams) < 1:
+                raise ValueError
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{file}: it does not say how to ask the model; save the model again.") from error
+        return answering
 
 
 def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> tuple[PeftModel, Blip2Processor]:
@@ -49,7 +93,9 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
         UserError: the checkpoint can't be loaded or is no BLIP-2, or the adapter does not fit its base.
     """
     name = args.model_name_or_path
-    model, processor, adapter = _load_adapters_base(name, args)
+    with args.main_process_first(desc="finding the base model"):
+        base, adapter = find_base(name)
+    model, processor = load_base(base, _dtype(args), adapter and adapter.revision, args.quantization)
     if adapter is None:
         config = LoraConfig(
             r=args.lora_r,
@@ -62,7 +108,7 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
             config.revision, model.name_or_path = Path(model.name_or_path).name, name
         peft_model = get_peft_model(model, config)
     else:
-        peft_model = _load_adapter(model, adapter, name, args.do_train)
+        peft_model = load_adapter(model, adapter, name, args.do_train)
     # No embeddings are trained; left to itself PEFT asks the Hub about the base's at every save.
     save = functools.partial(peft_model.save_pretrained, save_embedding_layers=False)
     peft_model.save_pretrained = save  # type: ignore[method-assign]
@@ -70,25 +116,31 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     return peft_model, processor
 
 
-def _load_adapters_base(
-    name: str, args: Blip2TrainingArguments
-) -> tuple[Blip2ForQuestionAnswering, Blip2Processor, PeftConfig | None]:
-    """The base model under an adapter, or the whole model where there is none."""
+def find_base(name: str) -> tuple[str, PeftConfig | None]:
+    """The name of the base model under an adapter and the adapter's config; without one the name itself and None.
+
+    Raises:
+        UserError: it is an adapter to a starter that this version does not assemble.
+    """
     adapter = None if name == "starter" else _adapter_config(name)
     base = name if adapter is None else str(adapter.base_model_name_or_path)
     if base == "starter":
-        with args.main_process_first(desc="assembling the starter"):
-            folder = blip2_starter_checkpoint()
+        folder = blip2_starter_checkpoint()
         if adapter is not None and adapter.revision != folder.name:
             raise UserError(
                 f"{name}: this adapter does not fit its base model (trained on {adapter.revision}, this version "
                 f"assembles {folder.name}); install the version of the project that trained it."
             )
         base = str(folder)
-    return *_load_base(base, args), adapter
+    return base, adapter
 
 
-def _load_adapter(model: nn.Module, config: PeftConfig, name: str, trainable: bool) -> PeftModel:
+def load_adapter(model: nn.Module, config: PeftConfig, name: str, trainable: bool = False) -> PeftModel:
+    """Puts the adapter of a folder or Hub id on its base model.
+
+    Raises:
+        UserError: it does not fit.
+    """
     try:
         peft_model = PeftModel(model, config)
         loaded = peft_model.load_adapter(name, "default", is_trainable=trainable, use_safetensors=True)
@@ -110,27 +162,50 @@ def _adapter_config(name: str) -> PeftConfig | None:
         return None
 
 
-def _load_base(name: str, args: Blip2TrainingArguments) -> tuple[Blip2ForQuestionAnswering, Blip2Processor]:
-    dtype = torch.float16 if args.fp16 else torch.bfloat16 if args.bf16 else torch.float32
+def _dtype(args: Blip2TrainingArguments) -> torch.dtype:
+    return torch.float16 if args.fp16 else torch.bfloat16 if args.bf16 else torch.float32
+
+
+def load_base(
+    name: str, dtype: torch.dtype, revision: str | None = None, quantization: str | None = None
+) -> tuple[Blip2ForQuestionAnswering, Blip2Processor]:
+    """Loads a whole model and its processor.
+
+    Args:
+        name: a folder or a Hub id.
+        dtype: of the frozen weights.
+        revision: of a Hub id; by default main.
+        quantization: 4bit or 8bit.
+
+    Raises:
+        UserError: it can't be loaded or is no BLIP-2 that answers.
+    """
+    load: dict[str, Any] = {"revision": revision or "main"}
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, **load)
         if config.model_type not in MODELS:
-            raise UserError(f"--model_name_or_path {name}: a {config.model_type} model, not BLIP-2; choose another.")
-        model = MODELS[config.model_type].from_pretrained(
-            name, dtype=dtype, use_safetensors=True, **_quantization(args.quantization)
+            raise UserError(f"{name}: a {config.model_type} model, not BLIP-2; choose another.")
+        model, report = MODELS[config.model_type].from_pretrained(
+            name,
+            **load,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_quantization(quantization),
         )
-        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
-        processor = Blip2Processor(BlipImageProcessorPil.from_pretrained(name), tokenizer, config.num_query_tokens)
+        if any(key.startswith("language_model.") for key in report["missing_keys"]):
+            raise UserError(f"{name}: it has no language model to answer with; choose another.")
+        tokenizer = AutoTokenizer.from_pretrained(name, **load, padding_side="left", trust_remote_code=False)
+        image_processor = BlipImageProcessorPil.from_pretrained(name, **load)
+        processor = Blip2Processor(image_processor, tokenizer, config.num_query_tokens)
     except UserError:
         raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"--model_name_or_path {name}: can't be loaded as a folder or from the Hub ({reason})."
-        ) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".:")
+        raise UserError(f"{name}: can't be loaded as a folder or from the Hub ({reason}).") from error
     scaled = ("logits_scaling", "logit_scale", "final_logit_softcapping")
     if any(getattr(config.text_config, option, None) for option in scaled):
-        raise UserError(f"--model_name_or_path {name}: its language model scales logits, which is not supported.")
+        raise UserError(f"{name}: its language model scales logits, which is not supported.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, processor
@@ -149,9 +224,10 @@ def _quantization(bits: str | None) -> dict[str, Any]:
 
 def merge(folder: str, args: Blip2TrainingArguments) -> None:
     """Writes the base model of an adapter, changed as the adapter says, into `folder/merged`."""
-    base, processor, adapter = _load_adapters_base(folder, args)
+    name, adapter = find_base(folder)
     assert adapter is not None  # it has just been saved
-    merged = _load_adapter(base, adapter, folder, trainable=False).merge_and_unload()
+    base, processor = load_base(name, _dtype(args), adapter.revision, args.quantization)
+    merged = load_adapter(base, adapter, folder).merge_and_unload()
     merged.save_pretrained(Path(folder) / "merged")
     processor.save_pretrained(Path(folder) / "merged")
 
@@ -246,10 +322,19 @@ class Blip2Trainer(Seq2SeqTrainer):
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the adapter and, at the end of training, the merged model where it is asked for."""
+        """Saves the adapter and how to ask it and, at the end of training, the merged model where it is asked for."""
         super().save_model(output_dir, _internal_call)
-        if self.args.merge_adapter and not _internal_call and self.args.should_save:
-            merge(output_dir or self.args.output_dir, self.args)
+        if not self.args.should_save:
+            return
+        folder = output_dir or self.args.output_dir
+        answering = Answering(
+            *(self.args.prompt, self.args.max_new_tokens, self.args.generation_num_beams or 1),
+            candidates=self.candidates or None,
+        )
+        answering.save(folder)
+        if self.args.merge_adapter and not _internal_call:
+            merge(folder, self.args)
+            answering.save(f"{folder}/merged")
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Gives what is trained whole its own learning rate."""

@@ -106,6 +106,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         pad_token_id: int,
         eos_token_id: int,
         num_beams: int = 1,
+        num_return_sequences: int = 1,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Answers prompts; each image is read once.
 
@@ -116,10 +117,11 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             max_new_tokens: length of the longest answer.
             pad_token_id, eos_token_id: what follows and what ends an answer.
             num_beams: 1 is greedy.
+            num_return_sequences: answers R to each prompt, the best first; at most `num_beams`.
 
         Returns:
-            The answers' tokens ``(B, T)``, with special tokens, and the mean probability of each answer's tokens
-            ``(B,)``.
+            The answers' tokens ``(B * R, T)``, with special tokens, and the mean probability of each answer's tokens
+            ``(B * R,)``.
         """
         prefix = self.image_prefix(pixel_values, image_embeds)
         length = prefix.shape[1]
@@ -132,7 +134,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         options: dict[str, Any] = {
             **{"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False},
             **{"pad_token_id": pad_token_id, "eos_token_id": eos_token_id},
-            **{"return_dict_in_generate": True, "output_scores": True},
+            **{"return_dict_in_generate": True, "output_scores": True, "num_return_sequences": num_return_sequences},
         }
         if decoder_only:
             cache = self._prefix_cache(prefix, image_index.repeat_interleave(num_beams))

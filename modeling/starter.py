@@ -110,6 +110,20 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         """MiniLM's word embeddings."""
         return self.text_encoder.get_input_embeddings()
 
+    def patches(
+        self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the encoder sees of images, ``(I, channels, grid, grid)``; in training they are moved a little.
+
+        Args:
+            pixel_values: ``(I, 3, image_size, image_size)``, or
+            image_embeds: the features ``(I, channels, height, width)`` that `vision` makes of them.
+        """
+        features = self.vision(pixel_values) if image_embeds is None else image_embeds
+        if self.training:
+            features = move(features, self.config)
+        return self.vision_top(features)
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -117,6 +131,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
+        image_patches: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **_: Any,
@@ -125,8 +140,8 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
 
         Args:
             input_ids, attention_mask, token_type_ids: ``(B, L)``.
-            pixel_values: ``(I, 3, image_size, image_size)``, or
-            image_embeds: the features ``(I, channels, height, width)`` that `vision` makes of them.
+            pixel_values, image_embeds: as for `patches`, or
+            image_patches: what that made of them.
             image_index: which of the images each question is about, ``(B,)``; without it they go in pairs.
             labels: targets ``(B, num_labels)`` of non-negative weights.
 
@@ -135,15 +150,13 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        features = self.vision(pixel_values) if image_embeds is None else image_embeds
+        patches = self.patches(pixel_values, image_embeds) if image_patches is None else image_patches
         with torch.no_grad():
             text = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
             if self.training:
-                features = move(features, self.config)
                 hidden = torch.rand(attention_mask.shape, device=text.device) < self.config.word_dropout
                 attention_mask = attention_mask * ~hidden
                 attention_mask[:, 0] = 1  # not all may be hidden
-        patches = self.vision_top(features)
         if image_index is not None:
             patches = patches[image_index]
         logits = self.classifier(self._encode(text, attention_mask, patches)).float()

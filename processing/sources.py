@@ -191,7 +191,7 @@ def _parse_column_names(column_names: Iterable[str]) -> dict[str, str]:
 
 def _records(file: Path, split: str | None) -> list[tuple[dict, Row]]:
     """Each record of a file with the start of its raw row; rows are counted from 1."""
-    readers: dict[str, Callable[[Path], list[dict]]] = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv}
+    readers: dict[str, Callable[[Path], list[dict]]] = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": read_csv}
     reader = readers.get(file.suffix.lower())
     if reader is None:
         raise UserError(f"{file}: unknown kind of table; use a .json, .jsonl or .csv file.")
@@ -234,7 +234,12 @@ def _read_jsonl(file: Path) -> list[dict]:
     return [_parse_json(line, file, number) for number, line in lines if line.strip()]
 
 
-def _read_csv(file: Path) -> list[dict]:
+def read_csv(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file by its header.
+
+    Raises:
+        UserError: it can't be read, or a row has other fields than the header.
+    """
     reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
     try:
         header, *rows = [row for row in reader if row] or [[]]

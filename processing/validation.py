@@ -81,6 +81,12 @@ def _problem_of_image(image: Any, images: dict[str, dict]) -> tuple[str | None, 
     return found.get("problem"), found.get("detail")
 
 
+def file_inside(root: Path, name: str) -> Path | None:
+    """The file that a table names, links followed; None outside of the folder `root`, whose path is a real one."""
+    path = Path(os.path.realpath(root / name))
+    return path if path != root and path.is_relative_to(root) else None
+
+
 def _check_images(names: Iterable[str], root: Path) -> dict[str, dict]:
     """Opens each image once; what was opened before and has not changed since is remembered on disk.
 
@@ -93,8 +99,8 @@ def _check_images(names: Iterable[str], root: Path) -> dict[str, dict]:
     unknown: dict[str, list] = {}
     for name in sorted(names):
         try:
-            path = os.path.realpath(root / name)
-            if Path(path) == root or not Path(path).is_relative_to(root):
+            path = file_inside(root, name)
+            if path is None:
                 results[name] = {"problem": "image path leaves the data folder", "detail": name}
                 continue
             status = os.stat(path)

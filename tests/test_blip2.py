@@ -8,9 +8,6 @@ from collections import Counter
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import Blip2Config, Blip2Processor, LlamaConfig, OPTConfig, PreTrainedTokenizerFast, T5Config
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 import train
 from modeling.arguments import Blip2TrainingArguments, parse_arguments
@@ -18,9 +15,9 @@ from modeling.blip2 import build_model, build_trainer, decode_with
 from modeling.blip2_model import AnswerTrie, Blip2ForQuestionAnswering
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from tests.tiny_blip2 import QUERIES, tiny_blip2
 
 KINDS = ("opt", "llama", "t5")
-QUERIES = 16  # enough for questions to share them
 EVERYTHING = ["attention", "dense", "projection", "language_model"]
 
 
@@ -29,55 +26,11 @@ def dataset(phantoms):
     return load_vqa_dataset(str(phantoms))
 
 
-def text_config(kind: str, vocab_size: int):
-    common = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": 1}
-    if kind == "t5":
-        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
-        return T5Config(**common, **sizes, decoder_start_token_id=0)
-    common |= {"bos_token_id": 1, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    if kind == "opt":
-        return OPTConfig(**common, ffn_dim=64, word_embed_proj_dim=32, dropout=0.0)
-    return LlamaConfig(**common, intermediate_size=64)
-
-
-def make_tokenizer(kind: str, texts) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=600, special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet)
-    )
-    template = "$A </s>" if kind == "t5" else "</s> $A"  # as the real ones do
-    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("</s>", 1)])
-    names = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **names)
-
-
 @pytest.fixture(scope="module")
 def bases(dataset, tmp_path_factory):
     """A folder with a tiny BLIP-2 of each kind, as the Hub's are laid out."""
-    texts = [text for row in dataset["train"] for text in (row["question"], row["answer"])]
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    folders = {}
-    for kind in KINDS:
-        torch.manual_seed(0)
-        tokenizer = make_tokenizer(kind, texts)
-        config = Blip2Config(
-            vision_config=small | {"image_size": 64, "patch_size": 16},
-            qformer_config=small | {"vocab_size": 10, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-            text_config=text_config(kind, len(tokenizer) + 1),
-            num_query_tokens=QUERIES,
-            image_token_index=len(tokenizer),
-        )
-        model = transformers.Blip2ForConditionalGeneration(config)
-        for parameter in [p for p in model.parameters() if p.ndim > 1]:
-            torch.nn.init.normal_(parameter, std=0.15)  # far from uniform answers
-        image_processor = BlipImageProcessorPil(size={"height": 64, "width": 64})
-        folders[kind] = tmp_path_factory.mktemp("bases") / kind
-        model.save_pretrained(folders[kind])
-        Blip2Processor(image_processor, tokenizer, QUERIES).save_pretrained(folders[kind])
-    return folders
+    folder = tmp_path_factory.mktemp("bases")
+    return {kind: tiny_blip2(kind, dataset, folder / kind) for kind in KINDS}
 
 
 def arguments(base, folder, **changes) -> Blip2TrainingArguments:
@@ -170,24 +123,27 @@ def test_a_batch_over_all_answer_tokens_of_a_step_divides_by_their_number(built,
     assert model(**batch, num_items_in_batch=2 * count).loss.item() == pytest.approx(model(**batch).loss.item() / 2)
 
 
-@pytest.mark.parametrize("beams", [1, 3])
-def test_generated_answers_equal_the_stock_class(built, rows, beams):
+@pytest.mark.parametrize(("beams", "returned"), [(1, 1), (3, 1), (4, 3)])
+def test_generated_answers_equal_the_stock_class(built, rows, beams, returned):
     kind, model, stock, collator = built
     options = {"max_new_tokens": 6, "num_beams": beams, "pad_token_id": 0, "eos_token_id": 1}
+    options["num_return_sequences"] = returned
     batch = collator.prompts(rows)
     batch.pop("row")
     tokens, confidence = model.generate(**batch, **options)
-    for row, answer, sure in zip(rows, tokens, confidence, strict=True):
+    answers = tokens.unflatten(0, (len(rows), returned)), confidence.unflatten(0, (len(rows), returned))
+    for row, own, sure in zip(rows, *answers, strict=True):
         plain = plain_inputs(kind, stock, collator, row, answer="")
         if kind != "t5":
             plain["input_ids"] = plain["input_ids"][:, : -len(collator.answer_ids(""))]
             plain["attention_mask"] = torch.ones_like(plain["input_ids"])
         plain.pop("labels")
-        expected = stock.generate(**plain, do_sample=False, **options)[0]
-        expected = expected[1:] if kind == "t5" else expected[plain["input_ids"].shape[1] :]
-        assert answer[: len(expected)].tolist() == expected.tolist()
-        assert not answer[len(expected) :].any()
-        assert 0 < sure < 1
+        expected = stock.generate(**plain, do_sample=False, **options)
+        expected = expected[:, 1:] if kind == "t5" else expected[:, plain["input_ids"].shape[1] :]
+        length = expected.shape[1]
+        assert own[:, :length].tolist() == expected.tolist()
+        assert not own[:, length:].any()
+        assert ((sure > 0) & (sure < 1)).all()
 
 
 @pytest.mark.parametrize("built", ["opt", "llama"], indirect=True)
@@ -433,7 +389,7 @@ def test_adapter_for_another_base_is_told_with_the_name_of_the_base(bases, datas
 
 
 def test_missing_base_is_told(dataset, tmp_path, hub):
-    with pytest.raises(UserError, match="--model_name_or_path nobody/nothing: can't be loaded"):
+    with pytest.raises(UserError, match="nobody/nothing: can't be loaded"):
         build_model(arguments("nobody/nothing", tmp_path), dataset)
 
 

@@ -11,8 +11,9 @@ from transformers import AutoTokenizer, BertModel
 
 from modeling import starter_parts
 from modeling.arguments import Blip2TrainingArguments
-from modeling.blip2 import build_model, build_trainer
+from modeling.blip2 import build_model, build_trainer, read_answers
 from modeling.blip2_starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
+from modeling.predictor import Predictor
 from modeling.starter import starter_checkpoint
 from modeling.vilt import MODELS
 from processing.data import load_vqa_dataset
@@ -136,6 +137,17 @@ def test_adapter_reloads_over_a_rebuilt_base_to_the_same_answers(trained, datase
     again = build_trainer(args, *build_model(args, dataset), dataset).predict(rows).predictions
     assert (before[0] == again[0]).all()
     assert before[1] == pytest.approx(again[1], rel=1e-4)
+
+
+def test_predictor_answers_as_the_trainer_does(trained, dataset):
+    folder, trainer, _ = trained
+    rows = dataset["validation"].select(range(8))
+    expected = read_answers(trainer.predict(rows), trainer)
+    predictor = Predictor.from_pretrained(folder, dtype="float32")
+    answers = predictor.answer_batch(list(rows["image"]), list(rows["question"]), top_k=1)
+    assert [answer.answer for answer in answers] == [expected[row][0] for row in rows["row"]]
+    confidences = [expected[row][1] for row in rows["row"]]
+    assert [answer.confidence for answer in answers] == pytest.approx(confidences, rel=1e-3)
 
 
 def test_adapter_over_another_build_of_the_base_is_refused(trained, dataset, tmp_path):

@@ -316,7 +316,7 @@ def test_checkpoint_of_another_kind_is_named(dataset, tmp_path):
 
 
 def test_checkpoint_that_is_not_there_suggests_scratch(dataset, tmp_path, hub):
-    with pytest.raises(UserError, match=r"--model_name_or_path user/none: can't be loaded.*scratch:small"):
+    with pytest.raises(UserError, match=r"user/none: can't be loaded.*scratch:small"):
         build_model(arguments(tmp_path, model_name_or_path="user/none"), dataset)
 
 
