@@ -203,12 +203,20 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     modules_to_save: list[str] | None = field(
         default=None,
         metadata={
-            "help": "What is trained whole and saved with the adapter.",
-            "choices": ["qformer", "language_projection"],
+            "help": "What is trained whole and saved with the adapter; vision_top is the upper half of the starter's "
+            "image network.",
+            "choices": ["qformer", "language_projection", "vision_top"],
         },
     )
     whole_learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate of --modules_to_save; by default that of the adapter."}
+    )
+    alignment_epochs: float = field(
+        default=0.0,
+        metadata={
+            "help": "Passes over the training rows in which the starter's Q-Former learns without its "
+            "language model first."
+        },
     )
     merge_adapter: bool = field(
         default=False, metadata={"help": "Also write the whole model, adapter merged, into output_dir/merged."}
@@ -239,6 +247,8 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     def __post_init__(self) -> None:
         if self.prompt.count("{}") != 1:
             raise ValueError(f"--prompt {self.prompt!r}: needs one {{}}, where the question goes.")
+        if self.alignment_epochs and "qformer" not in (self.modules_to_save or []):
+            raise ValueError("--alignment_epochs needs --modules_to_save qformer: else nothing would be aligned.")
         super().__post_init__()
 
 

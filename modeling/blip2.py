@@ -21,6 +21,7 @@ from transformers.trainer_utils import PredictionOutput
 
 from metrics.vqa import generation_metrics
 from modeling.arguments import Blip2TrainingArguments
+from modeling.blip2_alignment import align
 from modeling.blip2_model import AnswerTrie, Blip2ForQuestionAnswering
 from modeling.blip2_starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
 from modeling.frozen_vision import KeptFeatures
@@ -96,6 +97,8 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     with args.main_process_first(desc="finding the base model"):
         base, adapter = find_base(name)
     model, processor = load_base(base, _dtype(args), adapter and adapter.revision, args.quantization)
+    if args.alignment_epochs and not isinstance(model, Blip2StarterForQuestionAnswering):
+        raise UserError(f"--alignment_epochs: {name} is aligned already; only the starter needs it.")
     if adapter is None:
         config = LoraConfig(
             r=args.lora_r,
@@ -320,6 +323,14 @@ class Blip2Trainer(Seq2SeqTrainer):
         self.trie = (
             AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates]) if candidates else None
         )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains, after the alignment where it is asked for; a checkpoint has it behind it."""
+        if self.args.alignment_epochs and not resume_from_checkpoint:
+            base = self.model.get_base_model()
+            collator = self.data_collator
+            align(base, self.train_dataset, collator.processor.image_processor, collator.features, self.args)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the adapter and how to ask it and, at the end of training, the merged model where it is asked for."""

@@ -21,14 +21,22 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
     vision_model: Any  # None once it is taken
 
     def take_frozen_vision(self) -> nn.Module:
-        """Removes the frozen vision encoder and returns it, as a network from pixels to what `image_prefix` takes."""
+        """Removes the frozen vision encoder and returns it, as a network from pixels to what `query_states` takes."""
         network, self.vision_model = _LastStates(self.vision_model), None
         return network
 
     def image_prefix(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the language model reads of images, ``(I, num_query_tokens, D)``.
+        """What the language model reads of images, ``(I, num_query_tokens, D)``; the arguments are those of
+        `query_states`."""
+        states = self.query_states(pixel_values, image_embeds)
+        return self.language_projection(states.to(self.language_projection.weight.dtype))
+
+    def query_states(
+        self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The Q-Former's last states of images, ``(I, num_query_tokens, Q-Former width)``.
 
         Args:
             pixel_values: ``(I, 3, H, W)``, or
@@ -37,8 +45,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         if image_embeds is None:
             image_embeds = self.vision_model(pixel_values).last_hidden_state
         query_tokens = self.query_tokens.expand(len(image_embeds), -1, -1)
-        states = self.qformer(query_embeds=query_tokens, encoder_hidden_states=image_embeds).last_hidden_state
-        return self.language_projection(states.to(self.language_projection.weight.dtype))
+        return self.qformer(query_embeds=query_tokens, encoder_hidden_states=image_embeds).last_hidden_state
 
     def forward(
         self,
@@ -64,7 +71,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             attention_mask: encoder-decoder: 1 for real tokens, ``(S, L)``; all by default.
             question_index: decoder-only: which question of its row a token belongs to, -1 for padding, ``(S, L)``.
             position_ids: decoder-only: place of a token within its question, ``(S, L)``.
-            pixel_values, image_embeds: as for `image_prefix`.
+            pixel_values, image_embeds: as for `query_states`.
             num_items_in_batch: answer tokens in all batches of an optimizer step; the loss is divided by it.
 
         Returns:
@@ -113,7 +120,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         Args:
             input_ids, attention_mask: prompts, padded on the left for a decoder-only language model, ``(B, L)``.
             image_index: which of the images each prompt is about, ``(B,)``.
-            pixel_values, image_embeds: as for `image_prefix`.
+            pixel_values, image_embeds: as for `query_states`.
             max_new_tokens: length of the longest answer.
             pad_token_id, eos_token_id: what follows and what ends an answer.
             num_beams: 1 is greedy.

@@ -3,7 +3,8 @@
 An EfficientNet-Lite sees, a Q-Former that starts from MiniLM (as BLIP-2's own does from BERT) sums up, SmolLM2-135M
 answers; `modeling.starter_parts` names the packages.
 
-Nothing aligns the Q-Former with the language model yet: a recipe that starts here trains it whole.
+Nothing aligns the Q-Former with the language model yet: a recipe that starts here trains it whole, and first without
+the language model (`modeling.blip2_alignment`).
 """
 
 import importlib.util
@@ -90,14 +91,14 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
         network, self.vision_model.vision = self.vision_model.vision, None
         return network
 
-    def image_prefix(
+    def query_states(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
         """As in BLIP-2; the features are those of `vision_model.vision`, and in training they are moved a little."""
         features = self.vision_model.vision(pixel_values) if image_embeds is None else image_embeds
         if self.training:
             features = move(features, self.config.vision_config)
-        return super().image_prefix(image_embeds=self.vision_model(features))
+        return super().query_states(image_embeds=self.vision_model(features))
 
 
 def _sines(grid: int, count: int) -> torch.Tensor:
@@ -134,6 +135,7 @@ def blip2_starter_checkpoint() -> Path:
         language_model = AutoModelForCausalLM.from_pretrained(language_file.parent, dtype=torch.bfloat16, **options)
         model.language_model.load_state_dict(language_model.state_dict())
         _load_qformer(model.qformer, minilm_weights())
+        _draw_cross_attention(model.qformer)
         nn.init.normal_(model.query_tokens)  # nothing else tells them apart; the stock class starts them alike
         embeddings = model.get_input_embeddings().weight.detach()
         width = model.language_projection.in_features
@@ -162,6 +164,13 @@ def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
         if ".attention." not in name:
             name = name.replace(".output.", ".output_query.")
         state[name].copy_(value)
+
+
+def _draw_cross_attention(qformer: nn.Module) -> None:
+    """Its weights are new. With BERT's 0.02 every query would see the mean of the image, and little of it."""
+    for name, weight in qformer.named_parameters():
+        if ".crossattention." in name and weight.ndim == 2:
+            nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
 
 
 AutoConfig.register(Blip2StarterConfig.model_type, Blip2StarterConfig)

