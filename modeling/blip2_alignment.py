@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 LEARNING_RATE = 3e-4  # of Q-Former and head; benchmarks/quality.md has what was tried
 VISION_LEARNING_RATE = 2e-4
-DROPOUT = 0.1
 LABEL_SMOOTHING = 0.1
 WORD_DROPOUT = 0.1
 
@@ -118,9 +117,6 @@ def align(
     own.report_to, own.load_best_model_at_end, own.weight_decay = [], False, 0.05
     head = QuestionHead(base, len(answers))
     language_model, base.language_model = base.language_model, None
-    rates = {part: part.p for part in base.qformer.modules() if isinstance(part, nn.Dropout)}
-    for part in rates:
-        part.p = DROPOUT
     trainer = _AlignmentTrainer(
         head,
         own,
@@ -134,5 +130,3 @@ def align(
     )
     trainer.train()
     base.language_model = language_model
-    for part, rate in rates.items():
-        part.p = rate

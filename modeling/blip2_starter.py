@@ -117,7 +117,7 @@ def blip2_starter_checkpoint() -> Path:
     """
     settings: dict[str, Any] = {
         "vision_config": {"hidden_size": 1408 + PLACE_CHANNELS, "num_hidden_layers": 0},
-        "qformer_config": {**MINILM, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        "qformer_config": MINILM,
         "num_query_tokens": 16,
     }
 

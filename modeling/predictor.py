@@ -33,7 +33,7 @@ from modeling.arguments import cpu_has_bf16
 from modeling.blip2_model import AnswerTrie
 from modeling.frozen_vision import BATCH_SIZE as FEATURE_BATCH
 from processing.collators import Blip2Collator, ViltCollator, resize
-from processing.errors import UserError
+from processing.errors import UserError, exit_with
 from processing.images import ImageSource, open_image, read_image
 from processing.sources import HUB_ID, read_csv
 from processing.utils import write_atomically
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE = 64  # questions a forward, as in evaluation
 KEPT_IMAGES = 8
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-ANSWER_COLUMNS = ("answer", "confidence", "error")
+ANSWER_COLUMNS = ("prediction", "confidence", "error")
 
 Row = dict[str, Any]
 Ranked = list[tuple[str, float]]  # answers and their confidence
@@ -402,7 +402,7 @@ def _kind(name: str | os.PathLike[str], folder: Path) -> str:
 
 
 def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
-    """Answers the rows of a CSV file and writes them with the columns `answer`, `confidence` and, where a row can't be
+    """Answers the rows of a CSV file and writes them with the columns `prediction`, `confidence` and, where a row can't be
     answered, `error`.
 
     Args:
@@ -440,7 +440,7 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
             if isinstance(result, UserError):
                 row["error"] = str(result)
             else:
-                row |= {"answer": result.answer, "confidence": round(result.confidence, 6)}
+                row |= {"prediction": result.answer, "confidence": round(result.confidence, 6)}
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [*columns, *ANSWER_COLUMNS])
     writer.writeheader()
@@ -508,4 +508,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except UserError as error:
-        sys.exit(f"error: {error}")
+        exit_with(error)

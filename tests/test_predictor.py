@@ -489,7 +489,7 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
     assert "5 rows have an error" in capsys.readouterr().out
     with open(out, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image", "question", "note", "answer", "confidence", "error"]
+    assert list(rows[0]) == ["image", "question", "note", "prediction", "confidence", "error"]
     assert [(row["image"], row["question"], row["note"]) for row in rows] == asked
     errors = [row["error"] for row in rows]
     expected = [
@@ -506,7 +506,7 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
         assert part in error if part else error == ""
     for index in (0, 3, 7):
         answer = vilt.answer(tmp_path / rows[index]["image"], rows[index]["question"])
-        assert rows[index]["answer"] == answer.answer
+        assert rows[index]["prediction"] == answer.answer
         assert float(rows[index]["confidence"]) == pytest.approx(answer.confidence, abs=1e-4)
     assert not [path for path in out.parent.iterdir() if path != out]
 
