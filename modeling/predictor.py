@@ -402,8 +402,8 @@ def _kind(name: str | os.PathLike[str], folder: Path) -> str:
 
 
 def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
-    """Answers the rows of a CSV file and writes them with the columns `prediction`, `confidence` and, where a row can't be
-    answered, `error`.
+    """Answers the rows of a CSV file and writes them with the columns `prediction`, `confidence` and `error`, which is
+    empty where there is an answer.
 
     Args:
         table: with the columns `image`, a path relative to the table and inside its folder, and `question`.
