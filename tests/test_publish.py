@@ -21,8 +21,10 @@ nothing of it. "Tries" counts the requests that fail and those that follow.
 | card: refused by the Hub | refused, status 3 | 1 |
 """
 
+import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,13 +34,17 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
+from PIL import Image
 
 import train
 from modeling import publish as publishing
 from modeling.arguments import parse_arguments
 from modeling.card import model_card
 from modeling.publish import Destination, PublishError, preflight, publish
+from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from tests.hub_cards import check_card
+from tests.tiny_blip2 import tiny_blip2
 
 ROOT = Path(__file__).parent.parent
 MODEL, REPO = "user/vqa", "models/user/vqa"
@@ -318,3 +324,67 @@ def test_card_of_the_push_passes_the_hubs_check_and_names_the_repo(hub, folder):
     card = hub.repos[REPO]["README.md"].decode()
     assert f'Predictor.from_pretrained("{MODEL}")' in card
     model_card(folder, MODEL).validate()
+
+
+ROUND_TRIPS = {
+    "starter": ["--model_name_or_path", "starter"],
+    "adapter": ["--model_type", "blip2", "--model_name_or_path", "lab/blip2", "--lora_targets", "dense", "projection"],
+}
+
+
+@pytest.mark.parametrize("kind", ROUND_TRIPS)
+def test_published_model_answers_the_same_in_a_fresh_process_with_an_empty_cache(hub, phantoms, tmp_path, kind):
+    base = tiny_blip2("llama", load_vqa_dataset(str(phantoms)), tmp_path / "base")
+    hub.repos["models/lab/blip2"] = {**contents(base), "README.md": b"---\nlicense: mit\n---\n"}
+    out = tmp_path / "out"
+    flags = ["--max_steps", "8", "--learning_rate", "5e-3", "--eval_strategy", "no", "--save_strategy", "no"]
+    flags += [*ROUND_TRIPS[kind], "--dataset", phantoms, "--output_dir", out, "--disable_tqdm", "True"]
+    push_flags = ["--push_to_hub", "True", "--hub_model_id", MODEL]
+    train.main(*parse_arguments(list(map(str, [*flags, *push_flags]))))
+    expected = [json.loads(line) for line in (out / "predictions_validation.jsonl").read_text().splitlines()]
+    assert len({row["prediction"] for row in expected}) > 1
+    shutil.rmtree(out)
+    shutil.rmtree(base)
+
+    rows = json.loads((phantoms / "validate.json").read_text())
+    asked, answered = phantoms / f"asked_{kind}.csv", tmp_path / "answered.csv"
+    lines = [{"image": f"imgs/{row['img_name']}", "question": row["question"]} for row in rows]
+    with asked.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "question"])
+        writer.writeheader()
+        writer.writerows(lines)
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "MEDICAL_VQA_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "modeling.predictor", MODEL, "--csv", asked, "--out", answered]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
+    asked.unlink()
+    assert done.returncode == 0, done.stderr
+    with answered.open(newline="") as file:
+        assert [row["prediction"] for row in csv.DictReader(file)] == [row["prediction"] for row in expected]
+    card = hub.repos[REPO]["README.md"].decode()
+    assert check_card(card, "model") == ([], [])
+    assert ("base_model: lab/blip2" in card) == (kind == "adapter")
+
+
+def test_adapter_over_a_folder_is_refused_before_training_but_its_merged_model_goes(hub, phantoms, tmp_path):
+    base = tiny_blip2("llama", load_vqa_dataset(str(phantoms)), tmp_path / "base")
+    flags = ["--model_type", "blip2", "--model_name_or_path", base, "--max_steps", "2", "--disable_tqdm", "True"]
+    flags += ["--dataset", phantoms, "--output_dir", tmp_path / "out", "--push_to_hub", "--hub_model_id", MODEL]
+    with pytest.raises(UserError, match="an adapter over a folder can't be published"):
+        train.main(*parse_arguments(list(map(str, flags))))
+    assert not (tmp_path / "out").exists()
+    train.main(*parse_arguments(list(map(str, [*flags, "--merge_adapter", "True"]))))
+    assert {"config.json", "model.safetensors", "answering.json"} <= set(hub.repos[REPO])
+    assert not {name for name in hub.repos[REPO] if name.startswith("adapter")}
+    assert all(str(tmp_path).encode() not in content for content in hub.repos[REPO].values())
+
+
+def test_use_in_the_card_works_as_printed(hub, folder, tmp_path, monkeypatch, capsys):
+    push(folder)
+    (code,) = re.findall(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL)
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "x.png")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(compile(code, "README.md", "exec"), {})
+    answer, _, confidence = capsys.readouterr().out.strip().rpartition(" ")
+    assert answer in json.loads((folder / "config.json").read_text())["label2id"]
+    assert 0 < float(confidence) <= 1
