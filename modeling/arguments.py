@@ -208,8 +208,12 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
             "choices": ["qformer", "language_projection", "vision_top"],
         },
     )
-    whole_learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate of --modules_to_save; by default that of the adapter."}
+    qformer_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak learning rate of the Q-Former and of vision_top where they are trained whole; by default "
+            "that of the adapter."
+        },
     )
     alignment_epochs: float = field(
         default=0.0,

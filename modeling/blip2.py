@@ -348,12 +348,14 @@ class Blip2Trainer(Seq2SeqTrainer):
             answering.save(f"{folder}/merged")
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Gives what is trained whole its own learning rate."""
+        """Gives what is trained whole and knows something already its own learning rate; a projection is new."""
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if created and self.args.whole_learning_rate is not None:
+        if created and self.args.qformer_learning_rate is not None:
             whole = [p for name, p in self.model.named_parameters() if ".modules_to_save." in name]
-            set_learning_rate(optimizer, whole, self.args.whole_learning_rate)
+            new = {id(p) for p in self.model.get_base_model().language_projection.parameters()}
+            pretrained = [p for p in whole if id(p) not in new]
+            set_learning_rate(optimizer, pretrained, self.args.qformer_learning_rate)
         return optimizer
 
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int]:

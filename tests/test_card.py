@@ -151,7 +151,7 @@ def test_recipe_as_run_starts_the_same_run(tmp_path, phantoms):
     assert again_data == data_args
     assert again.seed == 7
     assert {k: v for k, v in recipe_of(again_data, again).items() if k != "output_dir"} == recipe
-    same = ("learning_rate", "lora_targets", "modules_to_save", "whole_learning_rate", "lr_scheduler_type", "prompt")
+    same = ("learning_rate", "lora_targets", "modules_to_save", "qformer_learning_rate", "lr_scheduler_type", "prompt")
     assert all(getattr(again, name) == getattr(args, name) for name in same)
 
 
