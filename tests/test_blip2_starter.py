@@ -18,6 +18,7 @@ from modeling.starter import starter_checkpoint
 from modeling.vilt import MODELS
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from tests.tiny_blip2 import tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 
@@ -98,7 +99,7 @@ def test_query_tokens_differ_from_each_other(model):
 @pytest.fixture(scope="module")
 def trained(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    rates = {"learning_rate": 1e-3, "whole_learning_rate": 2e-4, "warmup_steps": 0}
+    rates = {"learning_rate": 1e-3, "qformer_learning_rate": 2e-4, "warmup_steps": 0}
     args = arguments(
         folder, max_steps=2, per_device_train_batch_size=8, save_strategy="no", eval_strategy="no", **rates
     )
@@ -121,7 +122,7 @@ def test_qformer_projection_and_adapter_train_at_their_rates_and_the_rest_stays(
     assert set(rates) == {1e-3, 2e-4}
     trainable = {name: p for name, p in now.items() if p.requires_grad}
     whole = [p for group in trainer.optimizer.param_groups if group["initial_lr"] == 2e-4 for p in group["params"]]
-    assert len(whole) == sum(".modules_to_save." in name for name in trainable)
+    assert len(whole) == sum(".qformer.modules_to_save." in name for name in trainable)
     assert {p.dtype for p in trainable.values()} == {torch.float32}
 
 
@@ -204,3 +205,33 @@ def test_training_moves_images_but_evaluation_does_not(model):
     model.eval()
     assert torch.equal(*still)
     assert (moved[0] - moved[1]).abs().max() > 1e-3
+
+
+def test_alignment_lets_the_qformer_see_and_leaves_the_language_model_alone(dataset, tmp_path):
+    changes = {
+        "modules_to_save": ["qformer", "vision_top", "language_projection"],
+        "max_steps": 1,
+        "learning_rate": 0.0,
+    }
+    args = arguments(tmp_path, **changes, alignment_epochs=2, qformer_learning_rate=0.0, eval_strategy="no")
+    args.per_device_train_batch_size, args.save_strategy = 16, "no"
+    torch.manual_seed(0)
+    peft_model, processor = build_model(args, dataset)
+    trainer = build_trainer(args, peft_model, processor, dataset)
+    before = {name: p.detach().clone() for name, p in peft_model.named_parameters()}
+    trainer.train()
+    now = dict(peft_model.named_parameters())
+    changed = {name.split(".modules_to_save.")[0] for name in now if not torch.equal(now[name], before[name])}
+    assert changed == {"base_model.model.qformer", "base_model.model.vision_model.vision_top"}
+    trainer.save_model()
+    kept = load_file(tmp_path / "adapter_model.safetensors")
+    assert sum("vision_top" in name for name in kept) > 10, "what was aligned is saved with the adapter"
+
+
+def test_alignment_needs_a_starter_whose_qformer_trains(dataset, tmp_path):
+    with pytest.raises(ValueError, match="--alignment_epochs needs --modules_to_save qformer"):
+        arguments(tmp_path, alignment_epochs=1, modules_to_save=["language_projection"])
+    base = tiny_blip2("opt", dataset, tmp_path / "base")
+    args = arguments(tmp_path, model_name_or_path=str(base), alignment_epochs=1, modules_to_save=["qformer"])
+    with pytest.raises(UserError, match="only the starter needs it"):
+        build_model(args, dataset)
