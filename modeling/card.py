@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling.record import RECIPE_FILE, model_folder, read_record
-from modeling.starter_parts import PARTS
+from modeling.starter_parts import INSTALL, INSTALL_LANGUAGE_MODEL, PARTS
 
 TEMPLATE = Path(__file__).with_name("card.md")
 FAMILIES = {"vilt": "ViLT", "blip2": "BLIP-2"}
@@ -69,6 +69,7 @@ def model_card(folder: str | Path, repo_id: str | None = None, base_license: str
     family = FAMILIES[record["model_type"]]
     adapter = (model_folder(folder) / "adapter_config.json").is_file()
     results = list(_results(figures))
+    installs = [INSTALL, INSTALL_LANGUAGE_MODEL] if record["model_type"] == "blip2" else [INSTALL]
     card_data = ModelCardData(
         license=base_license if base_id else "apache-2.0" if base else "other",
         language=["en", "zh"] if data["language"] == "all" else data["language"],
@@ -85,9 +86,15 @@ def model_card(folder: str | Path, repo_id: str | None = None, base_license: str
         "title": f"{family} for questions about medical images, trained on {_escape(data['name'])}",
         "what": _describe(record, adapter),
         "repo_id": repo_id or "path/to/this/folder",
-        "extra": base == "starter",
+        "installs": [INSTALL, INSTALL_LANGUAGE_MODEL][: 1 + (record["model_type"] == "blip2")]
+        if base == "starter"
+        else [],
         "record": record,
-        "recipe": {name: value for name, value in recipe.items() if name != "model_type"},
+        "recipe": {
+            name: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for name, value in recipe.items()
+            if name != "model_type"
+        },
         "results": results,
         "figures": [figure for key, figure in FIGURES.items() if any(result["key"] == key for result in results)],
         "published": PUBLISHED[record["model_type"]] if data["name"] == "SLAKE" else None,
