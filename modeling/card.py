@@ -86,9 +86,7 @@ def model_card(folder: str | Path, repo_id: str | None = None, base_license: str
         "title": f"{family} for questions about medical images, trained on {_escape(data['name'])}",
         "what": _describe(record, adapter),
         "repo_id": repo_id or "path/to/this/folder",
-        "installs": [INSTALL, INSTALL_LANGUAGE_MODEL][: 1 + (record["model_type"] == "blip2")]
-        if base == "starter"
-        else [],
+        "installs": installs if base == "starter" else [],
         "record": record,
         "recipe": {
             name: ", ".join(map(str, value)) if isinstance(value, list) else value
