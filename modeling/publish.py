@@ -125,15 +125,13 @@ def preflight(destination: Destination, base_model: str | None) -> str | None:
         UserError: the token, the permission, the repo's name or the base model's id is wrong.
     """
     repo_id, api = destination.repo_id, destination.api
+    namespace, _, name = repo_id.partition("/")
     try:
         validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(
-            f"{repo_id}: no name of a Hub repo; give user/name in letters, digits, -, _ and dots."
-        ) from error
-    namespace, _, name = repo_id.partition("/")
+    except HFValidationError:
+        name = ""
     if not name:
-        raise UserError(f"{repo_id}: no name of a Hub repo; give user/name.")
+        raise UserError(f"{repo_id}: no name of a Hub repo; give user/name in letters, digits, -, _ and dots.")
     try:
         user = _with_patience(api.whoami)
     except LocalTokenNotFoundError as error:
