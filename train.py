@@ -10,7 +10,6 @@ A recipe comes first and flags win over it; `python train.py --help` lists them 
 import json
 import logging
 import os
-import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +28,7 @@ from modeling.card import model_card
 from modeling.publish import preflight, publish, take_destination
 from modeling.record import base_model_of, write_record
 from processing.data import load_vqa_dataset
-from processing.errors import UserError, exit_with
+from processing.errors import UserError, run_command
 from processing.utils import write_jsonl
 
 logger = logging.getLogger("train")
@@ -38,12 +37,16 @@ FAMILIES = {"vilt": vilt, "blip2": blip2}
 SAMPLE_LIMITS = {"train": "train", "validation": "eval", "test": "predict"}  # split: name in --max_*_samples
 
 
-def main(data_args: DataArguments, args: AnyTrainingArguments) -> None:
-    """Runs the whole job that the arguments describe: load, build, train, evaluate, report."""
+def main(argv: list[str]) -> None:
+    """Runs the whole job that a command line describes: load, build, train, evaluate, report."""
     started = time.monotonic()
+    use_all_cores()
+    data_args, args = parse_arguments(argv)
     family = FAMILIES[args.model_type]
     destination = take_destination(args)
-    base_license = preflight(destination, base_model_of(args.model_name_or_path)) if destination else None
+    base_license = None
+    if destination and args.process_index == 0:
+        base_license = preflight(destination, base_model_of(args.model_name_or_path))
     set_seed(args.seed)
     dataset = load_data(data_args, args)
     model, processor = family.build_model(args, dataset)
@@ -167,9 +170,4 @@ def use_all_cores() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    use_all_cores()
-    try:
-        main(*parse_arguments(sys.argv[1:]))
-    except UserError as error:
-        exit_with(error)
+    run_command(main)

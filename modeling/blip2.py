@@ -57,7 +57,7 @@ class Answering:
         candidates: the answers to choose from, where they are not free text.
     """
 
-    prompt: str = "Question: {} Answer:"
+    prompt: str = Blip2TrainingArguments.prompt
     max_new_tokens: int = 20
     num_beams: int = 1
     candidates: list[str] | None = None

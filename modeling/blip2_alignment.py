@@ -20,7 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from modeling.arguments import Blip2TrainingArguments
 from modeling.blip2_starter import Blip2StarterForQuestionAnswering
-from modeling.starter_parts import MAX_QUESTION_LENGTH, minilm, minilm_tokenizer
+from modeling.starter_parts import MAX_QUESTION_LENGTH, hide_words, minilm, minilm_tokenizer
 from modeling.training import grouped_by_image, set_learning_rate
 from modeling.vilt import build_vocabulary, labels_of
 from processing.collators import FeatureLookup, ViltCollator
@@ -70,9 +70,7 @@ class QuestionHead(nn.Module):
         """The loss of answers ``(B, num_labels)`` to questions ``(B, L)`` about images ``(I, ...)``."""
         with torch.no_grad():
             text = self.text_encoder(input_ids, attention_mask).last_hidden_state
-            hidden = torch.rand(attention_mask.shape, device=text.device) < WORD_DROPOUT
-            hidden[:, 0] = False  # not all may be hidden
-        mask = attention_mask.bool() & ~hidden
+        mask = hide_words(attention_mask, WORD_DROPOUT).bool()
         queries = self.base.query_states(pixel_values, image_embeds)[image_index]
         states = self.layer(text, queries, tgt_key_padding_mask=~mask) * mask.unsqueeze(-1)
         logits = self.classifier(states.sum(1) / mask.sum(1, keepdim=True)).float()

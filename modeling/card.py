@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from modeling.record import RECIPE_FILE, read_record
+from modeling.record import RECIPE_FILE, model_folder, read_record
 from modeling.starter_parts import INSTALL, INSTALL_LANGUAGE_MODEL, PARTS
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -67,8 +67,7 @@ def model_card(folder: str | Path, repo_id: str | None = None, base_license: str
     base, data = record["base_model"], record["dataset"]
     base_id = base if base is not None and "/" in base else None
     family = FAMILIES[record["model_type"]]
-    merged = base is None and (folder / "merged").is_dir()  # then that is what can be published
-    adapter = (folder / "adapter_config.json").is_file() and not merged
+    adapter = (model_folder(folder) / "adapter_config.json").is_file()
     results = list(_results(figures))
     installs = [INSTALL, INSTALL_LANGUAGE_MODEL] if record["model_type"] == "blip2" else [INSTALL]
     card_data = ModelCardData(

@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import os
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -33,7 +32,7 @@ from modeling.arguments import cpu_has_bf16
 from modeling.blip2_model import AnswerTrie
 from modeling.frozen_vision import BATCH_SIZE as FEATURE_BATCH
 from processing.collators import Blip2Collator, ViltCollator, resize
-from processing.errors import UserError, exit_with
+from processing.errors import UserError, run_command
 from processing.images import ImageSource, open_image, read_image
 from processing.sources import HUB_ID, read_csv
 from processing.utils import write_atomically
@@ -504,8 +503,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        exit_with(error)
+    run_command(main, logging.WARNING)

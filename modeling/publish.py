@@ -9,7 +9,6 @@ import argparse
 import logging
 import re
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from huggingface_hub.utils import validate_repo_id
 from modeling.arguments import AnyTrainingArguments
 from modeling.card import model_card
 from modeling.record import RECIPE_FILE, RECORD_FILE, base_model_of, model_folder, read_record
-from processing.errors import UserError, exit_with
+from processing.errors import UserError, run_command
 from processing.utils import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -225,8 +224,13 @@ def publish(
 
 def _files(folder: Path, predictions: bool) -> Iterator[tuple[str, Path]]:
     """What goes up: name in the repo and file. A list of what may, so that nothing else ever does."""
-    chosen = ((model_folder(folder), MODEL_FILES), (folder, RUN_FILES + PREDICTION_FILES * predictions))
-    for place, patterns in chosen:
+    model = model_folder(folder)
+    if (model / "adapter_config.json").is_file() and base_model_of(str(model)) is None:
+        raise UserError(
+            f"{model}: the base of this adapter is a folder, which nobody else has; train with --merge_adapter True "
+            "to publish the whole model, or start from a Hub id."
+        )
+    for place, patterns in ((model, MODEL_FILES), (folder, RUN_FILES + PREDICTION_FILES * predictions)):
         for file in sorted(place.iterdir()):
             if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns):
                 yield file.name, file
@@ -343,8 +347,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        exit_with(error)
+    run_command(main)

@@ -114,20 +114,9 @@ def base_model_of(name: str) -> str | None:
 
 
 def model_folder(folder: str | Path) -> Path:
-    """Where in a run's folder the model lies that others can load: in `merged` where an adapter's base is a folder.
-
-    Raises:
-        UserError: there is no such model.
-    """
-    folder = Path(folder)
-    if not (folder / "adapter_config.json").is_file() or base_model_of(str(folder)) is not None:
-        return folder
-    if (folder / "merged").is_dir():
-        return folder / "merged"
-    raise UserError(
-        f"{folder}: the base of this adapter is a folder, which nobody else has; train with --merge_adapter True to "
-        "publish the whole model, or start from a Hub id."
-    )
+    """Where in a run's folder the model to publish lies: in `merged` where an adapter's base is a folder, too."""
+    merged = Path(folder) / "merged"
+    return merged if merged.is_dir() and base_model_of(str(folder)) is None else Path(folder)
 
 
 def _peak_memory() -> int:

@@ -31,6 +31,7 @@ from modeling.starter_parts import (
     VISION_WEIGHTS,
     cached_checkpoint,
     efficientnet,
+    hide_words,
     load_efficientnet,
     minilm_tokenizer,
     minilm_weights,
@@ -152,9 +153,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         with torch.no_grad():
             text = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
             if self.training:
-                hidden = torch.rand(attention_mask.shape, device=text.device) < self.config.word_dropout
-                attention_mask = attention_mask * ~hidden
-                attention_mask[:, 0] = 1  # not all may be hidden
+                attention_mask = hide_words(attention_mask, self.config.word_dropout)
         if image_index is not None:
             patches = patches[image_index]
         logits = self.classifier(self._encode(text, attention_mask, patches)).float()

@@ -227,6 +227,13 @@ def minilm_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def hide_words(attention_mask: torch.Tensor, share: float) -> torch.Tensor:
+    """The mask ``(B, L)`` of a question's tokens without a random share of them; the first one always stays."""
+    hidden = torch.rand(attention_mask.shape, device=attention_mask.device) < share
+    hidden[:, 0] = False
+    return attention_mask * ~hidden
+
+
 def part_path(package: str, file: str, sha256: str) -> Path:
     """A file in a package, checked before anything parses it.
 

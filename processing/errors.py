@@ -1,7 +1,8 @@
 """The one exception for what a user can mend."""
 
+import logging
 import sys
-from typing import NoReturn
+from collections.abc import Callable
 
 
 class UserError(ValueError):
@@ -10,7 +11,11 @@ class UserError(ValueError):
     exit_status = 1
 
 
-def exit_with(error: UserError) -> NoReturn:
-    """Ends a command line with the message instead of a traceback."""
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(error.exit_status)
+def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO) -> None:
+    """Runs a command line; what the user can mend ends it with its sentence and exit status, not with a traceback."""
+    logging.basicConfig(level=log_level, format="%(message)s", stream=sys.stderr)
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)

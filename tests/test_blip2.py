@@ -345,11 +345,11 @@ def test_train_evaluates_both_ways_and_evaluates_again(bases, phantoms, tmp_path
     flags = ["--model_type", "blip2", "--dataset", str(phantoms), "--disable_tqdm", "True", "--fp16", "False"]
     flags += ["--answer_candidates", "train", "--do_predict", "True"]
     first = ["--model_name_or_path", str(bases["opt"]), "--output_dir", str(tmp_path / "a"), "--num_train_epochs", "1"]
-    train.main(*parse_arguments([*flags, *first, "--lora_targets", *EVERYTHING]))
+    train.main([*flags, *first, "--lora_targets", *EVERYTHING])
     figures = json.loads((tmp_path / "a" / "all_results.json").read_text())
     assert {"eval_exact_match", "eval_f1", "eval_generated_exact_match", "test_generated_f1"} <= figures.keys()
     second = ["--model_name_or_path", str(tmp_path / "a"), "--do_train", "False", "--output_dir", str(tmp_path / "b")]
-    train.main(*parse_arguments([*flags, *second]))
+    train.main([*flags, *second])
     again = json.loads((tmp_path / "b" / "all_results.json").read_text())
     assert again["eval_exact_match"] == figures["eval_exact_match"]
     for split in ("validation", "test"):
@@ -397,10 +397,10 @@ def test_checkpoint_of_another_adapter_is_told(bases, phantoms, tmp_path):
     flags = ["--model_type", "blip2", "--model_name_or_path", str(bases["opt"]), "--dataset", str(phantoms)]
     flags += ["--disable_tqdm", "True", "--max_steps", "1", "--save_strategy", "steps", "--save_steps", "1"]
     flags += ["--output_dir", str(tmp_path / "out"), "--do_eval", "False"]
-    train.main(*parse_arguments(flags))
-    train.main(*parse_arguments(flags))
+    train.main(flags)
+    train.main(flags)
     with pytest.raises(UserError, match=r"checkpoint-\d is from another run \(its r differs\)"):
-        train.main(*parse_arguments([*flags, "--lora_r", "4"]))
+        train.main([*flags, "--lora_r", "4"])
 
 
 def test_several_gpus_in_one_process_are_refused(bases, dataset, tmp_path, monkeypatch):

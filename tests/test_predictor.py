@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 
 import train
 from modeling import predictor as module
-from modeling.arguments import parse_arguments
 from modeling.predictor import Answer, Predictor, main
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
@@ -59,7 +58,7 @@ def runs(phantoms, dataset, tmp_path_factory):
             base = []
             if name in ("opt", "llama", "t5"):
                 base = ["--model_name_or_path", str(tiny_blip2(name, dataset, folder / f"base-{name}"))]
-            train.main(*parse_arguments([*common, *FLAGS[name], *base, "--output_dir", str(folder / name)]))
+            train.main([*common, *FLAGS[name], *base, "--output_dir", str(folder / name)])
         return folder / name
 
     return run

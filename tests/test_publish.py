@@ -55,7 +55,7 @@ QUICK = [
 
 
 def run(*flags: object) -> None:
-    train.main(*parse_arguments([*QUICK, *map(str, flags)]))
+    train.main([*QUICK, *map(str, flags)])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -340,7 +340,7 @@ def test_published_model_answers_the_same_in_a_fresh_process_with_an_empty_cache
     flags = ["--max_steps", "8", "--learning_rate", "5e-3", "--eval_strategy", "no", "--save_strategy", "no"]
     flags += [*ROUND_TRIPS[kind], "--dataset", phantoms, "--output_dir", out, "--disable_tqdm", "True"]
     push_flags = ["--push_to_hub", "True", "--hub_model_id", MODEL]
-    train.main(*parse_arguments(list(map(str, [*flags, *push_flags]))))
+    train.main(list(map(str, [*flags, *push_flags])))
     expected = [json.loads(line) for line in (out / "predictions_validation.jsonl").read_text().splitlines()]
     assert len({row["prediction"] for row in expected}) > 1
     shutil.rmtree(out)
@@ -370,9 +370,9 @@ def test_adapter_over_a_folder_is_refused_before_training_but_its_merged_model_g
     flags = ["--model_type", "blip2", "--model_name_or_path", base, "--max_steps", "2", "--disable_tqdm", "True"]
     flags += ["--dataset", phantoms, "--output_dir", tmp_path / "out", "--push_to_hub", "--hub_model_id", MODEL]
     with pytest.raises(UserError, match="an adapter over a folder can't be published"):
-        train.main(*parse_arguments(list(map(str, flags))))
+        train.main(list(map(str, flags)))
     assert not (tmp_path / "out").exists()
-    train.main(*parse_arguments(list(map(str, [*flags, "--merge_adapter", "True"]))))
+    train.main(list(map(str, [*flags, "--merge_adapter", "True"])))
     assert {"config.json", "model.safetensors", "answering.json"} <= set(hub.repos[REPO])
     assert not {name for name in hub.repos[REPO] if name.startswith("adapter")}
     assert all(str(tmp_path).encode() not in content for content in hub.repos[REPO].values())

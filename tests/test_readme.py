@@ -72,7 +72,7 @@ def test_python_of_the_readme_runs(phantoms, tmp_path, monkeypatch, capsys):
     import train
 
     flags = ["--model_name_or_path", "scratch:tiny", "--max_steps", "2", "--disable_tqdm", "True"]
-    train.main(*parse_arguments([*flags, "--dataset", str(phantoms), "--output_dir", str(tmp_path / "out")]))
+    train.main([*flags, "--dataset", str(phantoms), "--output_dir", str(tmp_path / "out")])
     Image.new("L", (80, 60)).save(tmp_path / "x.png")
     (tmp_path / "metrics").symlink_to(ROOT / "metrics")
     monkeypatch.chdir(tmp_path)

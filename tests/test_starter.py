@@ -10,7 +10,7 @@ from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
 import train
 from modeling import starter_parts
-from modeling.arguments import ViltTrainingArguments, parse_arguments
+from modeling.arguments import ViltTrainingArguments
 from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
 from modeling.vilt import build_model, build_trainer
 from processing.data import load_vqa_dataset
@@ -193,10 +193,10 @@ def test_training_and_evaluating_again_read_kept_features(phantoms, tmp_path, ca
     flags = ["--dataset", str(phantoms), "--disable_tqdm", "True", "--do_predict", "True"]
     quick = ["--num_train_epochs", "1", "--save_strategy", "no", "--per_device_train_batch_size", "32"]
     first = ["--model_name_or_path", "starter", "--output_dir", str(tmp_path / "a")]
-    train.main(*parse_arguments([*flags, *quick, *first]))
+    train.main([*flags, *quick, *first])
     caplog.clear()
     second = ["--model_name_or_path", str(tmp_path / "a"), "--do_train", "False", "--output_dir", str(tmp_path / "b")]
-    train.main(*parse_arguments([*flags, *second]))
+    train.main([*flags, *second])
     assert "Image features: 0 computed, 28 read" in caplog.text
     figures = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in "ab"]
     assert figures[0]["eval_exact_match"] == figures[1]["eval_exact_match"]

@@ -13,7 +13,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import train
-from modeling.arguments import parse_arguments
 from modeling.vilt import ViltTrainer
 from processing.errors import UserError
 
@@ -25,7 +24,7 @@ QUICK = [
 
 
 def run(*flags: object) -> None:
-    train.main(*parse_arguments([*QUICK, *map(str, flags)]))
+    train.main([*QUICK, *map(str, flags)])
 
 
 def results(folder: Path) -> dict:
