@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import AutoConfig, AutoTokenizer, Blip2Processor, EarlyStoppingCallback, Seq2SeqTrainer
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.trainer_utils import PredictionOutput
+from transformers.utils import cached_file
 
 from metrics.vqa import generation_metrics
 from modeling.arguments import Blip2TrainingArguments
@@ -67,17 +68,22 @@ class Answering:
         write_atomically(Path(folder) / ANSWERING_FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
-    def of(cls, folder: str | Path) -> "Answering":
-        """That of a model's folder, the defaults where it has none.
+    def of(cls, name: str) -> "Answering":
+        """That of a model's folder or Hub id, the defaults where it has none.
 
         Raises:
             UserError: the file is damaged.
         """
-        file = Path(folder) / ANSWERING_FILE
-        if not file.is_file():
+        file = cached_file(
+            *(name, ANSWERING_FILE),
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if file is None:
             return cls()
         try:
-            answering = cls(**json.loads(file.read_text(encoding="utf-8")))
+            answering = cls(**json.loads(Path(file).read_text(encoding="utf-8")))
             if answering.prompt.count("{}") != 1 or min(answering.max_new_tokens, answering.num_beams) < 1:
                 raise ValueError
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -99,6 +105,8 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     model, processor = load_base(base, _dtype(args), adapter and adapter.revision, args.quantization)
     if args.alignment_epochs and not isinstance(model, Blip2StarterForQuestionAnswering):
         raise UserError(f"--alignment_epochs: {name} is aligned already; only the starter needs it.")
+    if name != "starter" and "prompt" not in args.recipe:
+        args.prompt = Answering.of(name).prompt
     if adapter is None:
         config = LoraConfig(
             r=args.lora_r,

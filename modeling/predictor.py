@@ -123,7 +123,7 @@ class Predictor(ABC):
         model, processor = blip2.load_base(base, dtype, adapter and adapter.revision)
         if adapter is not None:
             blip2.load_adapter(model, adapter, str(folder))  # its layers now stand in the base
-        return Blip2Predictor(model, processor, device, blip2.Answering.of(folder))
+        return Blip2Predictor(model, processor, device, blip2.Answering.of(str(folder)))
 
     def answer(self, image: ImageSource, question: str, top_k: int = 5) -> Answer:
         """Answers a question about an image.

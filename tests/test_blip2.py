@@ -11,7 +11,7 @@ import transformers
 
 import train
 from modeling.arguments import Blip2TrainingArguments, parse_arguments
-from modeling.blip2 import build_model, build_trainer, decode_with
+from modeling.blip2 import Answering, build_model, build_trainer, decode_with
 from modeling.blip2_model import AnswerTrie, Blip2ForQuestionAnswering
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
@@ -345,7 +345,7 @@ def test_train_evaluates_both_ways_and_evaluates_again(bases, phantoms, tmp_path
     flags = ["--model_type", "blip2", "--dataset", str(phantoms), "--disable_tqdm", "True", "--fp16", "False"]
     flags += ["--answer_candidates", "train", "--do_predict", "True"]
     first = ["--model_name_or_path", str(bases["opt"]), "--output_dir", str(tmp_path / "a"), "--num_train_epochs", "1"]
-    train.main([*flags, *first, "--lora_targets", *EVERYTHING])
+    train.main([*flags, *first, "--lora_targets", *EVERYTHING, "--prompt", "Asked: {} It is"])
     figures = json.loads((tmp_path / "a" / "all_results.json").read_text())
     assert {"eval_exact_match", "eval_f1", "eval_generated_exact_match", "test_generated_f1"} <= figures.keys()
     second = ["--model_name_or_path", str(tmp_path / "a"), "--do_train", "False", "--output_dir", str(tmp_path / "b")]
@@ -355,6 +355,7 @@ def test_train_evaluates_both_ways_and_evaluates_again(bases, phantoms, tmp_path
     for split in ("validation", "test"):
         predictions = [(tmp_path / run / f"predictions_{split}.jsonl").read_text() for run in "ab"]
         assert predictions[0] == predictions[1]
+    assert Answering.of(str(tmp_path / "b")) == Answering()  # evaluation alone leaves no model
     answers = set(load_vqa_dataset(str(phantoms))["train"]["answer"])
     assert {json.loads(line)["prediction"] for line in predictions[0].splitlines()} <= answers
 
