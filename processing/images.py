@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -45,6 +46,7 @@ _PHOTOMETRICS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", *_COLOURS)
 _PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PALETTE = tuple(f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue"))
 _DICOM_TAGS = [
+    *("Modality", "PixelSpacing", "SliceThickness"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
@@ -63,6 +65,13 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+
+# Of DICOM PS3.3 C.7.3.1.1.1; a header may hold any text, so only these are ever shown.
+_MODALITIES = {
+    **{"CR": "Computed radiography", "CT": "CT", "DX": "Digital radiography", "MG": "Mammography", "MR": "MRI"},
+    **{"NM": "Nuclear medicine", "OT": "Other", "PT": "PET", "RF": "Fluoroscopy", "US": "Ultrasound"},
+    "XA": "Angiography",
 }
 
 _quiet_lock = threading.Lock()
@@ -105,19 +114,52 @@ def open_image(
         raise _error(label, "the window is not (center, width) with a width of at least 1", "change the window")
     if not isinstance(source, Image.Image):
         data = _read(source, label, max_bytes)
-    try:
+    with _one_sentence(label):
         if isinstance(source, Image.Image):
             return _finish(source, label, max_pixels)
-        if data[128:132] == b"DICM" or _name(source).lower().endswith((".dcm", ".dicom")):
+        if _is_dicom(data, source):
             with _quiet():
-                return _decode_dicom(data, label, max_pixels, window)
+                return _draw_dicom(_read_dicom(data, label, max_pixels), window)
         with _identify(data, label, max_pixels) as image:
             return _finish(image, label, max_pixels)
-    except (ImageError, ImportError):
-        raise
-    except Exception:
-        # Decoders raise whatever their parsers trip over. "from None" because their texts may quote patient data.
-        raise _error(label, "it is cut off or damaged", "export or download it again") from None
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What may be shown of an image file beside its picture; of a DICOM header nothing that could name a patient.
+
+    Args:
+        format: such as PNG or DICOM.
+        details: of a DICOM file, name and value: modality, spacing and thickness in mm, frames.
+        window: ``(center, width)`` in which a grey DICOM image is opened, in its units.
+        value_range: lowest and highest value of a grey DICOM image.
+    """
+
+    format: str
+    details: dict[str, str] = field(default_factory=dict)
+    window: tuple[float, float] | None = None
+    value_range: tuple[float, float] | None = None
+
+
+def image_facts(
+    source: str | os.PathLike[str] | bytes | BinaryIO,
+    *,
+    max_bytes: int = MAX_IMAGE_BYTES,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> ImageFacts:
+    """What an image file says of itself; the arguments are those of `open_image`.
+
+    Raises:
+        ImageError: If the image can't be opened, whatever the reason.
+    """
+    label = _label(source)
+    data = _read(source, label, max_bytes)
+    with _one_sentence(label):
+        if _is_dicom(data, source):
+            with _quiet():
+                return _dicom_facts(_read_dicom(data, label, max_pixels))
+        with _identify(data, label, max_pixels) as image:
+            return ImageFacts(str(image.format))
 
 
 def read_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes: int = MAX_IMAGE_BYTES) -> BytesIO:
@@ -129,6 +171,22 @@ def read_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes: 
     file = BytesIO(_read(source, _label(source), max_bytes))
     file.name = _name(source)
     return file
+
+
+@contextmanager
+def _one_sentence(label: str) -> Iterator[None]:
+    """Decoders raise whatever their parsers trip over; it comes out as one error."""
+    try:
+        yield
+    except (ImageError, ImportError):
+        raise
+    except Exception:
+        # "from None" because their texts may quote patient data.
+        raise _error(label, "it is cut off or damaged", "export or download it again") from None
+
+
+def _is_dicom(data: bytes, source: Any) -> bool:
+    return data[128:132] == b"DICM" or _name(source).lower().endswith((".dcm", ".dicom"))
 
 
 def _error(label: str, problem: str, mend: str) -> ImageError:
@@ -310,10 +368,10 @@ def _round(values: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(np.nan_to_num(values, nan=0, posinf=255, neginf=0), 0, 255)).astype(np.uint8)
 
 
-def _decode_dicom(data: bytes, label: str, max_pixels: int, window: tuple[float, float] | None) -> Image.Image:
-    """The first frame of a DICOM file as RGB; only the tags of the pixels are kept, none of the patient."""
+def _read_dicom(data: bytes, label: str, max_pixels: int) -> "Dataset":
+    """A DICOM file whose first frame can be decoded safely; only the tags of the pixels are kept, none of the
+    patient."""
     import pydicom
-    from pydicom.pixels import pixel_array
 
     if _DEFLATED_SYNTAX in data:
         # pydicom would inflate the whole dataset before anything could be checked.
@@ -323,8 +381,8 @@ def _decode_dicom(data: bytes, label: str, max_pixels: int, window: tuple[float,
         raise _error(label, "it is no DICOM image (there is no pixel data)", "choose the file of an image")
     _check_pixels(int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0), label, max_pixels)
 
-    implicit, little = (bool(flag) for flag in dataset.original_encoding)
     if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
         guess = _NATIVE_SYNTAXES[0 if implicit else 1 if little else 2]
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(guess)
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -336,17 +394,52 @@ def _decode_dicom(data: bytes, label: str, max_pixels: int, window: tuple[float,
         raise _error(label, f"its photometric interpretation is none of {', '.join(_PHOTOMETRICS)}", _PLAIN)
     if syntax not in _NATIVE_SYNTAXES:
         _check_frame(dataset, syntax, label)
+    return dataset
+
+
+def _draw_dicom(dataset: "Dataset", window: tuple[float, float] | None) -> Image.Image:
+    """The first frame as RGB."""
+    from pydicom.pixels import pixel_array
 
     stored = pixel_array(dataset, index=0)  # (rows, columns) or (rows, columns, 3), YBR already RGB
     if stored.ndim == 3:
         return Image.fromarray(_to_8_bits(stored, dataset.BitsStored))
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        little = bool(dataset.original_encoding[1])
         channels = [
             _look_up(stored, dataset[f"{t}Descriptor"].value, dataset[f"{t}Data"].value, little) for t in _PALETTE
         ]
         bits = dataset.RedPaletteColorLookupTableDescriptor[2]
         return Image.fromarray(_to_8_bits(np.stack(channels, axis=-1), bits))
     return Image.fromarray(_render_grey(stored, dataset, window)).convert("RGB")
+
+
+def _dicom_facts(dataset: "Dataset") -> ImageFacts:
+    from pydicom.pixels import pixel_array
+
+    details = {}
+    if (modality := dataset.get("Modality")) in _MODALITIES:
+        details["Modality"] = _MODALITIES[modality]
+    for name, keyword in (("Pixel spacing", "PixelSpacing"), ("Slice thickness", "SliceThickness")):
+        value = dataset.get(keyword)
+        numbers = value if isinstance(value, Sequence) else [value]
+        if value and all(isinstance(number, float) and math.isfinite(number) for number in numbers):
+            details[name] = " x ".join(f"{number:g}" for number in numbers) + " mm"
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
+        details["Frames"] = f"{frames}, of which the first is shown"
+    if not dataset.PhotometricInterpretation.startswith("MONOCHROME"):
+        return ImageFacts("DICOM", details)
+    stored = pixel_array(dataset, index=0)
+    _use_first_frame_groups(dataset)
+    counted = _modality(stored, dataset, bool(dataset.original_encoding[1]))[~_padding(stored, dataset)]
+    counted = counted[np.isfinite(counted)]
+    if not counted.size:
+        return ImageFacts("DICOM", details)
+    window = _header_window(dataset, dataset.get("VOILUTFunction") or "LINEAR")
+    if window is None:
+        low, high = np.percentile(counted, (1, 99))
+        window = (float(low + high) / 2, max(float(high - low), 1.0))
+    return ImageFacts("DICOM", details, window, (float(counted.min()), float(counted.max())))
 
 
 def _check_frame(dataset: "Dataset", syntax: str, label: str) -> None:

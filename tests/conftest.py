@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.hub_server import HubServer
@@ -37,6 +38,39 @@ def hub() -> HubServer:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small phantom data set: 28 images of 96 px."""
     return write_phantoms(tmp_path_factory.mktemp("phantoms") / "set", num_images=28, image_size=96)
+
+
+BLIP2 = ["--model_type", "blip2", "--lora_targets", "attention", "dense", "projection", "language_model"]
+RUNS = {
+    "vilt": ["--model_name_or_path", "scratch:tiny", "--max_steps", "150"],
+    "starter": ["--model_name_or_path", "starter"],
+    "opt": [*BLIP2, "--prompt", "Q: {} A:", "--generation_num_beams", "2"],
+    "llama": [*BLIP2, "--answer_candidates", "train", "--merge_adapter", "True", "--fp16", "False"],
+    "t5": [*BLIP2, "--fp16", "False", "--max_steps", "60", "--learning_rate", "0.3"],
+}
+
+
+@pytest.fixture(scope="session")
+def runs(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a name in `RUNS` to the folder of that run, trained a little by the real `train.py`."""
+    import train
+    from processing.data import load_vqa_dataset
+    from tests.tiny_blip2 import tiny_blip2
+
+    folder = tmp_path_factory.mktemp("runs")
+    common = ["--dataset", str(phantoms), "--max_steps", "12", "--per_device_train_batch_size", "16"]
+    common += ["--learning_rate", "5e-3", "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "True"]
+
+    def run(name: str) -> Path:
+        if not (folder / name).is_dir():
+            base = []
+            if name in ("opt", "llama", "t5"):
+                dataset = load_vqa_dataset(str(phantoms))
+                base = ["--model_name_or_path", str(tiny_blip2(name, dataset, folder / f"base-{name}"))]
+            train.main([*common, *RUNS[name], *base, "--output_dir", str(folder / name)])
+        return folder / name
+
+    return run
 
 
 def _real_data(variable: str, name: str) -> Path:

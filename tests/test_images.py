@@ -22,7 +22,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
-from processing.images import MAX_IMAGE_PIXELS, ImageError, open_image
+from processing.images import MAX_IMAGE_PIXELS, ImageError, ImageFacts, image_facts, open_image
 
 SLAKE_DIR = Path(os.environ.get("SLAKE_DIR", "shared/data/slake"))
 
@@ -798,3 +798,35 @@ def test_slake_images_open_as_rgb_of_their_own_size():
         image = open_image(path)
         assert (image.mode, image.size) == ("RGB", size)
         assert image.tobytes() == pixels
+
+
+# Facts ---------------------------------------------------------------------------------------------------------------
+
+
+def test_facts_of_a_dicom_file_hold_what_a_viewer_needs():
+    facts = image_facts(get_testdata_file("CT_small.dcm"))
+    assert facts.format == "DICOM"
+    assert facts.details == {"Modality": "CT", "Pixel spacing": "0.661468 x 0.661468 mm", "Slice thickness": "5 mm"}
+    stored = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    values = stored.pixel_array * float(stored.RescaleSlope) + float(stored.RescaleIntercept)
+    assert facts.value_range == (values.min(), values.max())
+    low, high = np.percentile(values[stored.pixel_array != stored.PixelPaddingValue], (1, 99))
+    assert facts.window == pytest.approx(((low + high) / 2, high - low))
+
+
+def test_facts_show_no_text_of_a_dicom_header():
+    dataset = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
+    secret = "Doe^Jane"
+    dataset.PatientName = dataset.PatientID = dataset.Modality = dataset.StudyDescription = secret
+    dataset.WindowCenter, dataset.WindowWidth = 600, 1600
+    file = io.BytesIO()
+    dataset.save_as(file)
+    facts = image_facts(file.getvalue())
+    assert "Doe" not in repr(facts)
+    assert facts.window == (600, 1600)
+
+
+def test_facts_of_other_files_are_their_format():
+    assert image_facts(encoded(Image.new("RGB", (4, 3)), "PNG")) == ImageFacts("PNG")
+    with pytest.raises(ImageError, match="Cannot open"):
+        image_facts(b"no image")

@@ -20,48 +20,22 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import train
 from modeling import predictor as module
 from modeling.predictor import Answer, Predictor, main
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import ImageError
+from tests.conftest import RUNS
 from tests.tiny_blip2 import tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("predictor")  # one worker trains the models
 
 ROOT = Path(__file__).parent.parent
-BLIP2 = ["--model_type", "blip2", "--lora_targets", "attention", "dense", "projection", "language_model"]
-FLAGS = {
-    "vilt": ["--model_name_or_path", "scratch:tiny", "--max_steps", "150"],
-    "starter": ["--model_name_or_path", "starter"],
-    "opt": [*BLIP2, "--prompt", "Q: {} A:", "--generation_num_beams", "2"],
-    "llama": [*BLIP2, "--answer_candidates", "train", "--merge_adapter", "True", "--fp16", "False"],
-    "t5": [*BLIP2, "--fp16", "False", "--max_steps", "60", "--learning_rate", "0.3"],
-}
 
 
 @pytest.fixture(scope="module")
 def dataset(phantoms):
     return load_vqa_dataset(str(phantoms))
-
-
-@pytest.fixture(scope="module")
-def runs(phantoms, dataset, tmp_path_factory):
-    """A function from the name of a run to its folder, trained a little by the real `train.py`."""
-    folder = tmp_path_factory.mktemp("runs")
-    common = ["--dataset", str(phantoms), "--max_steps", "12", "--per_device_train_batch_size", "16"]
-    common += ["--learning_rate", "5e-3", "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "True"]
-
-    def run(name: str) -> Path:
-        if not (folder / name).is_dir():
-            base = []
-            if name in ("opt", "llama", "t5"):
-                base = ["--model_name_or_path", str(tiny_blip2(name, dataset, folder / f"base-{name}"))]
-            train.main([*common, *FLAGS[name], *base, "--output_dir", str(folder / name)])
-        return folder / name
-
-    return run
 
 
 @pytest.fixture
@@ -94,7 +68,7 @@ def test_answers_equal_those_of_the_evaluation(runs, dataset, name):
     expected = [json.loads(line) for line in lines]
     assert len({line["confidence"] for line in expected}) > 10
     rows = dataset["validation"]
-    predictor = Predictor.from_pretrained(runs(run) / part, dtype="float32" if "--fp16" in FLAGS[run] else None)
+    predictor = Predictor.from_pretrained(runs(run) / part, dtype="float32" if "--fp16" in RUNS[run] else None)
     answers = predictor.answer_batch(list(rows["image"]), list(rows["question"]), top_k=1)
     assert [answer.answer for answer in answers] == [line["prediction"] for line in expected]
     confidences = [line["confidence"] for line in expected]

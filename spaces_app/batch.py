@@ -1,0 +1,105 @@
+"""Many questions at once: what the Streamlit app does with a table of questions or an archive of images."""
+
+import csv
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from processing.errors import UserError
+from processing.images import MAX_IMAGE_BYTES, ImageSource
+
+if TYPE_CHECKING:
+    from modeling.predictor import Predictor  # the page is painted before torch is loaded
+
+COLUMNS = ("image", "question", "prediction", "confidence", "error")
+MAX_IMAGES = 500
+MAX_ARCHIVE_BYTES = 512 * 2**20  # of all images unpacked
+MAX_QUESTIONS = 5_000
+STEP = 16  # questions between two looks at the progress bar
+
+AnswerRow = dict[str, str | float | None]
+
+
+def read_archive(data: bytes) -> dict[str, bytes]:
+    """The images of a zip file, unpacked in memory, by name.
+
+    Raises:
+        UserError: it is no zip file, is damaged or encrypted, holds no file, or more than the limits allow.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
+            if not members:
+                raise UserError("The zip file holds no image; put PNG, JPEG, TIFF, BMP, WebP or DICOM files into it.")
+            if len(members) > MAX_IMAGES:
+                raise UserError(f"The zip file holds {len(members):,} files; send at most {MAX_IMAGES} at once.")
+            images: dict[str, bytes] = {}
+            for member in sorted(members, key=lambda m: m.filename):
+                room = min(MAX_IMAGE_BYTES, MAX_ARCHIVE_BYTES - sum(map(len, images.values())))
+                with archive.open(member) as file:  # the sizes in the directory of a zip may lie
+                    images[member.filename] = file.read(room + 1)
+                if len(images[member.filename]) > room:
+                    raise UserError(f"{member.filename}: the images are too large once unpacked; send fewer at once.")
+            return images
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError("The zip file is damaged or encrypted; pack the images again.") from error
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) and part != ".." for part in name.split("/"))
+
+
+def read_questions(data: bytes) -> list[str]:
+    """The column `question` of a CSV file.
+
+    Raises:
+        UserError: it is no UTF-8, has no such column, no row, or too many.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError("The table is no CSV file in UTF-8; export it again.") from error
+    if not rows or "question" not in rows[0]:
+        raise UserError("The table has no column question, or no row; give the column that name.")
+    if len(rows) > MAX_QUESTIONS:
+        raise UserError(f"The table has {len(rows):,} rows; send at most {MAX_QUESTIONS:,} at once.")
+    return [row["question"] or "" for row in rows]
+
+
+def answer_all(
+    predictor: "Predictor",
+    asked: Sequence[tuple[str, ImageSource, str]],
+    progress: Callable[[float], None],
+) -> list[AnswerRow]:
+    """Answers questions, each to its image.
+
+    Args:
+        asked: name of the image, image, question.
+        progress: is told the share that is done.
+
+    Returns:
+        A row of `COLUMNS` for each; `error` is empty where there is an answer.
+    """
+    rows = []
+    for start in range(0, len(asked), STEP):
+        part = asked[start : start + STEP]
+        names, images, questions = zip(*part, strict=True)
+        for name, question, result in zip(names, questions, predictor.try_batch(images, questions, 1), strict=True):
+            found = (
+                ("", None, str(result)) if isinstance(result, UserError) else (result.answer, result.confidence, "")
+            )
+            rows.append(dict(zip(COLUMNS, (name, question, *found), strict=True)))
+        progress(len(rows) / len(asked))
+    return rows
+
+
+def as_csv(rows: Sequence[AnswerRow]) -> str:
+    """Rows of `answer_all` as a CSV file."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

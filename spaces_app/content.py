@@ -1,0 +1,62 @@
+"""What both apps say and show beside the model's answers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from processing.phantom import cached_phantoms
+
+DISCLAIMER = (
+    "For research and teaching only, not for clinical use: the model answers every question, right or wrong. "
+    "Do not use it for diagnosis or treatment."
+)
+PRIVACY = (
+    "Images stay in the memory of this server while the page is open; nothing is stored or logged. Of a DICOM header "
+    "only modality, spacing, thickness, frames and window are read, nothing about the patient."
+)
+DEFAULT_MODEL = "output/demo"  # where `make demo` leaves one
+UNSURE = 0.5  # below this confidence an answer comes with a warning
+EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
+
+PROBES = ("Which part of the body does this image belong to?", "What modality is used to take this image?")
+GENERAL = (*PROBES, "Does this image look normal?", "What diseases are included in the picture?")
+SUGGESTIONS = {  # by a word of the answer to the first probe
+    "chest": (
+        "Is the lung healthy?",
+        "Where is/are the abnormality located?",
+        "What is the largest organ in the picture?",
+        "Does the picture contain heart?",
+    ),
+    "lung": ("Is the lung healthy?", "Where is/are the abnormality located?", "Does the picture contain heart?"),
+    "abdomen": (
+        "Does the picture contain liver?",
+        "How many kidneys in this image?",
+        "What is the largest organ in the picture?",
+        "Is the liver healthy?",
+    ),
+    "head": (
+        "What diseases are included in the picture?",
+        "Which hemisphere is abnormal, left or right?",
+        "What is the mr weighting in this image?",
+        "Is the brain healthy?",
+    ),
+    "brain": ("What diseases are included in the picture?", "Is the brain healthy?"),
+    "pelvi": ("Does the picture contain bladder?", "What is the largest organ in the picture?"),
+    "neck": ("Does the picture contain trachea?", "Does this image look normal?"),
+}
+
+
+def suggestions(part: str) -> tuple[str, ...]:
+    """Questions that fit an image.
+
+    Args:
+        part: what the model answers to the first of `PROBES`.
+    """
+    fitting = (questions for word, questions in SUGGESTIONS.items() if word in part.lower())
+    return (*PROBES[1:], *next(fitting, GENERAL[2:]))
+
+
+def example_images() -> Iterator[tuple[str, Path]]:
+    """Name and file of drawn images, which are no patient's."""
+    folder = cached_phantoms()
+    for name, number in EXAMPLES.items():
+        yield name, folder / "imgs" / f"xmlab{number}" / "source.jpg"
