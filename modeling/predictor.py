@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -27,7 +28,7 @@ from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFound
 from PIL import Image
 from tqdm import trange
 
-from modeling import blip2, vilt
+from modeling import blip2, explain, vilt
 from modeling.arguments import cpu_has_bf16
 from modeling.blip2_model import AnswerTrie
 from modeling.frozen_vision import BATCH_SIZE as FEATURE_BATCH
@@ -173,6 +174,34 @@ class Predictor(ABC):
             results += self._ask(images[start:end], questions[start:end], top_k)
         return results
 
+    def heat_map(self, image: ImageSource, question: str, answer: str | None = None) -> np.ndarray:
+        """Where the model looked for an answer, by gradient-weighted attention (`modeling.explain`), in float32.
+
+        The gradient is that of the answer's logit, or of the log-likelihood of a written one.
+
+        Args:
+            image, question: as for `answer`.
+            answer: by default the model's own.
+
+        Returns:
+            The relevance of each image token, ``(rows, columns)`` of the grid that covers the whole image; never
+            negative, and 1 in all. All alike where nothing in the image speaks for the answer.
+
+        Raises:
+            UserError: as `answer`, or a model that chooses among answers does not know this one.
+        """
+        row: Row = {"row": 0, "question": _one_line(question)}
+        seen: dict[str, Any] = {}
+        fresh: dict[str, np.ndarray] = {}
+        row["image"] = self._read(image, seen, fresh)
+        with self._lock:
+            with torch.inference_mode():
+                self._fit(row)
+                self._keep(seen, fresh)
+                row["answer"] = self._rank([row], seen, 1)[0][0][0] if answer is None else answer
+            with torch.inference_mode(False):  # gradients are on in it, even where the caller is in inference mode
+                return explain.heat_of(self._relevance(row, seen))
+
     def _ask(self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int) -> list[Answer | UserError]:
         errors: dict[int, UserError] = {}
         rows: dict[int, Row] = {}
@@ -190,16 +219,7 @@ class Predictor(ABC):
                 errors[number] = error
         with self._lock, torch.inference_mode():  # tokenizers too are for one thread at a time
             cut = {number: self._fit(row) for number, row in rows.items()}
-            pixels = list(fresh.values())
-            looks = [
-                look
-                for i in range(0, len(pixels), FEATURE_BATCH)
-                for look in self._look(pixels[i : i + FEATURE_BATCH])
-            ]
-            seen |= dict(zip(fresh, looks, strict=True))
-            self._kept |= seen
-            while len(self._kept) > KEPT_IMAGES:
-                self._kept.popitem(last=False)
+            self._keep(seen, fresh)
             ranked = self._rank(list(rows.values()), seen, top_k) if rows else []
         if any(cut.values()):
             logger.warning("%d questions are longer than the model reads and are cut.", sum(cut.values()))
@@ -225,6 +245,17 @@ class Predictor(ABC):
                 fresh[digest] = resize(self.processor.image_processor, open_image(source))
         return digest
 
+    def _keep(self, seen: dict[str, Any], fresh: dict[str, np.ndarray]) -> None:
+        """Puts what is made of the resized pixels in `fresh` into `seen`, and keeps the last few."""
+        pixels = list(fresh.values())
+        looks = [
+            look for i in range(0, len(pixels), FEATURE_BATCH) for look in self._look(pixels[i : i + FEATURE_BATCH])
+        ]
+        seen |= dict(zip(fresh, looks, strict=True))
+        self._kept |= seen
+        while len(self._kept) > KEPT_IMAGES:
+            self._kept.popitem(last=False)
+
     def _pixels(self, images: list[np.ndarray]) -> torch.Tensor:
         pixels = self.processor.image_processor(images, do_resize=False, return_tensors="pt")
         return pixels["pixel_values"].to(self.device)
@@ -244,6 +275,10 @@ class Predictor(ABC):
     def _rank(self, rows: list[Row], seen: dict[str, Any], top_k: int) -> list[Ranked]:
         """The best answers to each row's question, first the answer."""
 
+    @abstractmethod
+    def _relevance(self, row: Row, seen: dict[str, Any]) -> torch.Tensor:
+        """The relevance of the image's tokens for the row's answer, ``(rows, columns)``; gradients are on."""
+
 
 class ViltPredictor(Predictor):
     """Chooses among the answers of the training."""
@@ -261,7 +296,7 @@ class ViltPredictor(Predictor):
     def _look(self, images: list[np.ndarray]) -> Sequence[Any]:
         return self.model.patches(self._pixels(images)).cpu() if self.sees_once else images
 
-    def _rank(self, rows: list[Row], seen: dict[str, Any], top_k: int) -> list[Ranked]:
+    def _prompts(self, rows: list[Row], seen: dict[str, Any]) -> dict[str, torch.Tensor]:
         config = self.model.config
         lookup: dict[str, Any] = {"features" if self.sees_once else "images": seen}
         collator = ViltCollator(
@@ -270,9 +305,35 @@ class ViltPredictor(Predictor):
         batch = self._batch(collator.prompts(rows))
         if self.sees_once:
             batch["image_patches"] = batch.pop("image_embeds")
+        return batch
+
+    def _rank(self, rows: list[Row], seen: dict[str, Any], top_k: int) -> list[Ranked]:
+        config = self.model.config
+        batch = self._prompts(rows, seen)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(**batch).logits
         return _best(vilt.answer_probabilities(logits, config), config.id2label, top_k)
+
+    def _relevance(self, row: Row, seen: dict[str, Any]) -> torch.Tensor:
+        answer, config = row["answer"], self.model.config
+        label = vilt.labels_of([answer], config.label2id).get(answer)
+        if label is None:
+            mend = "ask about one of its answers, model.config.label2id"
+            raise UserError(f"answer {answer!r}: not among the {config.num_labels} that the model knows; {mend}.")
+        if not self.sees_once and (config.max_image_length or 0) > 0:
+            mend = "set max_image_length of its config to -1"
+            raise UserError(f"The model draws some patches of the image and skips others, so it has no map; {mend}.")
+        batch = self._prompts([row], seen)
+        if self.sees_once:  # [CLS], image, text
+            encoder, start, (height, width) = self.model.encoder, 1, batch["image_patches"].shape[2:]
+        else:  # text, whose first token is [CLS], then the image with a [CLS] of its own
+            encoder, start = self.model.vilt.encoder, batch["input_ids"].shape[1] + 1
+            height, width = (side // config.patch_size for side in batch["pixel_values"].shape[2:])
+        modules = [layer.attention.attention for layer in encoder.layer]
+        with explain.recorded_attention(modules) as attention:
+            logit = self.model(**batch).logits[0, label]
+        layers = list(explain.weighted(logit, attention).values())
+        return explain.self_relevance(layers)[0, start : start + height * width].view(height, width)
 
 
 class Blip2Predictor(Predictor):
@@ -319,6 +380,23 @@ class Blip2Predictor(Predictor):
                 distinct.pop(answers[0][0], None)
                 answers += sorted(distinct.items(), key=lambda answer: -answer[1])[: top_k - 1]
         return ranked
+
+    def _relevance(self, row: Row, seen: dict[str, Any]) -> torch.Tensor:
+        batch = self._batch(self._collator(seen)([row]))
+        qformer = self.model.qformer
+        layers = [
+            [part.attention for name, part in layer.named_children() if name in ("attention", "crossattention")]
+            for layer in qformer.encoder.layer
+        ]
+        modules = [module for layer in layers for module in layer]
+        with explain.plain_attention(qformer), explain.recorded_attention(modules) as attention:
+            mean_loss = self.model(**batch).loss
+        likelihood = -mean_loss * (batch["labels"] != -100).sum()
+        weighted = explain.weighted(likelihood, attention)
+        relevance = explain.cross_relevance([[weighted[module] for module in layer] for layer in layers])
+        relevance = relevance.sum(0)  # of all queries, whose gradients say how much each counts
+        side = math.isqrt(len(relevance))
+        return relevance[-side * side :].view(side, side)  # without the [CLS] that a ViT has first
 
     def _write(self, batch: dict[str, torch.Tensor], **beams: int) -> list[Ranked]:
         tokenizer = self.processor.tokenizer

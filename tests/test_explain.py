@@ -1,0 +1,317 @@
+"""modeling.explain and `Predictor.heat_map`: the published formula, for every kind of model, and whether it points."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from modeling import blip2, explain
+from modeling.arguments import ViltTrainingArguments
+from modeling.predictor import Blip2Predictor, Predictor, ViltPredictor
+from modeling.vilt import build_model
+from processing.data import load_vqa_dataset
+from processing.errors import UserError
+from processing.images import open_image
+from tests.tiny_blip2 import tiny_blip2
+
+pytestmark = pytest.mark.xdist_group("explain")  # one worker makes the models
+
+QUESTION = "Is the left lung healthy?"
+GRIDS = {"vilt": (4, 6), "starter": (7, 7), "opt": (4, 4), "llama": (4, 4), "t5": (4, 4)}
+
+
+@pytest.fixture(scope="module")
+def dataset(phantoms):
+    return load_vqa_dataset(str(phantoms))
+
+
+@pytest.fixture(scope="module")
+def image(dataset):
+    """Wider than high, so that rows and columns can't be mixed up."""
+    return open_image(dataset["train"]["image"][0]).resize((96, 64))
+
+
+@pytest.fixture(scope="module")
+def predictors(dataset, tmp_path_factory):
+    """A function from the kind of a model to its predictor; the models are untrained and give far from even answers."""
+    folder = tmp_path_factory.mktemp("models")
+    made: dict[str, Predictor] = {}
+
+    def vilt(name: str) -> Predictor:
+        args = ViltTrainingArguments(output_dir=str(folder), model_name_or_path=name, fp16=False)
+        torch.manual_seed(0)
+        model, processor = build_model(args, dataset)
+        if name == "scratch:tiny":
+            for parameter in [p for p in model.parameters() if p.ndim > 1]:
+                torch.nn.init.normal_(parameter, std=0.3)
+        return ViltPredictor(model, processor, torch.device("cpu"), torch.float32)
+
+    def of(kind: str) -> Predictor:
+        if kind in made:
+            return made[kind]
+        if kind in ("vilt", "starter"):
+            made[kind] = vilt("scratch:tiny" if kind == "vilt" else kind)
+        else:
+            base = blip2.load_base(str(tiny_blip2(kind, dataset, folder / kind)), torch.float32)
+            candidates = ["Yes", "No", "Left Lung"] if kind == "llama" else None
+            answering = blip2.Answering(max_new_tokens=5, candidates=candidates)
+            made[kind] = Blip2Predictor(*base, torch.device("cpu"), answering)
+        return made[kind]
+
+    return of
+
+
+# The formula ---------------------------------------------------------------------------------------------------------
+
+
+def test_map_of_a_vilt_is_the_published_formula_over_the_stock_class(predictors, image):
+    predictor = predictors("vilt")
+    heat = predictor.heat_map(image, QUESTION, "No")
+
+    model, processor = predictor.model, predictor.processor
+    stock = transformers.ViltForQuestionAnswering(model.config).eval()
+    stock.load_state_dict(model.state_dict())
+    stock.vilt.embeddings.__class__ = type(model.vilt.embeddings)  # keeps the patches in their order
+    inputs = processor(image, QUESTION, return_tensors="pt")
+    output = stock(**inputs, output_attentions=True)
+    for attention in output.attentions:
+        attention.retain_grad()
+    output.logits[0, model.config.label2id["No"]].backward()
+    tokens = output.attentions[0].shape[-1]
+    relevance = np.eye(tokens)
+    for attention in output.attentions:
+        heads = (attention.grad * attention)[0].detach().numpy()
+        relevance = relevance + np.maximum(heads, 0).mean(0) @ relevance
+    words = inputs["input_ids"].shape[1]
+    expected = relevance[0, words + 1 :].reshape(4, 6)
+    assert expected.max() > 1.5 * expected.mean()
+    np.testing.assert_allclose(heat, expected / expected.sum(), rtol=1e-3, atol=1e-6)
+
+
+def test_cross_attention_is_mixed_as_published():
+    rng = np.random.default_rng(0)
+    first, second, third = rng.random((3, 2, 2))
+    image = rng.random((2, 2, 3))
+    layers = [[first, image[0]], [second], [third, image[1]]]
+    relevance = explain.cross_relevance([[torch.tensor(part) for part in layer] for layer in layers])
+
+    def normalized(own):
+        rest = own - np.eye(2)
+        return np.eye(2) + rest / rest.sum(1, keepdims=True)
+
+    own = np.eye(2) + first
+    expected = normalized(own).T @ image[0]
+    for layer in (second, third):
+        expected = expected + layer @ expected
+        own = own + layer @ own
+    expected += normalized(own).T @ image[1]
+    np.testing.assert_allclose(relevance.numpy(), expected)
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_gradients_of_a_blip2_are_those_of_the_answers_log_likelihood(predictors, image, kind):
+    """Those that a step along the probabilities of a cross-attention shows."""
+    predictor = predictors(kind)
+    module = predictor.model.qformer.encoder.layer[0].crossattention.attention
+    seen = []
+    original = explain.weighted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explain, "weighted", lambda *args: seen.append(args) or original(*args))
+        predictor.heat_map(image, QUESTION, "Left Lung")
+    target, attention = seen[0]
+    probabilities = attention[module].detach()
+    [gradient] = torch.autograd.grad(target, attention[module])
+    trie = blip2_trie(predictor, "Left Lung")
+    row = {"row": 0, "question": QUESTION, "image": "x"}
+    look = predictor._look([_resized(predictor, image)])[0]
+    batch = predictor._batch(predictor._collator({"x": look}).prompts([row]))
+    assert predictor.model.score(trie, **batch)[0, 0].item() == pytest.approx(target.item(), rel=1e-4)
+
+    def changed(step):
+        def hook(module, args, kwargs, output):
+            values = module.value(kwargs["encoder_hidden_states"]).unflatten(2, (-1, module.attention_head_size))
+            moved = probabilities + step * gradient
+            context = (moved @ values.transpose(1, 2)).transpose(1, 2).flatten(2)
+            return context, None
+
+        handle = module.register_forward_hook(hook, with_kwargs=True)
+        try:
+            return predictor.model.score(trie, **batch)[0, 0].item()
+        finally:
+            handle.remove()
+
+    step = 0.02 / gradient.norm().item()
+    slope = (changed(step) - changed(-step)) / (2 * step)
+    assert slope == pytest.approx(gradient.square().sum().item(), rel=0.02)
+
+
+def blip2_trie(predictor, answer):
+    from modeling.blip2_model import AnswerTrie
+
+    return AnswerTrie([predictor._collator().answer_ids(answer)])
+
+
+def _resized(predictor, image):
+    from processing.collators import resize
+
+    return resize(predictor.processor.image_processor, image)
+
+
+# Every kind of model -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+def test_map_is_a_distribution_over_the_grid_and_is_repeatable(predictors, image, kind):
+    predictor = predictors(kind)
+    heat = predictor.heat_map(image, QUESTION)
+    assert (heat.shape, heat.dtype) == (GRIDS[kind], np.float32)
+    assert heat.min() >= 0
+    assert heat.sum() == pytest.approx(1, abs=1e-5)
+    assert heat.max() > 1.05 / heat.size  # else any uniform map would do
+    own = predictor.answer(image, QUESTION).answer
+    assert np.array_equal(predictor.heat_map(image, QUESTION, own), heat)
+    other = next(answer for answer in ("Yes", "No") if answer != own)
+    assert np.abs(predictor.heat_map(image, QUESTION, other) - heat).max() > 1e-3 / heat.size
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+def test_map_leaves_the_model_as_it_was(predictors, image, kind):
+    predictor = predictors(kind)
+    model = predictor.model
+    before = predictor.answer(image, QUESTION)
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    config = copy.deepcopy(model.config.to_dict())
+    predictor._kept.clear()
+    heat = predictor.heat_map(image, QUESTION)
+    with torch.inference_mode():
+        assert np.array_equal(predictor.heat_map(image, QUESTION), heat)
+    predictor._kept.clear()
+    assert predictor.answer(image, QUESTION) == before
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == hooks
+    assert model.config.to_dict() == config
+    assert not predictor._lock.locked()
+
+
+@pytest.mark.parametrize("kind", ["vilt", "starter", "opt"])
+def test_map_does_not_depend_on_which_parameters_are_frozen(predictors, image, kind):
+    predictor = predictors(kind)
+    heat = predictor.heat_map(image, QUESTION, "Yes")
+    flags = [(parameter, parameter.requires_grad) for parameter in predictor.model.parameters()]
+    predictor.model.requires_grad_(False)
+    try:
+        assert np.array_equal(predictor.heat_map(image, QUESTION, "Yes"), heat)
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@pytest.mark.parametrize("kind", ["starter", "opt"])
+def test_model_is_restored_where_a_map_fails(predictors, image, kind, monkeypatch):
+    predictor = predictors(kind)
+    before = predictor.answer(image, QUESTION)
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in predictor.model.modules()]
+    last = predictor.model.classifier if kind == "starter" else predictor.model.language_projection
+    handle = last.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predictor.heat_map(image, QUESTION, "Yes")
+    handle.remove()
+    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in predictor.model.modules()] == hooks
+    assert predictor.answer(image, QUESTION) == before
+
+
+def test_map_reads_what_is_kept_of_an_image_and_keeps_what_is_new(predictors, image, tmp_path):
+    predictor = predictors("starter")
+    image.save(tmp_path / "x.png")
+    predictor._kept.clear()
+    seen = []
+    handle = predictor.model.vision.register_forward_hook(lambda *_: seen.append(1))
+    with open(tmp_path / "x.png", "rb") as file:  # can be read only once
+        heat = predictor.heat_map(file, QUESTION)
+    predictor.answer(tmp_path / "x.png", QUESTION)
+    assert np.array_equal(predictor.heat_map(tmp_path / "x.png", QUESTION), heat)
+    handle.remove()
+    assert seen == [1]
+
+
+def test_rows_of_a_map_are_rows_of_the_image(predictors):
+    """The tokens of a bright corner differ from all others, whatever an untrained model makes of them."""
+    predictor = predictors("vilt")
+    maps = []
+    for corner in ((0, 0), (64, 0)):
+        picture = Image.new("RGB", (96, 64))
+        picture.paste((255, 255, 255), (*corner, corner[0] + 32, 32))
+        maps.append(predictor.heat_map(picture, QUESTION, "Yes"))
+    change = np.abs(maps[1] - maps[0])
+    assert change[:2, [0, 1, 4, 5]].min() > 2 * change[2:].mean()
+
+
+# Wrong input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["vilt", "starter"])
+def test_answer_that_a_vilt_does_not_know_is_told(predictors, image, kind):
+    with pytest.raises(UserError, match=r"answer 'A unicorn': not among the \d+ that the model knows; ask about"):
+        predictors(kind).heat_map(image, QUESTION, "A unicorn")
+    assert not predictors(kind)._lock.locked()
+
+
+def test_answers_are_told_apart_as_in_training(predictors, image):
+    predictor = predictors("vilt")
+    maps = [predictor.heat_map(image, QUESTION, answer) for answer in ("Yes", " yes. ")]
+    assert np.array_equal(*maps)
+
+
+def test_empty_question_is_refused(predictors, image):
+    with pytest.raises(UserError, match="The question is empty"):
+        predictors("vilt").heat_map(image, " ")
+
+
+def test_model_that_samples_patches_has_no_map(predictors, image):
+    predictor = predictors("vilt")
+    predictor.model.config.max_image_length = 6
+    try:
+        with pytest.raises(UserError, match="so it has no map; set max_image_length of its config to -1"):
+            predictor.heat_map(image, QUESTION, "Yes")
+    finally:
+        predictor.model.config.max_image_length = -1
+
+
+# The picture ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_relevance_is_a_uniform_map():
+    assert np.array_equal(explain.heat_of(torch.zeros(2, 4)), np.full((2, 4), 0.125, np.float32))
+    assert np.array_equal(explain.heat_of(torch.full((2, 4), torch.nan)), np.full((2, 4), 0.125, np.float32))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_overlay_colours_hot_places_and_leaves_cold_ones(mode):
+    image = Image.effect_noise((160, 80), 60).convert(mode)
+    heat = np.zeros((4, 8), np.float32)
+    heat[0, 7] = 1
+    plain = np.asarray(image.convert("RGB"), dtype=float)
+    clear, half, full = (explain.overlay(image, heat, opacity) for opacity in (0, 0.5, 1))
+    assert (half.mode, half.size) == ("RGB", image.size)
+    assert np.array_equal(np.asarray(clear), plain)
+    change = np.abs(np.asarray(half, dtype=float) - plain).sum(2)
+    assert np.array_equal(change[40:, :100], np.zeros((40, 100)))
+    assert change[:10, 150:].mean() > 30
+    assert np.asarray(full)[5, 155].tolist() == [252, 255, 164]  # inferno's end
+
+
+def test_overlay_of_a_uniform_map_is_the_image():
+    image = Image.effect_noise((50, 40), 60).convert("RGB")
+    assert explain.overlay(image, np.full((3, 3), 1 / 9, np.float32), 0.7).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
+def test_impossible_opacity_is_told(opacity):
+    with pytest.raises(UserError, match="must be from 0 to 1"):
+        explain.overlay(Image.new("RGB", (8, 8)), np.ones((2, 2), np.float32), opacity)
