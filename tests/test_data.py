@@ -395,3 +395,9 @@ def test_rooms_without_models_do_not_import_torch():
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_only_slake_is_called_slake(phantoms, slake):
+    assert load_vqa_dataset(str(phantoms))["train"].info.dataset_name == "own data"  # in SLAKE's layout
+    for language in ("en", "zh"):
+        assert load_vqa_dataset(str(slake), language=language)["train"].info.license == "cc-by-4.0"

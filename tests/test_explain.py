@@ -1,7 +1,6 @@
 """modeling.explain and `Predictor.heat_map`: the published formula, for every kind of model, and whether it points."""
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
