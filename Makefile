@@ -9,7 +9,7 @@ READY  := .venv/ready
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test train lint
+.PHONY: help demo test train app lint
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -22,6 +22,10 @@ test: $(READY)  ## run the tests; SLAKE_DIR and VQA_RAD_DIR add those on real da
 
 train: $(READY)  ## make train RECIPE=recipes/vilt_slake.yaml DATASET=path/to/SLAKE OUTPUT=output/train
 	$(LAUNCH) $(RECIPE) --dataset "$(DATASET)" --output_dir "$(OUTPUT)"
+
+app: $(READY)  ## ask the model of `make demo` in the browser; MODEL_ID=user/name or a folder asks another
+	@test -n "$$MODEL_ID" || test -d output/demo || $(MAKE) demo
+	$(BIN)/python -m streamlit run spaces_app/app.py
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .

@@ -303,15 +303,12 @@ def draw_answer(turn: Turn, number: int, newest: bool) -> None:
 
 def draw_chart(shares: dict[str, float]) -> None:
     """Bars of shares of one, with their names and numbers."""
-    rows = alt.Data(values=[{"answer": name[:40], "share": share} for name, share in shares.items()])
-    scale, names = alt.Scale(domain=[0, 1]), alt.Axis(title=None, labelLimit=220)
-    base = alt.Chart(rows, height=alt.Step(26)).encode(
-        x=alt.X("share:Q", scale=scale, axis=None), y=alt.Y("answer:N", sort=None, axis=names)
-    )
-    bars = base.mark_bar(cornerRadius=3)
-    numbers = base.mark_text(align="left", dx=6).encode(text=alt.Text("share:Q", format=".1%"))
+    rows = [{"answer": f"{name[:40]} {share:.1%}", "share": share} for name, share in shares.items()]
+    chart = alt.Chart(alt.Data(values=rows), height=alt.Step(26)).mark_bar(cornerRadius=3)
+    scale, names = alt.Scale(domain=[0, 1]), alt.Axis(title=None, labelLimit=240)
+    chart = chart.encode(x=alt.X("share:Q", scale=scale, axis=None), y=alt.Y("answer:N", sort=None, axis=names))
     told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    st.altair_chart(bars + numbers, alt=f"Confidence of the other answers: {told}")
+    st.altair_chart(chart, alt=f"Confidence of the other answers: {told}")
 
 
 def mark_difference(turn: Turn) -> None:

@@ -23,19 +23,16 @@ SUGGESTIONS = {  # by a word of the answer to the first probe
     "chest": (
         "Is the lung healthy?",
         "Where is/are the abnormality located?",
-        "What is the largest organ in the picture?",
         "Does the picture contain heart?",
     ),
     "lung": ("Is the lung healthy?", "Where is/are the abnormality located?", "Does the picture contain heart?"),
     "abdomen": (
         "Does the picture contain liver?",
         "How many kidneys in this image?",
-        "What is the largest organ in the picture?",
         "Is the liver healthy?",
     ),
     "head": (
         "What diseases are included in the picture?",
-        "Which hemisphere is abnormal, left or right?",
         "What is the mr weighting in this image?",
         "Is the brain healthy?",
     ),

@@ -1,0 +1,98 @@
+"""spaces_app.batch and what both apps suggest: bounded, and one sentence for what can't be used."""
+
+import io
+import struct
+import zipfile
+
+import pytest
+
+from processing.errors import UserError
+from spaces_app import batch
+from spaces_app.batch import as_csv, read_archive, read_questions
+from spaces_app.content import EXAMPLES, GENERAL, PROBES, example_images, suggestions
+
+
+def packed(**files: bytes) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def test_images_of_an_archive_come_by_name_without_what_systems_add():
+    data = packed(**{"b/2.png": b"2", "a/": b"", "a.png": b"1", "__MACOSX/._a.png": b"x", ".DS_Store": b"x"})
+    assert list(read_archive(data).items()) == [("a.png", b"1"), ("b/2.png", b"2")]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"no archive", "damaged or encrypted"),
+        (packed(**{"a.png": b"1" * 1000})[:60], "damaged or encrypted"),
+        (packed(**{".hidden": b"1"}), "holds no image"),
+    ],
+)
+def test_archive_that_can_t_be_used(data, message):
+    with pytest.raises(UserError, match=message):
+        read_archive(data)
+
+
+def test_encrypted_archive_is_refused():
+    data = bytearray(packed(**{"a.png": b"1"}))
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        struct.pack_into("<H", data, data.index(header) + flags, 1)
+    with pytest.raises(UserError, match="damaged or encrypted"):
+        read_archive(bytes(data))
+
+
+def test_archive_is_bounded_in_files_and_in_what_it_unpacks_to(monkeypatch):
+    monkeypatch.setattr(batch, "MAX_IMAGES", 2)
+    with pytest.raises(UserError, match="holds 3 files; send at most 2"):
+        read_archive(packed(**{f"{n}.png": b"1" for n in range(3)}))
+    monkeypatch.setattr(batch, "MAX_ARCHIVE_BYTES", 1_500)
+    with pytest.raises(UserError, match=r"1\.png: the images are too large once unpacked"):
+        read_archive(packed(**{"0.png": bytes(1_000), "1.png": bytes(1_000)}))
+
+
+def test_archive_that_lies_about_a_size_is_bounded_too(monkeypatch):
+    monkeypatch.setattr(batch, "MAX_IMAGE_BYTES", 1_000)
+    data = bytearray(packed(**{"a.png": bytes(100_000)}))
+    struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, 10)  # its size in the directory
+    with pytest.raises(UserError):
+        read_archive(bytes(data))
+
+
+def test_questions_are_the_column_of_that_name():
+    assert read_questions('\ufeffid,question\n1,"Is it, though?"\n2,\n'.encode()) == ["Is it, though?", ""]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"q\nx\n", "no column question"),
+        (b"question\n", "no column question, or no row"),
+        (b"\xff\xfe", "no CSV file in UTF-8"),
+        (b'question\n"open\n', "no CSV file in UTF-8"),
+        (b"question\n" + b"x\n" * 5_001, "5,001 rows; send at most 5,000"),
+    ],
+)
+def test_table_that_can_t_be_used(data, message):
+    with pytest.raises(UserError, match=message):
+        read_questions(data)
+
+
+def test_answers_as_a_table_leave_out_the_confidence_of_an_error():
+    row = {"image": "a", "question": "q", "prediction": "", "confidence": None, "error": "Empty, mend it."}
+    assert as_csv([row]) == 'image,question,prediction,confidence,error\r\na,q,,,"Empty, mend it."\r\n'
+
+
+def test_suggested_questions_fit_the_part_of_the_body():
+    assert "Is the brain healthy?" in suggestions("Head")
+    assert "Is the lung healthy?" in suggestions("Chest")
+    assert suggestions("a shoe") == (PROBES[1], *GENERAL[2:])
+    assert all(len(suggestions(part)) == len(set(suggestions(part))) for part in ("Head", "Chest", "Abdomen", ""))
+
+
+def test_example_images_are_there():
+    assert [name for name, file in example_images() if file.is_file()] == list(EXAMPLES)
