@@ -69,9 +69,10 @@ def serve(tmp_path_factory):
     start.address = {}  # type: ignore[attr-defined]
     serve = start
     yield start
-    for process, log in servers.values():
+    for process, _ in servers.values():
         process.terminate()
         process.wait(30)
+    for _, log in servers.values():
         assert "Traceback" not in Path(log).read_text(), "the app printed a traceback"
 
 
