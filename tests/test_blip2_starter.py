@@ -235,3 +235,14 @@ def test_alignment_needs_a_starter_whose_qformer_trains(dataset, tmp_path):
     args = arguments(tmp_path, model_name_or_path=str(base), alignment_epochs=1, modules_to_save=["qformer"])
     with pytest.raises(UserError, match="only the starter needs it"):
         build_model(args, dataset)
+
+
+def test_heat_map_of_a_trained_adapter_leaves_its_answers_as_they_were(trained, dataset):
+    predictor = Predictor.from_pretrained(trained[0])
+    row = dataset["validation"][0]
+    before = predictor.answer(row["image"], row["question"])
+    heat = predictor.heat_map(row["image"], row["question"], "Left Lung")
+    assert heat.shape == (7, 7)
+    assert heat.sum() == pytest.approx(1, abs=1e-5)
+    assert heat.max() > 1.2 / 49  # two steps of training teach it little
+    assert predictor.answer(row["image"], row["question"]) == before

@@ -1,6 +1,8 @@
 """modeling.explain and `Predictor.heat_map`: the published formula, for every kind of model, and whether it points."""
 
 import copy
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from PIL import Image
 from modeling import blip2, explain
 from modeling.arguments import ViltTrainingArguments
 from modeling.predictor import Blip2Predictor, Predictor, ViltPredictor
-from modeling.vilt import build_model
+from modeling.vilt import build_model, build_trainer
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import open_image
+from processing.phantom import GROUPS, write_phantoms
 from tests.tiny_blip2 import QUERIES, tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("explain")  # one worker makes the models
@@ -36,7 +39,7 @@ def image(dataset):
 
 @pytest.fixture(scope="module")
 def predictors(dataset, tmp_path_factory):
-    """A function from the kind of a model to its predictor; the models are untrained and give far from even answers."""
+    """A function from the kind of a model to its predictor; the models are untrained, with large weights."""
     folder = tmp_path_factory.mktemp("models")
     made: dict[str, Predictor] = {}
 
@@ -233,6 +236,74 @@ def test_rows_of_a_map_are_rows_of_the_image(predictors):
         maps.append(predictor.heat_map(picture, QUESTION, "Yes"))
     change = np.abs(maps[1] - maps[0])
     assert change[:2, [0, 1, 4, 5]].min() > 2 * change[2:].mean()
+
+
+# Does it point? ------------------------------------------------------------------------------------------------------
+
+
+def named_boxes(image, answer):
+    """The boxes ``[x, y, width, height]`` in pixels of what an answer names."""
+    boxes = json.loads(Path(image).with_name("detection.json").read_text())
+    labels = GROUPS.get(answer, ())
+    return [box[label] for box in boxes for label in box if label in labels or label in answer]
+
+
+@pytest.fixture(scope="module")
+def pointing(tmp_path_factory):
+    """What a trained starter answers rightly to questions whose answer names something that the image has a box of:
+    the image, the answer, a mask ``(7, 7)`` of the tokens whose middle lies in such a box, the boxes' share of the
+    image, and the map."""
+    folder = write_phantoms(tmp_path_factory.mktemp("pointing") / "set", num_images=300)
+    dataset = load_vqa_dataset(str(folder)).filter(named_boxes, input_columns=["image", "answer"])
+    args = ViltTrainingArguments(  # as recipes/vilt_starter_phantom.yaml, in smaller batches
+        output_dir=str(folder.parent / "run"),
+        **{"model_name_or_path": "starter", "vision_learning_rate": 0, "learning_rate": 5e-4, "weight_decay": 0.05},
+        **{"num_train_epochs": 12, "per_device_train_batch_size": 16, "questions_per_image": 4, "warmup_steps": 0.1},
+        **{"lr_scheduler_type": "cosine", "save_strategy": "no", "eval_strategy": "no", "disable_tqdm": True},
+    )
+    torch.manual_seed(0)
+    model, processor = build_model(args, dataset)
+    del model.encoder.layer[1:]  # one layer learns in a minute where to look, three take ten
+    build_trainer(args, model, processor, dataset).train()
+    predictor = ViltPredictor(model, processor, torch.device("cpu"), torch.float32)
+    found = []
+    for row in [*dataset["validation"], *dataset["test"]]:
+        inside = np.zeros((224, 224), dtype=bool)
+        for x, y, width, height in named_boxes(row["image"], row["answer"]):
+            inside[int(y) : int(y + height), int(x) : int(x + width)] = True
+        if predictor.answer(row["image"], row["question"], top_k=1).answer == row["answer"]:
+            heat = predictor.heat_map(row["image"], row["question"])
+            found.append((row["image"], row["answer"], inside[16::32, 16::32], inside.mean(), heat))
+    return found
+
+
+def test_maps_point_at_what_the_answer_names(pointing):
+    """Far more often than chance; also where always pointing at the middle of the image would never hit; and more
+    often than the maps of the same images' other answers, which a fixed habit would equal."""
+
+    def hit_rate(found):
+        return np.mean([inside.flat[heat.argmax()] for _, _, inside, _, heat in found])
+
+    def chance(found):
+        return np.mean([share for _, _, _, share, _ in found])
+
+    beside = [row for row in pointing if not row[2][3, 3]]
+    others = [
+        (*asked[:4], other[4])
+        for asked in pointing
+        for other in pointing
+        if asked[0] == other[0] and asked[1] != other[1]
+    ]
+    figures = {
+        name: (len(part), round(hit_rate(part), 3), round(chance(part), 3))
+        for name, part in (("all", pointing), ("beside the middle", beside), ("by the maps of others", others))
+    }
+    print("rows, hit rate and chance:", figures)
+    assert len(pointing) > 100
+    assert len(beside) > 40
+    assert hit_rate(pointing) > 2 * chance(pointing)
+    assert hit_rate(beside) > 1.8 * chance(beside)
+    assert hit_rate(pointing) > hit_rate(others) + 0.06
 
 
 # Wrong input ---------------------------------------------------------------------------------------------------------
