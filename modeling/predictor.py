@@ -175,9 +175,9 @@ class Predictor(ABC):
         return results
 
     def heat_map(self, image: ImageSource, question: str, answer: str | None = None) -> np.ndarray:
-        """Where the model looked for an answer, by gradient-weighted attention (`modeling.explain`), in float32.
+        """Where the model looked for an answer, by gradient-weighted attention (`modeling.explain`).
 
-        The gradient is that of the answer's logit, or of the log-likelihood of a written one.
+        The gradient is that of the answer's logit, in float32, or of the log-likelihood of a written answer.
 
         Args:
             image, question: as for `answer`.
@@ -316,7 +316,7 @@ class ViltPredictor(Predictor):
 
     def _relevance(self, row: Row, seen: dict[str, Any]) -> torch.Tensor:
         answer, config = row["answer"], self.model.config
-        label = vilt.labels_of([answer], config.label2id).get(answer)
+        label = config.label2id.get(answer, vilt.labels_of([answer], config.label2id).get(answer))
         if label is None:
             mend = "ask about one of its answers, model.config.label2id"
             raise UserError(f"answer {answer!r}: not among the {config.num_labels} that the model knows; {mend}.")
