@@ -7,28 +7,14 @@ Exit status 1: something to mend before the push; 3: the push failed, and the fo
 
 import argparse
 import logging
-import re
 import shlex
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TypeVar
-
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
-from huggingface_hub.utils import validate_repo_id
 
 from modeling.arguments import AnyTrainingArguments
 from modeling.card import model_card
+from modeling.hub import FAILURES, Destination, PublishError, check_access, find_model, push_files, reason
 from modeling.record import RECIPE_FILE, RECORD_FILE, base_model_of, model_folder, read_record
 from processing.errors import UserError, run_command
 from processing.utils import write_atomically
@@ -44,46 +30,7 @@ MODEL_FILES = (  # of model, adapter and processor
 )
 RUN_FILES = ("README.md", RECIPE_FILE, RECORD_FILE, "all_results.json", "loss.png", "metrics.png")
 PREDICTION_FILES = ("predictions_*.jsonl",)
-TRANSIENT = {408, 429, 500, 502, 503, 504}
-WAITS = (1, 2, 4, 8, 16)  # seconds before the tries after the first
 MESSAGE = "Upload a model trained with Medical-VQA"
-
-T = TypeVar("T")
-
-
-class PublishError(UserError):
-    """A push that failed for good; the model is still in its folder."""
-
-    exit_status = 3
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where on the Hub a model goes.
-
-    Attributes:
-        repo_id: `user/name`; made where there is none.
-        private: whether a new repo is private.
-        create_pr: open a pull request instead of a commit.
-        revision: branch to commit to, made where there is none; main by default.
-        token: by default that of `HF_TOKEN` or `hf auth login`.
-    """
-
-    repo_id: str
-    private: bool = False
-    create_pr: bool = False
-    revision: str | None = None
-    token: str | None = field(default=None, repr=False)
-
-    @property
-    def api(self) -> HfApi:
-        return HfApi(token=self.token)
-
-    @property
-    def flags(self) -> str:
-        """As the command line takes it, without the token."""
-        flags = f"--repo_id {self.repo_id}" + " --private" * self.private + " --create_pr" * self.create_pr
-        return flags if self.revision is None else f"{flags} --revision {shlex.quote(self.revision)}"
 
 
 def take_destination(args: AnyTrainingArguments) -> Destination | None:
@@ -123,67 +70,11 @@ def preflight(destination: Destination, base_model: str | None) -> str | None:
     Raises:
         UserError: the token, the permission, the repo's name or the base model's id is wrong.
     """
-    repo_id, api = destination.repo_id, destination.api
-    namespace, _, name = repo_id.partition("/")
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        name = ""
-    if not name:
-        raise UserError(f"{repo_id}: no name of a Hub repo; give user/name in letters, digits, -, _ and dots.")
-    try:
-        user = _with_patience(api.whoami)
-    except LocalTokenNotFoundError as error:
-        raise UserError(
-            f"{repo_id}: the Hub asks for a token; log in with `hf auth login`, or set HF_TOKEN."
-        ) from error
-    except (HTTPError, OSError) as error:
-        if _status(error) in (401, 403):
-            raise UserError(
-                f"{repo_id}: the Hub refuses the token; make one with write permission at "
-                "https://huggingface.co/settings/tokens and log in with `hf auth login`."
-            ) from error
-        raise _unreachable(repo_id, error) from error
-    try:
-        _with_patience(lambda: api.auth_check(repo_id, write=not destination.create_pr))
-    except RepositoryNotFoundError as error:
-        if destination.create_pr:
-            raise UserError(f"{repo_id}: there is no such repo on the Hub to open a pull request in.") from error
-        _check_namespace(repo_id, namespace, user)
-    except (HTTPError, OSError) as error:
-        if _status(error) in (401, 403):
-            raise _no_permission(repo_id, user["name"]) from error
-        raise _unreachable(repo_id, error) from error
+    check_access(destination)
     if base_model is None or "/" not in base_model:
         return None
-    try:
-        card = _with_patience(lambda: api.model_info(base_model)).card_data
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"--model_name_or_path {base_model}: the Hub has no such model, or it is private; check the id."
-        ) from error
-    except (HTTPError, OSError) as error:
-        raise _unreachable(base_model, error) from error
+    card = find_model(destination, "--model_name_or_path", base_model).card_data
     return card.license if card is not None else None
-
-
-def _check_namespace(repo_id: str, namespace: str, user: dict[str, Any]) -> None:
-    """Whether the user may make a repo there."""
-    may = namespace == user["name"] or any(
-        org["name"] == namespace and org.get("roleInOrg") in ("admin", "write", "contributor") for org in user["orgs"]
-    )
-    if not may or user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise _no_permission(repo_id, user["name"])
-
-
-def _no_permission(repo_id: str, user: str) -> UserError:
-    return UserError(
-        f"{repo_id}: {user}'s token may not write there; take a token with write permission, or a name under {user}/."
-    )
-
-
-def _unreachable(name: str, error: Exception) -> UserError:
-    return UserError(f"{name}: the Hub can't be asked ({_reason(error)}); check the connection and try again.")
 
 
 def publish(
@@ -211,11 +102,11 @@ def publish(
     size = sum(file.stat().st_size for file in files.values())
     logger.info("Pushing %d files (%.1f MB) to %s.", len(files), size / 1e6, destination.repo_id)
     try:
-        commit = _push(files, destination)
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        commit = push_files(files, destination, MESSAGE, MODEL_FILES)
+    except FAILURES as error:
         again = shlex.join(["python", "-m", "modeling.publish", str(folder)]) + f" {destination.flags}"
         raise PublishError(
-            f"{destination.repo_id}: the push failed ({_reason(error)}); the model is whole in {folder}, so go on "
+            f"{destination.repo_id}: the push failed ({reason(error)}); the model is whole in {folder}, so go on "
             f"with `{again}{' --predictions' * predictions}`."
         ) from error
     logger.info("Published: %s", commit)
@@ -234,101 +125,6 @@ def _files(folder: Path, predictions: bool) -> Iterator[tuple[str, Path]]:
         for file in sorted(place.iterdir()):
             if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns):
                 yield file.name, file
-
-
-def _push(files: dict[str, Path], destination: Destination) -> str:
-    repo_id, api, revision = destination.repo_id, destination.api, destination.revision
-    if not destination.create_pr:
-        _with_patience(lambda: api.create_repo(repo_id, private=destination.private, exist_ok=True))
-        if revision is not None:
-            _with_patience(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
-    before = _with_patience(lambda: _heads(destination))
-    there = _with_patience(lambda: api.list_repo_files(repo_id, revision=revision))
-    stale = [name for name in there if name not in files and any(fnmatch(name, p) for p in MODEL_FILES)]
-
-    def commit() -> str:
-        info: CommitInfo = api.create_commit(
-            repo_id,
-            [
-                *(CommitOperationAdd(name, file) for name, file in files.items()),
-                *(CommitOperationDelete(name) for name in stale),
-            ],
-            commit_message=MESSAGE,
-            revision=revision,
-            create_pr=destination.create_pr,
-        )
-        return str(info.pr_url or info.commit_url)
-
-    def landed() -> str | None:
-        """The address of what was carried out although its answer was lost."""
-        for ref, head in _heads(destination).items():
-            if before.get(ref) != head and api.list_repo_commits(repo_id, revision=ref)[0].title == MESSAGE:
-                request = re.fullmatch(r"refs/pr/(\d+)", ref)
-                return f"{api.endpoint}/{repo_id}/" + (f"discussions/{request[1]}" if request else f"commit/{head}")
-        return None
-
-    return _with_patience(commit, landed)
-
-
-def _heads(destination: Destination) -> dict[str, str]:
-    """The head commit of the branch, or of each pull request where one is to be opened."""
-    refs = destination.api.list_repo_refs(destination.repo_id, include_pull_requests=True)
-    if destination.create_pr:
-        return {ref.ref: ref.target_commit for ref in refs.pull_requests or []}
-    return {ref.name: ref.target_commit for ref in refs.branches if ref.name == (destination.revision or "main")}
-
-
-def _with_patience(call: Callable[[], T], landed: Callable[[], T | None] = lambda: None) -> T:
-    """What a call to the Hub returns, tried again with growing waits while its failures may pass.
-
-    Args:
-        call: may be carried out although it fails; then
-        landed: finds what it has done, and is asked before each further try.
-    """
-    for wait in WAITS:
-        try:
-            return call()
-        except (HTTPError, OSError, RuntimeError) as error:
-            if not _may_pass(error):
-                raise
-            asked = _retry_after(error)
-            logger.warning("The Hub: %s; trying again in %d s.", _reason(error), max(wait, asked))
-            time.sleep(max(wait, asked))
-        if (done := _with_patience(landed)) is not None:
-            return done
-    return call()
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _status(error: BaseException) -> int | None:
-    return next((e.response.status_code for e in _causes(error) if isinstance(e, HfHubHTTPError)), None)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether another try may succeed: the Hub is busy or down, or the connection broke."""
-    if any(isinstance(e, OfflineModeIsEnabled) for e in _causes(error)):
-        return False
-    status = _status(error)
-    return status in TRANSIENT if status is not None else any(isinstance(e, HTTPError) for e in _causes(error))
-
-
-def _retry_after(error: Exception) -> int:
-    for cause in _causes(error):
-        if isinstance(cause, HfHubHTTPError) and (value := cause.response.headers.get("Retry-After", "")).isdecimal():
-            return min(int(value), 300)
-    return 0
-
-
-def _reason(error: Exception) -> str:
-    status = _status(error)
-    message = next((e.server_message for e in _causes(error) if isinstance(e, HfHubHTTPError)), None)
-    text = " ".join((message or str(error)).split()).rstrip(".") or type(error).__name__
-    return text if status is None else f"HTTP {status}: {text}"
 
 
 def main(argv: list[str]) -> None:

@@ -36,11 +36,13 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 
+import modeling.hub
 import train
 from modeling import publish as publishing
 from modeling.arguments import parse_arguments
 from modeling.card import model_card
-from modeling.publish import Destination, PublishError, preflight, publish
+from modeling.hub import Destination, PublishError
+from modeling.publish import preflight, publish
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from tests.hub_cards import check_card
@@ -89,7 +91,7 @@ def waits(monkeypatch) -> list[float]:
     """How long is waited before a further try; nobody waits, in these tests."""
     waits: list[float] = []
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr(publishing, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(modeling.hub, "time", SimpleNamespace(sleep=waits.append))
     return waits
 
 
