@@ -1,1 +1,1 @@
-"""Apps that ask a trained model in the browser, and the way to put them on the Hub."""
+"""The trained model behind a web page: its apps, and the push of one as a Space of the Hub."""

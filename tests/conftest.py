@@ -73,6 +73,12 @@ def runs(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return run
 
 
+@pytest.fixture(scope="session")
+def trained(runs: Callable[[str], Path]) -> Path:
+    """The folder of a tiny ViLT, trained a little on `phantoms`."""
+    return runs("vilt")
+
+
 def _real_data(variable: str, name: str) -> Path:
     folder = os.environ.get(variable)
     if not folder:
