@@ -103,7 +103,7 @@ def check_access(destination: Destination) -> None:
                 f"{repo_id}: the Hub refuses the token; make one with write permission at "
                 "https://huggingface.co/settings/tokens and log in with `hf auth login`."
             ) from error
-        raise _unreachable(repo_id, error) from error
+        raise unreachable(repo_id, error) from error
     try:
         with_patience(
             lambda: api.auth_check(repo_id, repo_type=destination.repo_type, write=not destination.create_pr)
@@ -115,7 +115,7 @@ def check_access(destination: Destination) -> None:
     except (HTTPError, OSError) as error:
         if _status(error) in (401, 403):
             raise _no_permission(repo_id, user["name"]) from error
-        raise _unreachable(repo_id, error) from error
+        raise unreachable(repo_id, error) from error
 
 
 def find_model(destination: Destination, flag: str, model: str) -> ModelInfo:
@@ -129,7 +129,7 @@ def find_model(destination: Destination, flag: str, model: str) -> ModelInfo:
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(f"{flag} {model}: the Hub has no such model, or it is private; check the id.") from error
     except (HTTPError, OSError) as error:
-        raise _unreachable(model, error) from error
+        raise unreachable(model, error) from error
 
 
 def _check_namespace(repo_id: str, namespace: str, user: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ def _no_permission(repo_id: str, user: str) -> UserError:
     )
 
 
-def _unreachable(name: str, error: Exception) -> UserError:
+def unreachable(name: str, error: Exception) -> UserError:
     return UserError(f"{name}: the Hub can't be asked ({reason(error)}); check the connection and try again.")
 
 

@@ -169,7 +169,7 @@ def build(predictor: Predictor, phantoms: Path) -> gr.Blocks:
                 gr.Examples([[text] for text in QUESTIONS], question, label="Suggestions", api_visibility="private")
                 button = gr.Button("Ask", variant="primary")
                 label = gr.Label(label="Answer and confidence (not calibrated)")
-                label.postprocess = ranked_label  # type: ignore[method-assign] # its own sorts by confidence
+                label.postprocess = ranked_label  # type: ignore[method-assign, assignment] # its own sorts by confidence
                 with gr.Accordion("As JSON", open=False):
                     details = gr.JSON(show_label=False)
         file.change(show, file, [preview, label, details], show_progress="hidden", api_visibility="private")

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+LISTS = ("base_model", "datasets", "language", "models", "preload_from_hub", "tags")
+
 
 def read_card(text: str) -> dict[str, Any] | None:
     """The YAML front matter of a README.md, None where it has none, ValueError where it can't be read."""
@@ -36,7 +38,7 @@ def check_card(text: str, kind: str) -> tuple[list[str], list[str]]:
             if required:
                 errors.append(f'"{where}{key}" is required')
             return
-        many = isinstance(value, list) and key in ("base_model", "datasets", "language", "tags")
+        many = isinstance(value, list) and key in LISTS
         for one in value if many else [value]:
             if not isinstance(one, str) or not re.fullmatch(pattern, one):
                 errors.append(f'"{where}{key}" with value {json.dumps(one, default=str)} is not valid')
@@ -50,6 +52,10 @@ def check_card(text: str, kind: str) -> tuple[list[str], list[str]]:
     if kind == "space":
         colors = "red|yellow|green|blue|indigo|purple|pink|gray"
         check(card, "sdk", pattern="gradio|docker|static")
+        for key in ("models", "preload_from_hub"):
+            check(card, key, pattern=r"[\w.\-]+/[\w.\-]+", required=False)
+        for key in ("app_file", "sdk_version", "python_version"):
+            check(card, key, required=False)
         check(card, "colorFrom", pattern=colors, required=False)
         check(card, "colorTo", pattern=colors, required=False)
         check(card, "short_description", pattern=".{1,60}", required=False)
