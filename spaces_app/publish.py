@@ -43,6 +43,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 PACKAGES = ("metrics", "modeling", "processing", "spaces_app")
 APPS = {"docker": "app.py", "gradio": "gradio_app.py"}
 PLATFORMS = {"docker": "streamlit", "gradio": "gradio"}
+PYTHON = "3.12"  # of a Gradio Space; ZeroGPU has no 3.11
 ONLY_TRAINING = {"evaluate", "matplotlib", "tensorboard"}  # of what setup.cfg requires
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # for docker; ZeroGPU wants the CUDA one
 OURS = (*(f"{package}/*" for package in PACKAGES), "app.py", "Dockerfile", "constraints.txt", "requirements.txt")
@@ -56,14 +57,14 @@ class Model:
     Attributes:
         id: on the Hub.
         private: needs a token to be loaded.
-        blip2: of that family.
+        large: a BLIP-2, which fits a free Space's memory in bfloat16 only.
         needs_starter: is an adapter over the BLIP-2 starter.
         datasets: as its card states them.
     """
 
     id: str
     private: bool
-    blip2: bool
+    large: bool
     needs_starter: bool
     datasets: list[str]
 
@@ -98,7 +99,8 @@ def preflight(destination: Destination, model: str) -> Model:
         )
     datasets = (info.card_data and info.card_data.datasets) or []
     datasets = [datasets] if isinstance(datasets, str) else datasets
-    return Model(model, bool(info.private or info.gated), kind not in vilt.MODELS, needs_starter, datasets)
+    large = kind == "blip-2" or (kind == "adapter" and not needs_starter)
+    return Model(model, bool(info.private or info.gated), large, needs_starter, datasets)
 
 
 def publish(destination: Destination, model: Model) -> str:
@@ -171,10 +173,9 @@ def _render(name: str, destination: Destination, model: Model) -> bytes:
     platform: dict[str, Any] = {"app_port": 8501}
     if sdk == "gradio":
         [version] = re.findall(r"^gradio==(.+)$", requirements(sdk), re.MULTILINE)
-        platform = {"sdk_version": version, "python_version": "3.11", "app_file": "app.py"}
-    title = destination.repo_id.partition("/")[2].replace("-", " ").replace("_", " ")
+        platform = {"sdk_version": version, "python_version": PYTHON, "app_file": "app.py"}
     card_data = SpaceCardData(
-        title=title[:1].upper() + title[1:],
+        title="Medical VQA",
         emoji="🩻",
         colorFrom="blue",
         colorTo="indigo",
@@ -187,18 +188,17 @@ def _render(name: str, destination: Destination, model: Model) -> bytes:
         datasets=model.datasets or None,
         preload_from_hub=None if model.private else [model.id],  # a build has no token
         # half an hour, the default, is short for the download of a BLIP-2's base
-        startup_duration_timeout="1h" if model.blip2 else None,
+        startup_duration_timeout="1h" if model.large else None,
     )
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     text = environment.from_string((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")).render(
         card_data=card_data.to_yaml(),
-        title=card_data.title,
         sdk=sdk,
         space=destination.repo_id,
         endpoint=destination.api.endpoint,
         model=model.id,
         private=model.private,
-        blip2=model.blip2,
+        large=model.large,
         language_model=INSTALL_LANGUAGE_MODEL if model.needs_starter else "",
         packages=PACKAGES,
         megabytes=MAX_IMAGE_BYTES // 2**20,
