@@ -423,7 +423,7 @@ def _one_line(question: Any) -> str:
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:

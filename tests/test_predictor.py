@@ -415,6 +415,16 @@ def test_precisions_agree_and_are_used(runs, images, name):
     assert confidences == pytest.approx([confidences[0]] * 3, rel=0.05)
 
 
+def test_torch_with_cuda_on_a_machine_without_a_gpu_answers_on_the_cpu(runs, images, monkeypatch):
+    built_for = torch.device("cuda")
+    monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available=False: None if check_available else built_for
+    )
+    predictor = Predictor.from_pretrained(runs("vilt"))
+    assert predictor.device.type == "cpu"
+    assert predictor.answer(images[0], "Is this a CT scan?").answer
+
+
 def test_unknown_device_and_dtype_are_told(runs):
     with pytest.raises(UserError, match="device cuda:7: there is none here"):
         Predictor.from_pretrained(runs("vilt"), device="cuda:7")
