@@ -2,7 +2,8 @@
 
     python -m streamlit run spaces_app/app.py
 
-`MODEL_ID` names the model, a folder or a Hub id, and `COMPARE_MODEL_ID` a second one that gets the same questions.
+`MODEL_ID` names the model, a folder or a Hub id, `COMPARE_MODEL_ID` a second one that gets the same questions, and
+`MODEL_DTYPE` float32, float16 or bfloat16, by default what the model's `Predictor` takes.
 The page is painted before the model is loaded; whatever needs the model comes at the end of the script.
 """
 
@@ -99,7 +100,7 @@ def load_model(name: str) -> "Predictor":
     """Loads a model once for all visitors."""
     from modeling.predictor import Predictor
 
-    return Predictor.from_pretrained(name)
+    return Predictor.from_pretrained(name, dtype=os.environ.get("MODEL_DTYPE") or None)
 
 
 @st.cache_data(show_spinner=False, max_entries=4)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from processing.phantom import cached_phantoms
+from processing.phantom import MIN_IMAGES, cached_phantoms
 
 DISCLAIMER = (
     "For research and teaching only, not for clinical use: the model answers every question, right or wrong. "
@@ -54,6 +54,6 @@ def suggestions(part: str) -> tuple[str, ...]:
 
 def example_images() -> Iterator[tuple[str, Path]]:
     """Name and file of drawn images, which are no patient's."""
-    folder = cached_phantoms()
+    folder = cached_phantoms(MIN_IMAGES)
     for name, number in EXAMPLES.items():
         yield name, folder / "imgs" / f"xmlab{number}" / "source.jpg"

@@ -19,12 +19,11 @@ where the file may be a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM. A mistake of t
 """
 
 import io
-import json
 import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 try:
     from spaces import GPU  # on ZeroGPU there is a GPU while a decorated function runs; before torch
@@ -45,18 +44,11 @@ from PIL import Image
 from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES, open_image
-from processing.phantom import MIN_IMAGES, cached_phantoms
+from spaces_app.content import DISCLAIMER, GENERAL, example_images
 
 DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "output" / "demo"
-QUESTIONS = (
-    *("What modality is used to take this image?", "Which part of the body does this image belong to?"),
-    *("Which organ is abnormal?", "Where is the abnormality located?", "Is there a tumor in the image?"),
-)
-NUM_EXAMPLES = 4  # the first phantoms are one of each kind
-DISCLAIMER = "**Not for clinical use.** The model answers with the likeliest phrase it knows, right or wrong."
-INTRODUCTION = """# Medical VQA
-Ask a question about a medical image. This is for research and teaching, not for diagnosis or treatment; do not upload
-images of people who can be identified. Uploads are deleted within two hours."""
+INTRODUCTION = """# Ask a medical image
+Do not upload images of people who can be identified. Uploads are deleted within two hours."""
 KEPT_SECONDS = 3600  # an upload is deleted at the first of these intervals after its first one
 CSS = """
 .gradio-container { overflow: clip !important } /* hidden would make the disclaimer scroll away */
@@ -65,14 +57,6 @@ CSS = """
 #examples .grid-wrap { height: auto; min-height: 0; padding-top: 2rem }
 #examples .grid-container { grid-template-columns: repeat(auto-fit, minmax(6rem, 1fr)) }
 """
-
-
-class Example(NamedTuple):
-    """An image file, what it shows, and a question about it."""
-
-    file: str
-    caption: str
-    question: str
 
 
 def load() -> Predictor:
@@ -87,16 +71,6 @@ def load() -> Predictor:
     return Predictor.from_pretrained(name, device=device, dtype=os.environ.get("MODEL_DTYPE") or None)
 
 
-def examples(folder: Path) -> list[Example]:
-    """Images of a phantom set, one of each kind, and a question about each."""
-    rows = json.loads((folder / "train.json").read_text(encoding="utf-8"))
-    first = {row["img_name"]: row for row in reversed(rows)}  # the first row of each image
-    return [
-        Example(str(folder / "imgs" / row["img_name"]), f"{row['modality']}, {row['location']}", row["question"])
-        for row in sorted(first.values(), key=lambda row: row["img_id"])[:NUM_EXAMPLES]
-    ]
-
-
 def ranked_label(answers: list[tuple[str, float]] | None) -> LabelData:
     """What a `gr.Label` shows, the answer first: a written one may be less confident than its alternatives."""
     if not answers:
@@ -105,13 +79,8 @@ def ranked_label(answers: list[tuple[str, float]] | None) -> LabelData:
     return LabelData(label=answers[0][0], confidences=entries)
 
 
-def build(predictor: Predictor, phantoms: Path) -> gr.Blocks:
-    """The page and its API.
-
-    Args:
-        predictor: answers.
-        phantoms: folder of a phantom set, whose images are the examples.
-    """
+def build(predictor: Predictor) -> gr.Blocks:
+    """The page and its API, over a model."""
 
     @GPU  # from which only gr.Error comes back with its message
     def answer(image: str | None, question: str) -> tuple[list[tuple[str, float]], dict[str, Any]]:
@@ -137,11 +106,10 @@ def build(predictor: Predictor, phantoms: Path) -> gr.Blocks:
                 gr.Warning(str(error), title="Error")
         return picture, None, None
 
-    def choose(event: gr.SelectData) -> tuple[str, str]:
-        example = shown[event.index]
-        return example.file, example.question
+    def choose(event: gr.SelectData) -> str:
+        return str(shown[event.index][0])
 
-    shown = examples(phantoms)
+    shown = [(str(file), name) for name, file in example_images()]
     with gr.Blocks(title="Medical VQA", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as app:
         gr.Markdown(INTRODUCTION)
         gr.Markdown(DISCLAIMER, elem_id="disclaimer")
@@ -149,10 +117,10 @@ def build(predictor: Predictor, phantoms: Path) -> gr.Blocks:
             with gr.Column(min_width=300):
                 file = gr.File(label="Image: PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM", height=140)
                 gallery = gr.Gallery(
-                    [(example.file, example.caption) for example in shown],
+                    shown,
                     elem_id="examples",
                     label="Or an example: generated images, of no patient",
-                    columns=NUM_EXAMPLES,
+                    columns=len(shown),
                     buttons=[],
                     allow_preview=False,
                     interactive=False,
@@ -165,15 +133,15 @@ def build(predictor: Predictor, phantoms: Path) -> gr.Blocks:
                     height=280,
                 )
             with gr.Column(min_width=300):
-                question = gr.Textbox(label="Question", placeholder=QUESTIONS[0], max_length=1000)
-                gr.Examples([[text] for text in QUESTIONS], question, label="Suggestions", api_visibility="private")
+                question = gr.Textbox(label="Question", placeholder=GENERAL[0], max_length=1000)
+                gr.Examples([[text] for text in GENERAL], question, label="Suggestions", api_visibility="private")
                 button = gr.Button("Ask", variant="primary")
                 label = gr.Label(label="Answer and confidence (not calibrated)")
                 label.postprocess = ranked_label  # type: ignore[method-assign, assignment] # its own sorts by confidence
                 with gr.Accordion("As JSON", open=False):
                     details = gr.JSON(show_label=False)
         file.change(show, file, [preview, label, details], show_progress="hidden", api_visibility="private")
-        gallery.select(choose, None, [file, question], show_progress="hidden", api_visibility="private")
+        gallery.select(choose, None, file, show_progress="hidden", api_visibility="private")
         gr.on([button.click, question.submit], answer, [file, question], [label, details], api_name="answer")
     # one question at a time: the model takes all cores, and more would only wait inside
     return app.queue(max_size=32, default_concurrency_limit=1)
@@ -197,9 +165,8 @@ def main(_: list[str] | None = None) -> None:
     Raises:
         UserError: the model can't be loaded.
     """
-    phantoms = cached_phantoms(MIN_IMAGES)
-    build(load(), phantoms).launch(
-        allowed_paths=[str(phantoms)],
+    build(load()).launch(
+        allowed_paths=[str(file.parent) for _, file in example_images()],
         max_file_size=MAX_IMAGE_BYTES,
         share=False,
         ssr_mode=False,

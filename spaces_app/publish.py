@@ -44,7 +44,8 @@ PACKAGES = ("metrics", "modeling", "processing", "spaces_app")
 APPS = {"docker": "app.py", "gradio": "gradio_app.py"}
 PLATFORMS = {"docker": "streamlit", "gradio": "gradio"}
 PYTHON = "3.12"  # of a Gradio Space; ZeroGPU offers few versions
-ONLY_TRAINING = {"evaluate", "matplotlib", "tensorboard"}  # of what setup.cfg requires
+ONLY_TRAINING = {"evaluate", "tensorboard"}  # of what setup.cfg requires
+CONFIG = "spaces_app/.streamlit/config.toml"
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # for docker; ZeroGPU wants the CUDA one
 OURS = (*(f"{package}/*" for package in PACKAGES), "app.py", "Dockerfile", "constraints.txt", "requirements.txt")
 MESSAGE = "Publish an app of Medical-VQA"
@@ -160,6 +161,8 @@ def _files(destination: Destination, model: Model) -> Iterator[tuple[str, Path |
         for path in sorted((ROOT / package).rglob("*.py")):
             if package != "spaces_app" or (path.name not in others and path.parent.name == package):
                 yield path.relative_to(ROOT).as_posix(), path
+    if sdk == "docker":
+        yield CONFIG, ROOT / CONFIG
     yield "requirements.txt", requirements(sdk, model.needs_starter).encode()
     if sdk == "docker":
         yield "constraints.txt", ROOT / "constraints.txt"

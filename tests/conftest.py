@@ -1,9 +1,11 @@
 """Shared fixtures. Nothing here reaches beyond loopback, and every cache is a temporary folder."""
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.hub_server import HubServer
 
@@ -77,6 +79,21 @@ def runs(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 def trained(runs: Callable[[str], Path]) -> Path:
     """The folder of a tiny ViLT, trained a little on `phantoms`."""
     return runs("vilt")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless chromium, for pages as users see them."""
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("There is no chromium to drive; install it, on Debian by apt-get install chromium.")
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=60_000)  # ms, on a busy machine
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable)
+        yield browser
+        browser.close()
 
 
 def _real_data(variable: str, name: str) -> Path:

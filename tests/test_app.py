@@ -3,77 +3,43 @@
 import csv
 import io
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pydicom.data
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from modeling.predictor import Predictor
 from spaces_app.content import DISCLAIMER
+from tests import app_server
 
 pytestmark = pytest.mark.xdist_group("apps")
-ROOT = Path(__file__).parent.parent
 QUESTION = "What modality is used to take this image?"
 PATIENCE = 60_000  # ms, on a busy machine
-expect.set_options(timeout=PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("There is no chromium to drive; install it, on Debian by apt-get install chromium.")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory):
     """A function from models to the address of an app that asks them."""
-    servers: dict[tuple[str, ...], tuple[subprocess.Popen, str]] = {}
     logs = tmp_path_factory.mktemp("logs")
+    addresses: dict[tuple[str, ...], str] = {}
+    with ExitStack() as servers:
 
-    def start(*models: object) -> str:
-        names = tuple(map(str, models))
-        if names not in servers:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            command = [sys.executable, "-m", "streamlit", "run", "spaces_app/app.py", "--server.port", str(port)]
-            command += ["--server.headless", "true", "--server.address", "127.0.0.1"]
-            env = os.environ | dict(zip(("MODEL_ID", "COMPARE_MODEL_ID"), names, strict=False))
-            log = (logs / f"{port}.log").open("w")
-            servers[names] = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log), log.name
-            address = f"http://127.0.0.1:{port}"
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=5).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            serve.address[names] = address
-        return serve.address[names]
+        def start(*models: object) -> str:
+            names = tuple(map(str, models))
+            if names not in addresses:
+                command = ("-m", "streamlit", "run", "spaces_app/app.py", "--server.port", "PORT")
+                command += ("--server.headless", "true", "--server.address", "127.0.0.1")
+                environment = dict(zip(("MODEL_ID", "COMPARE_MODEL_ID"), names, strict=False))
+                app = app_server.serve(logs / f"{len(addresses)}", *command, health="/_stcore/health", **environment)
+                addresses[names] = servers.enter_context(app)
+            return addresses[names]
 
-    start.address = {}  # type: ignore[attr-defined]
-    serve = start
-    yield start
-    for process, _ in servers.values():
-        process.terminate()
-        process.wait(30)
-    for _, log in servers.values():
-        assert "Traceback" not in Path(log).read_text(), "the app printed a traceback"
+        yield start
+    assert not [log for log in logs.iterdir() if "Traceback" in log.read_text()], "an app printed a traceback"
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from modeling.hub import PublishError
 from modeling.predictor import Predictor
 from processing.errors import UserError
 from spaces_app import publish as publishing
-from spaces_app.publish import MESSAGE, ONLY_TRAINING, main, requirements
+from spaces_app.publish import CONFIG, MESSAGE, ONLY_TRAINING, main, requirements
 from tests.app_server import ROOT, serve
 from tests.hub_cards import check_card, read_card
 
@@ -72,6 +72,8 @@ def test_only_the_packages_the_app_and_its_setup_go_up(hub, model, sdk):
     own = {"docker": {"Dockerfile", "constraints.txt"}, "gradio": {"app.py"}}[sdk]
     assert top == {".gitattributes", "README.md", "requirements.txt", *own}
     packages = names - top
+    assert (CONFIG in packages) == (sdk == "docker")
+    packages -= {CONFIG}
     assert all(re.fullmatch(r"(metrics|modeling|processing|spaces_app)/[\w/]+\.py", name) for name in packages)
     for name in packages:
         assert hub.repos[REPO][name] == (ROOT / name).read_bytes()
@@ -349,12 +351,18 @@ def test_app_file_of_a_space_needs_nothing_but_the_space_and_its_requirements(pu
     assert not [file for file in files if not file.startswith(f"{published}/")]
 
 
-@pytest.mark.skipif(not (ROOT / "spaces_app" / "app.py").is_file(), reason="there is no Streamlit app yet")
 @pytest.mark.parametrize("published", ["docker"], indirect=True)
-def test_command_of_the_dockerfile_starts_alone_and_offline(published, tmp_path):
+def test_command_of_the_dockerfile_starts_an_app_that_answers_alone_and_offline(published, browser, tmp_path):
     text = (published / "Dockerfile").read_text().replace("\\\n", " ")
     command = json.loads(re.search(r"^CMD (.*)$", text, re.MULTILINE)[1].replace("8501", "PORT"))
     environment = {"PYTHONPATH": str(published), "HF_HUB_OFFLINE": "1", "MODEL_ID": MODEL}
     health = {"folder": published, "health": "/_stcore/health"}
-    with serve(tmp_path / "log", "-m", *command, **health, **environment):
-        pass
+    with serve(tmp_path / "log", "-m", *command, **health, **environment) as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.get_by_text(f"Ready: {MODEL}").wait_for()
+        page.get_by_role("radio", name="Examples").click()
+        page.get_by_placeholder("Ask about the image").fill(QUESTION)
+        page.get_by_placeholder("Ask about the image").press("Enter")
+        page.locator(".answer").wait_for()
+        page.close()
