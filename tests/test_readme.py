@@ -36,8 +36,9 @@ MODULES = {command.split()[2] for command in COMMANDS if command.startswith("pyt
 
 
 def test_command_lines_and_benchmarks_are_there():
-    lines = {"modeling.predictor", "modeling.publish"}
-    assert lines | {"benchmarks.vilt_training", "benchmarks.blip2_training"} == MODULES
+    lines = {"modeling.predictor", "modeling.publish", "spaces_app.publish"}
+    benchmarks = {"benchmarks.vilt_training", "benchmarks.blip2_training", "benchmarks.app_load"}
+    assert lines | benchmarks == MODULES
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python -m")])
