@@ -19,6 +19,7 @@ where the file may be a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM. A mistake of t
 """
 
 import io
+import logging
 import os
 import sys
 from dataclasses import asdict
@@ -177,4 +178,4 @@ def main(_: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, logging.WARNING)
