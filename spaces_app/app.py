@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 MAX_FILES = 100
 MAX_QUESTION = 500  # characters
-MAX_TURNS = 200  # of one visit
 THUMBNAIL = 96  # pixels
 STYLE = """
 <style>
@@ -68,6 +67,8 @@ class Picture:
     data: bytes
     facts: ImageFacts | None = None
     drawn: tuple[tuple[float, float] | None, Image.Image] | None = None
+    small: Image.Image | None = None
+    pending: str | None = None  # a question that is not answered yet
     turns: list[Turn] = field(default_factory=list)
     suggestions: tuple[str, ...] = ()
 
@@ -76,6 +77,13 @@ class Picture:
         if self.drawn is None or self.drawn[0] != window:
             self.drawn = window, open_image(self._file(), window=window)
         return self.drawn[1]
+
+    def thumbnail(self) -> Image.Image:
+        """A small copy, made once."""
+        if self.small is None:
+            self.small = open_image(self._file())
+            self.small.thumbnail((THUMBNAIL, THUMBNAIL))
+        return self.small
 
     def read_facts(self) -> ImageFacts:
         """What may be shown of the file."""
@@ -151,6 +159,7 @@ def choose_picture() -> Picture | None:
             accept_multiple_files=True,
             max_upload_size=MAX_IMAGE_BYTES // 2**20,
         )
+        st.caption("Nothing is stored; of a DICOM header nothing about the patient is read or shown.")
         if len(files) > MAX_FILES:
             st.warning(f"Only the first {MAX_FILES} of {len(files)} files are shown.")
         for file in sorted(files, key=lambda file: file.name)[:MAX_FILES]:
@@ -170,7 +179,8 @@ def remember(key: str, name: str, read: Callable[[], bytes]) -> Picture:
     """The picture of this visit with that key."""
     pictures = st.session_state.setdefault("pictures", {})
     if key not in pictures:
-        pictures[key] = Picture(key, name, read())
+        pictures[key] = Picture(key, name, b"")
+    pictures[key].data = pictures[key].data or read()
     return pictures[key]
 
 
@@ -179,7 +189,7 @@ def forget_others(pictures: list[Picture]) -> None:
     kept = {picture.key for picture in pictures}
     for key, picture in list(st.session_state.get("pictures", {}).items()):
         if key not in kept:
-            picture.data, picture.drawn = b"", None
+            picture.data, picture.drawn, picture.small = b"", None, None
             if not picture.turns:
                 del st.session_state.pictures[key]
 
@@ -196,7 +206,7 @@ def strip(pictures: list[Picture]) -> Picture | None:
             with st.container(width=THUMBNAIL + 8, gap="small"):
                 chosen = picture.key == st.session_state.chosen
                 try:
-                    st.image(thumbnail(picture), width=THUMBNAIL, alt=f"Thumbnail of {picture.name}")
+                    st.image(picture.thumbnail(), width=THUMBNAIL, alt=f"Thumbnail of {picture.name}")
                 except UserError:
                     st.caption("can't be opened")
                 st.button(
@@ -213,16 +223,6 @@ def strip(pictures: list[Picture]) -> Picture | None:
 def choose(key: str) -> None:
     """Chooses an image of the strip."""
     st.session_state.chosen = key
-
-
-def thumbnail(picture: Picture) -> Image.Image:
-    """A small copy, made once."""
-    small = st.session_state.setdefault("thumbnails", {})
-    if picture.key not in small:
-        image = open_image(picture._file())
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        small[picture.key] = image
-    return small[picture.key]
 
 
 def choose_window(picture: Picture, facts: ImageFacts) -> tuple[float, float] | None:
@@ -242,25 +242,25 @@ def choose_window(picture: Picture, facts: ImageFacts) -> tuple[float, float] | 
 # Asking --------------------------------------------------------------------------------------------------------------
 
 
-def ask(question: str) -> None:
-    """Notes a question; it is answered at the end of the script."""
-    st.session_state.pending = question
+def ask(picture: Picture, question: str) -> None:
+    """Notes a question; it is answered at the end of the script, or of the next one where that is interrupted."""
+    picture.pending = question
 
 
-def answer(models: "dict[str, Predictor]", picture: Picture, window: tuple[float, float] | None) -> Turn:
+def answer(models: "dict[str, Predictor]", picture: Picture, window: tuple[float, float] | None) -> None:
     """Asks every model; each answer is shown as soon as it is there."""
-    question = st.session_state.pop("pending")
-    turn = Turn(question, [], window)
+    turn = Turn(picture.pending or "", [], window)
     slots = heading(turn)
     for model, slot in zip(models.values(), slots, strict=True):
         try:
-            turn.answers.append(model.answer(picture.image(window), question))
+            turn.answers.append(model.answer(picture.image(window), turn.question))
         except UserError as error:
             turn.answers.append(str(error))
         with slot:
             draw_answer(turn, len(turn.answers) - 1, newest=True)
     mark_difference(turn)
-    return turn
+    picture.turns.append(turn)
+    picture.pending = None
 
 
 def heading(turn: Turn) -> list[Any]:
@@ -386,15 +386,15 @@ def ask_page() -> Callable[["dict[str, Predictor]"], None]:
         look = st.container()
     with right:
         if asked := st.chat_input("Ask about the image", max_chars=MAX_QUESTION):
-            ask(asked)
+            ask(picture, asked)
         offered = st.container(horizontal=True, gap="small", key="suggestions")
         newest = st.empty()
         earlier = st.container()
 
     def finish(models: "dict[str, Predictor]") -> None:
-        if "pending" in st.session_state and len(picture.turns) < MAX_TURNS:
+        if picture.pending is not None:
             with newest.container(border=True):
-                picture.turns.append(answer(models, picture, window))
+                answer(models, picture, window)
         elif picture.turns:
             with newest.container():
                 draw_turn(picture.turns[-1], newest=True)
@@ -412,13 +412,16 @@ def ask_page() -> Callable[["dict[str, Predictor]"], None]:
                 shown = st.toggle("Show where the model looked", key="look")
                 st.slider("Opacity of the heat map, percent", 0, 100, 50, key="opacity", disabled=not shown)
             if shown:
-                show_heat(frame, models, picture)
+                try:
+                    show_heat(frame, models, picture)
+                except UserError as error:
+                    look.error(str(error))
         if not picture.suggestions:
             part = next(iter(models.values())).answer(image, PROBES[0], top_k=1).answer
             picture.suggestions = suggestions(part)
         with offered:
             for question in picture.suggestions:
-                st.button(question, key=f"suggested-{question}", on_click=ask, args=(question,))
+                st.button(question, key=f"suggested-{question}", on_click=ask, args=(picture, question))
 
     return finish
 

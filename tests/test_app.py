@@ -118,7 +118,11 @@ def test_the_conversation_belongs_to_its_image_and_can_be_taken_home(open_page, 
     page.get_by_role("button", name="Chest X-ray", exact=True).click()
     expect(page.get_by_alt_text("The chosen image, Chest X-ray")).to_be_visible()
     expect(page.locator(".question")).to_have_count(0)
+    page.get_by_role("radio", name="Files").click()
+    expect(page.get_by_text("Choose an image")).to_be_visible()
+    page.get_by_role("radio", name="Examples").click()
     page.get_by_role("button", name="Head MRI", exact=True).click()
+    expect(page.get_by_alt_text("The chosen image, Head MRI")).to_be_visible()
     expect(page.locator(".question")).to_have_count(2)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download questions and answers").click()
@@ -168,6 +172,7 @@ def test_a_dicom_file_is_shown_in_its_window_and_without_the_patient(open_page, 
     ask(page)
     expect(confidence(page)).to_be_visible()
     assert "ecret" not in page.content()
+    expect(page.get_by_text("nothing about the patient is read or shown")).to_be_visible()
 
 
 def test_a_series_is_a_strip_to_choose_from(open_page, runs, phantoms):
