@@ -236,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Speed and memory of BLIP-2 training against the plain recipe.")
     parser.add_argument("--dataset", default="phantom", help="as train.py's")
     parser.add_argument("--steps", type=int, default=5, help="optimizer steps; the first is not timed")
-    parser.add_argument("--batch_size", type=int, default=32, help="questions a step")
+    parser.add_argument("--batch_size", type=int, default=64, help="questions a step")
     parser.add_argument("--bf16", action="store_true", help="bf16 autocast instead of fp32")
     options = parser.parse_args()
     if options.bf16 and not cpu_has_bf16():

@@ -14,8 +14,8 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
 
     The Q-Former does not see the question, so what the language model reads of an image is the same for all of its
     questions: it is made once, from kept features where there are some. A decoder-only language model reads several
-    questions after it in one sequence; the mask lets each see the image and itself, and its positions count on from
-    the image, so losses and gradients are those of one question a sequence.
+    questions after it in one sequence, a tree where they begin alike; the mask lets each see the image and itself, and
+    its positions count on from the image, so losses and gradients are those of one question a sequence.
     """
 
     vision_model: Any  # None once it is taken
@@ -58,8 +58,8 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         labels: torch.Tensor,
         image_index: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        question_index: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        visible: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -69,13 +69,13 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
 
         Args:
             input_ids: ``(S, L)``. Encoder-decoder: a prompt a row. Decoder-only: questions about one image a row, each
-                its prompt and its answer but for the last token.
+                its prompt and its answer but for the last token; what several begin with stands there once.
             labels: encoder-decoder: the answer, ``(S, A)``. Decoder-only: the token that follows each input token
                 where it belongs to the answer, ``(S, L)``. Else -100.
             image_index: which of the images each row is about, ``(S,)``.
             attention_mask: encoder-decoder: 1 for real tokens, ``(S, L)``; all by default.
-            question_index: decoder-only: which question of its row a token belongs to, -1 for padding, ``(S, L)``.
             position_ids: decoder-only: place of a token within its question, ``(S, L)``.
+            visible: decoder-only: which tokens of its row each token sees, ``(S, L, L)``.
             pixel_values, image_embeds: as for `query_states`.
             num_items_in_batch: answer tokens in all batches of an optimizer step; the loss is divided by it.
 
@@ -86,11 +86,11 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         text = self.get_input_embeddings()(input_ids)
         inputs_embeds = torch.cat([prefix.to(text.dtype), text], dim=1)
         length = prefix.shape[1]
-        if question_index is not None and position_ids is not None:
+        if visible is not None and position_ids is not None:
             places = torch.arange(length, device=text.device).expand(len(text), -1)
             hidden = self.language_model.base_model(
                 inputs_embeds=inputs_embeds,
-                attention_mask=_shared_prefix_mask(question_index, length, text.dtype),
+                attention_mask=_shared_prefix_mask(visible, length, text.dtype),
                 position_ids=torch.cat([places, position_ids + length], dim=1),
                 use_cache=False,
             ).last_hidden_state[:, length:]
@@ -323,13 +323,12 @@ class AnswerTrie:
         return self._paths.to(logits.device) @ log_probabilities
 
 
-def _shared_prefix_mask(question_index: torch.Tensor, prefix_length: int, dtype: torch.dtype) -> torch.Tensor:
-    """An additive mask ``(S, 1, prefix + L, prefix + L)``: the prefix is causal, a question sees it and itself."""
-    length = prefix_length + question_index.shape[1]
-    owner = nn.functional.pad(question_index, (prefix_length, 0), value=-2)
-    visible = (owner[:, :, None] == owner[:, None]) | (owner[:, None] == -2)
-    visible &= torch.ones(length, length, dtype=torch.bool, device=owner.device).tril()
-    return _additive(visible, dtype)[:, None]
+def _shared_prefix_mask(visible: torch.Tensor, prefix_length: int, dtype: torch.dtype) -> torch.Tensor:
+    """An additive mask ``(S, 1, prefix + L, prefix + L)``: the prefix is causal, every token sees it and what
+    `visible` ``(S, L, L)`` says."""
+    whole = nn.functional.pad(visible, (prefix_length, 0, prefix_length, 0), value=True)
+    whole[:, :prefix_length].tril_()
+    return _additive(whole, dtype)[:, None]
 
 
 def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -180,39 +180,38 @@ class Blip2Collator:
             tokens = self._prompt_ids(row["question"]), self.answer_ids(row["answer"])
             of_image.setdefault(row["image"], []).append(tokens)
         images: list[str] = []
-        columns: dict[str, list[list[int]]] = {
-            name: [] for name in ("input_ids", "labels", "question_index", "position_ids")
-        }
+        trees: list[QuestionTree] = []
         for image, sequences in zip(of_image, self._sequences(list(of_image.values())), strict=True):
-            for questions in sequences:
-                images.append(image)
-                for column in columns.values():
-                    column.append([])
-                for index, (prompt, answer) in enumerate(questions):
-                    ids = prompt + answer[:-1]
-                    columns["input_ids"][-1] += ids
-                    columns["labels"][-1] += [-100] * (len(prompt) - 1) + answer
-                    columns["question_index"][-1] += [index] * len(ids)
-                    columns["position_ids"][-1] += range(len(ids))
-        padding = {"input_ids": self.tokenizer.pad_token_id, "labels": -100, "question_index": -1, "position_ids": 0}
-        batch = {name: _padded(column, padding[name]) for name, column in columns.items()}
-        return batch | self._image_batch(images)
+            trees += sequences
+            images += [image] * len(sequences)
+        length = max(len(tree.tokens) for tree in trees)
+        visible = torch.zeros(len(trees), length, length, dtype=torch.bool)
+        for tree, rows_of_tree in zip(trees, visible, strict=True):
+            for token, path in enumerate(tree.paths):
+                rows_of_tree[token, path] = True
+        return {
+            "input_ids": _padded([tree.tokens for tree in trees], self.tokenizer.pad_token_id),
+            "labels": _padded([tree.labels for tree in trees], -100),
+            "position_ids": _padded([[len(path) - 1 for path in tree.paths] for tree in trees], 0),
+            "visible": visible,
+            **self._image_batch(images),
+        }
 
-    def _sequences(self, of_image: Sequence[list[Tokens]]) -> list[list[list[Tokens]]]:
+    def _sequences(self, of_image: Sequence[list[Tokens]]) -> list[list["QuestionTree"]]:
         """Shares each image's questions out to sequences, so that the batch has the fewest tokens, padding and the
         repeated image included."""
 
         def size(question: Tokens) -> int:
             return sum(map(len, question))
 
-        def share_out(questions: list[Tokens], limit: int) -> list[list[Tokens]]:
+        def share_out(questions: list[Tokens], limit: int) -> list[QuestionTree]:
             sequences: list[list[Tokens]] = [[] for _ in range(math.ceil(len(questions) / limit))]
             for question in sorted(questions, key=size, reverse=True):
                 min((s for s in sequences if len(s) < limit), key=lambda s: sum(map(size, s))).append(question)
-            return sequences
+            return [QuestionTree(sequence) for sequence in sequences]
 
-        def cost(batch: list[list[list[Tokens]]]) -> int:
-            lengths = [sum(map(size, sequence)) for sequences in batch for sequence in sequences]
+        def cost(batch: list[list[QuestionTree]]) -> int:
+            lengths = [len(tree.tokens) for trees in batch for tree in trees]
             return len(lengths) * (self.processor.num_query_tokens + max(lengths))
 
         limits = range(1, self.questions_per_image + 1)
@@ -238,6 +237,37 @@ class Blip2Collator:
             [self.images[image] for image in distinct], do_resize=False, return_tensors="pt"
         )
         return batch | {"pixel_values": pixels["pixel_values"]}
+
+
+class QuestionTree:
+    """Questions about an image and their answers as one sequence, where prompts that begin alike share the beginning.
+
+    A token that something is to be predicted after is its question's own.
+
+    Attributes:
+        tokens: of the sequence, ``L``.
+        labels: the token of the answer that follows each, else -100.
+        paths: the tokens that each one sees, itself the last.
+    """
+
+    def __init__(self, questions: Sequence[Tokens]) -> None:
+        self.tokens: list[int] = []
+        self.labels: list[int] = []
+        self.paths: list[list[int]] = []
+        nodes: dict[tuple[int, ...], int] = {}
+        for prompt, answer in questions:
+            path: list[int] = []
+            targets = [-100] * (len(prompt) - 1) + answer
+            for place, (token, target) in enumerate(zip(prompt + answer[:-1], targets, strict=True)):
+                shared = tuple(prompt[: place + 1]) if target == -100 else None
+                node = nodes.get(shared, len(self.tokens)) if shared else len(self.tokens)
+                path = [*path, node]
+                if node == len(self.tokens):
+                    self.tokens.append(token)
+                    self.labels.append(target)
+                    self.paths.append(path)
+                    if shared:
+                        nodes[shared] = node
 
 
 def _padded(sequences: Sequence[Sequence[int]], value: int, left: bool = False) -> torch.Tensor:

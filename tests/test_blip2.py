@@ -13,6 +13,7 @@ import train
 from modeling.arguments import Blip2TrainingArguments, parse_arguments
 from modeling.blip2 import Answering, build_model, build_trainer, decode_with
 from modeling.blip2_model import AnswerTrie, Blip2ForQuestionAnswering
+from processing.collators import QuestionTree
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from tests.tiny_blip2 import QUERIES, tiny_blip2
@@ -108,12 +109,22 @@ def test_questions_are_shared_out_to_sequences_that_leave_little_padding(built, 
     collator.questions_per_image, collator.processor.num_query_tokens = 16, 4
     row = dataset["train"][0]
     other = next(candidate for candidate in dataset["train"] if candidate["image"] != row["image"])
-    batch = collator([row] * 6 + [row | {"image": other["image"]}] * 2)
-    assert (batch["question_index"] >= 0).all()
-    assert batch["question_index"].amax(1).tolist() == [1, 1, 1, 1]
+    words = dataset["train"]["question"]
+    many = [row | {"question": f"{number} {words[number]}"} for number in range(6)]
+    batch = collator([*many, *(question | {"image": other["image"]} for question in many[:2])])
     assert batch["image_index"].tolist() == [0, 0, 0, 1]
     collator.processor.num_query_tokens = 1000  # an image so long that it is worth the padding
-    assert collator([row] * 6 + [row | {"image": other["image"]}] * 2)["image_index"].tolist() == [0, 1]
+    batch = collator([*many, *(question | {"image": other["image"]} for question in many[:2])])
+    assert batch["image_index"].tolist() == [0, 1]
+
+
+def test_what_prompts_begin_with_stands_once():
+    tree = QuestionTree([([5, 6, 7, 9], [1, 2]), ([5, 6, 8, 9], [3, 2]), ([5, 6, 7, 9], [4, 2])])
+    assert tree.tokens == [5, 6, 7, 9, 1, 8, 9, 3, 9, 4]
+    assert tree.labels == [-100, -100, -100, 1, 2, -100, 3, 2, 4, 2]
+    assert tree.paths[4] == [0, 1, 2, 3, 4]
+    assert tree.paths[7] == [0, 1, 5, 6, 7]
+    assert tree.paths[9] == [0, 1, 2, 8, 9]
 
 
 def test_a_batch_over_all_answer_tokens_of_a_step_divides_by_their_number(built, rows):
