@@ -177,23 +177,11 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
         default=None,
         metadata={"help": "Peak learning rate of the starter's image network; by default the same, 0 freezes it."},
     )
-    config_overrides: str | None = field(
-        default=None,
-        metadata={
-            "help": "What the config of the starter has otherwise than its base checkpoint, such as "
-            "image_size=288,hidden_dropout_prob=0.1."
-        },
-    )
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
     label_names: list[str] | None = field(
         default_factory=lambda: ["row"],
         metadata={"help": "Must stay row: evaluation looks answers up by row, so that no label matrix piles up."},
     )
-
-    def __post_init__(self) -> None:
-        if self.config_overrides and self.model_name_or_path != "starter":
-            raise ValueError("--config_overrides: any other model than the starter keeps the config it has.")
-        super().__post_init__()
 
 
 @dataclass

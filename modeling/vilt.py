@@ -1,7 +1,6 @@
 """ViLT (Kim et al. 2021, https://arxiv.org/abs/2102.03334): built, trained and asked as an answer classifier."""
 
 import logging
-import re
 import string
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -167,9 +166,7 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
             checkpoint = str(starter_checkpoint())
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()  # else it reports every untrained weight as missing
-        model, processor = load_checkpoint(checkpoint, labels | _overrides(checkpoint, args.config_overrides))
-        side = model.config.image_size
-        processor.image_processor.size = {"height": side, "width": side}
+        model, processor = load_checkpoint(checkpoint, labels)
         transformers.logging.set_verbosity(verbosity)
     elif untrained:
         model, processor = _from_scratch(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
@@ -180,31 +177,12 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
     return model, processor
 
 
-def _overrides(checkpoint: str, text: str | None) -> dict[str, Any]:
-    """The settings of `--config_overrides`, of the types that the config has."""
-    config = AutoConfig.from_pretrained(checkpoint)
-    before = config.to_dict()
-    if text is not None:
-        try:
-            if not re.fullmatch(r"\w+=[^,=]+(,\w+=[^,=]+)*", text):
-                raise ValueError("it is not a list of settings")
-            config.update_from_string(text)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"--config_overrides {text}: {error}; give name=value,name=value.") from error
-    if config.image_size % config.patch_size:
-        raise UserError(
-            f"--config_overrides {text}: image_size must be a multiple of {config.patch_size}, the side of a patch."
-        )
-    return {name: value for name, value in config.to_dict().items() if before.get(name) != value}
-
-
-def load_checkpoint(name: str, options: dict[str, Any] | None = None) -> tuple[AnyVilt, ViltProcessor]:
+def load_checkpoint(name: str, options: dict[str, dict] | None = None) -> tuple[AnyVilt, ViltProcessor]:
     """Loads a model and its processor.
 
     Args:
         name: a folder or a Hub id.
-        options: `label2id` and `id2label` of a head to train, and settings that its config is to have otherwise;
-            without them the model keeps its own.
+        options: `label2id` and `id2label` of a head to train; without them the model keeps its own.
 
     Raises:
         UserError: it can't be loaded, is no ViLT, or is to keep a head that it does not have.

@@ -10,10 +10,9 @@ from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
 import train
 from modeling import starter_parts
-from modeling.arguments import ViltTrainingArguments, parse_arguments
-from modeling.predictor import Predictor
+from modeling.arguments import ViltTrainingArguments
 from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
-from modeling.vilt import build_model, build_trainer, load_checkpoint
+from modeling.vilt import build_model, build_trainer
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import open_image
@@ -239,35 +238,3 @@ def test_missing_weights_file_is_told(empty_cache, monkeypatch):
 def test_starter_can_not_be_evaluated_untrained(dataset, tmp_path):
     with pytest.raises(UserError, match="nothing to evaluate"):
         build_model(arguments(tmp_path, do_train=False), dataset)
-
-
-def test_config_overrides_change_the_starter_and_its_processor(phantoms, tmp_path):
-    flags = ["--model_name_or_path", "starter", "--config_overrides", "image_size=96,hidden_dropout_prob=0.2"]
-    quick = ["--max_steps", "2", "--disable_tqdm", "True", "--feature_cache_gb", "0.1"]
-    train.main([*flags, *quick, "--dataset", str(phantoms), "--output_dir", str(tmp_path)])
-    model, processor = load_checkpoint(str(tmp_path))
-    assert model.config.hidden_dropout_prob == 0.2
-    assert model.image_embeddings.weight.shape[0] == 1 + 3 * 3
-    assert processor.image_processor.size == {"height": 96, "width": 96}
-    image = sorted((phantoms / "imgs").glob("*/source.jpg"))[0]
-    assert Predictor.from_pretrained(tmp_path).answer(image, "Is this a CT?").answer in model.config.label2id
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ("image_size=100", "image_size must be a multiple of 32"),
-        ("image_sise=96", "key image_sise isn't in the original config dict; give name=value"),
-        ("image_size", "give name=value"),
-    ],
-)
-def test_config_overrides_that_can_t_be(overrides, message, dataset, tmp_path):
-    flags = ["--model_name_or_path", "starter", "--config_overrides", overrides, "--output_dir", str(tmp_path)]
-    _, args = parse_arguments(flags)
-    with pytest.raises(UserError, match=message):
-        build_model(args, dataset)
-
-
-def test_config_overrides_are_for_the_starter():
-    with pytest.raises(ValueError, match="any other model than the starter keeps the config it has"):
-        parse_arguments(["--model_name_or_path", "scratch:tiny", "--config_overrides", "image_size=96"])
