@@ -105,13 +105,6 @@ class SharedTrainingArguments:
         default=1,
         metadata={"help": "Questions of an image that stay together in training and share what is computed of it."},
     )
-    weight_average_decay: float | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluate and save the exponential average of the weights with this decay a step, such as 0.99; "
-            "by default the last weights."
-        },
-    )
     feature_cache_gb: float = field(
         default=10.0,
         metadata={"help": "Limit for kept features of frozen vision networks on disk, in GB; 0 keeps none."},
@@ -136,8 +129,6 @@ class SharedTrainingArguments:
             self.load_best_model_at_end, self.early_stopping_patience = False, None
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("--early_stopping_patience needs --load_best_model_at_end True.")
-        if self.weight_average_decay is not None and not 0 < self.weight_average_decay < 1:
-            raise ValueError("--weight_average_decay must be between 0 and 1.")
         if self.questions_per_image < 1:
             raise ValueError("--questions_per_image must be at least 1.")
         if self.remove_unused_columns:

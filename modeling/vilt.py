@@ -31,7 +31,6 @@ from transformers.trainer_utils import PredictionOutput
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import classification_metrics
 from modeling.arguments import ViltTrainingArguments
-from modeling.averaging import AveragingTrainer
 from modeling.frozen_vision import KeptFeatures
 from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
 from modeling.training import grouped_by_image, set_learning_rate
@@ -344,7 +343,7 @@ def build_trainer(
     )
 
 
-class ViltTrainer(AveragingTrainer):
+class ViltTrainer(Trainer):
     """A Trainer with `questions_per_image` and `vision_learning_rate`."""
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
