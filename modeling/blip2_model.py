@@ -44,8 +44,13 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         """
         if image_embeds is None:
             image_embeds = self.vision_model(pixel_values).last_hidden_state
-        query_tokens = self.query_tokens.expand(len(image_embeds), -1, -1)
+        query_tokens = self.queries.expand(len(image_embeds), -1, -1)
         return self.qformer(query_embeds=query_tokens, encoder_hidden_states=image_embeds).last_hidden_state
+
+    @property
+    def queries(self) -> nn.Parameter:
+        """The query tokens, ``(1, num_query_tokens, Q-Former width)``."""
+        return self.query_tokens
 
     def forward(
         self,

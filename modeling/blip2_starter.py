@@ -35,6 +35,7 @@ from modeling.starter_parts import (
 )
 
 PLACE_CHANNELS = 64
+ASSEMBLY = 2  # counts the changes of what is assembled
 
 
 class Blip2StarterVisionConfig(Blip2VisionConfig):
@@ -81,11 +82,23 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
     """BLIP-2 over an EfficientNet-Lite."""
 
     config_class = Blip2StarterConfig
-    _keep_in_fp32_modules_strict: ClassVar = {"vision_model", "qformer", "query_tokens", "language_projection"}
+    _keep_in_fp32_modules_strict: ClassVar = {"vision_model", "qformer", "language_projection"}
 
     def __init__(self, config: Blip2StarterConfig) -> None:
         super().__init__(config)  # its own vision encoder has no layers here
         self.vision_model = EfficientNetVisionModel(config.vision_config)
+        # In the Q-Former, so that an adapter that trains it whole holds them too: PEFT saves modules only.
+        self.qformer.query_tokens = self.query_tokens
+        del self.query_tokens
+
+    @property
+    def queries(self) -> nn.Parameter:
+        """The query tokens, ``(1, num_query_tokens, Q-Former width)``."""
+        return self.qformer.query_tokens
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if module is not self:  # its stock class would look for the query tokens
+            super()._init_weights(module)
 
     def take_frozen_vision(self) -> nn.Module:
         network, self.vision_model.vision = self.vision_model.vision, None
@@ -136,7 +149,7 @@ def blip2_starter_checkpoint() -> Path:
         model.language_model.load_state_dict(language_model.state_dict())
         _load_qformer(model.qformer, minilm_weights())
         _draw_cross_attention(model.qformer)
-        nn.init.normal_(model.query_tokens)  # nothing else tells them apart; the stock class starts them alike
+        nn.init.normal_(model.queries)  # nothing else tells them apart; the stock class starts them alike
         embeddings = model.get_input_embeddings().weight.detach()
         width = model.language_projection.in_features
         nn.init.normal_(model.language_projection.weight, std=float(embeddings.std()) / width**0.5)
@@ -145,7 +158,8 @@ def blip2_starter_checkpoint() -> Path:
         tokenizer = AutoTokenizer.from_pretrained(language_file.parent, padding_side="left", **options)
         Blip2Processor(image_processor, tokenizer, config.num_query_tokens).save_pretrained(folder)
 
-    return cached_checkpoint("blip2", settings, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble)
+    key = settings | {"assembly": ASSEMBLY}
+    return cached_checkpoint("blip2", key, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble)
 
 
 def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:

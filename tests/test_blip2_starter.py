@@ -93,7 +93,7 @@ def test_image_tokens_are_the_vilt_starters_maps_with_their_places(model):
 
 def test_query_tokens_differ_from_each_other(model):
     """Alike, as the stock class starts them, they would stay alike: nothing but their start tells them apart."""
-    assert torch.cdist(model.query_tokens[0], model.query_tokens[0]).fill_diagonal_(9).min() > 1
+    assert torch.cdist(model.queries[0], model.queries[0]).fill_diagonal_(9).min() > 1
 
 
 @pytest.fixture(scope="module")
