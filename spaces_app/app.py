@@ -37,7 +37,8 @@ STYLE = """
 .answer { font-size: 1.7rem; font-weight: 650; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
 .question { font-weight: 600; margin: 0; overflow-wrap: anywhere; }
 .disclaimer { font-size: 0.875rem; font-weight: 600; margin: 0; }
-[data-testid="stCaptionContainer"] { color: inherit !important; } /* its own grey has too little contrast */
+/* captions: their own grey has too little contrast */
+[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { color: inherit !important; }
 .model { margin: 0; overflow-wrap: anywhere; }
 .block-container { padding-top: 2.5rem; padding-bottom: 1rem; max-width: 76rem; }
 @media (max-width: 640px) {
