@@ -115,6 +115,7 @@ def under_load(model: str, predictor: Predictor, users: int, count: int) -> None
 
 def alone(model: str, predictor: Predictor) -> None:
     """Prints the time of first and second questions, and of a run of the app's script beside the model's own."""
+    from streamlit import config
     from streamlit.testing.v1 import AppTest
 
     first, second, script = [], [], []
@@ -125,6 +126,7 @@ def alone(model: str, predictor: Predictor) -> None:
             started = time.perf_counter()
             predictor.answer(str(image), QUESTIONS[0])
             times.append(time.perf_counter() - started)
+    config.set_option("runner.magicEnabled", False)  # as in the app's own config.toml, which AppTest does not read
     os.environ["MODEL_ID"] = model
     test = AppTest.from_file(str(ROOT / "spaces_app" / "app.py"), default_timeout=300).run()
     test.button_group[0].set_value("Examples").run()

@@ -69,7 +69,8 @@ class Picture:
     data: bytes
     facts: ImageFacts | None = None
     drawn: tuple[tuple[float, float] | None, Image.Image] | None = None
-    small: Image.Image | None = None
+    shown: tuple[Image.Image, bytes] | None = None  # and encoded, once: Streamlit would do so in every run
+    small: bytes | None = None
     pending: str | None = None  # a question that is not answered yet
     turns: list[Turn] = field(default_factory=list)
     suggestions: tuple[str, ...] = ()
@@ -80,11 +81,19 @@ class Picture:
             self.drawn = window, open_image(self._file(), window=window)
         return self.drawn[1]
 
-    def thumbnail(self) -> Image.Image:
-        """A small copy, made once."""
+    def png(self, window: tuple[float, float] | None = None) -> bytes:
+        """`image` as a PNG file; the last one is kept."""
+        image = self.image(window)
+        if self.shown is None or self.shown[0] is not image:
+            self.shown = image, as_png(image)
+        return self.shown[1]
+
+    def thumbnail(self) -> bytes:
+        """A small copy as a PNG file, made once."""
         if self.small is None:
-            self.small = open_image(self._file())
-            self.small.thumbnail((THUMBNAIL, THUMBNAIL))
+            image = open_image(self._file())
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            self.small = as_png(image)
         return self.small
 
     def read_facts(self) -> ImageFacts:
@@ -97,6 +106,13 @@ class Picture:
         file = BytesIO(self.data)
         file.name = self.name
         return file
+
+
+def as_png(image: Image.Image) -> bytes:
+    """An image as a file."""
+    file = BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def model_names() -> list[str]:
@@ -191,7 +207,7 @@ def forget_others(pictures: list[Picture]) -> None:
     kept = {picture.key for picture in pictures}
     for key, picture in list(st.session_state.get("pictures", {}).items()):
         if key not in kept:
-            picture.data, picture.drawn, picture.small = b"", None, None
+            picture.data, picture.drawn, picture.shown, picture.small = b"", None, None, None
             if not picture.turns:
                 del st.session_state.pictures[key]
 
@@ -382,7 +398,7 @@ def ask_page() -> Callable[["dict[str, Predictor]"], None]:
             st.error(str(error))
             return lambda models: None
         frame = st.empty()
-        frame.image(image, width="stretch", alt=f"The chosen image, {picture.name}")
+        frame.image(picture.png(window), width="stretch", alt=f"The chosen image, {picture.name}")
         details = " · ".join(f"{name}: {value}" for name, value in facts.details.items())
         st.caption(f"{facts.format}, {image.width} x {image.height} pixels" + f" · {details}" * bool(details))
         look = st.container()
