@@ -38,8 +38,11 @@ STYLE = """
 .question { font-weight: 600; margin: 0; overflow-wrap: anywhere; }
 .disclaimer { font-size: 0.875rem; font-weight: 600; margin: 0; }
 /* captions: their own grey has too little contrast */
-[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { color: inherit !important; }
+[data-testid="stCaptionContainer"] { opacity: 0.85 !important; }
 .model { margin: 0; overflow-wrap: anywhere; }
+/* thumbnails take their room before they are loaded: a button that moves under the pointer is not clicked */
+.st-key-strip [data-testid="stElementContainer"]:first-child { min-height: 96px; }
+.st-key-strip img { height: 96px; object-fit: contain; }
 .block-container { padding-top: 2.5rem; padding-bottom: 1rem; max-width: 76rem; }
 @media (max-width: 640px) {
   .block-container { padding-left: 1rem; padding-right: 1rem; }
@@ -524,7 +527,11 @@ def main() -> None:
     st.set_page_config("Medical VQA", ":material/radiology:", layout="wide")
     st.html(STYLE)
     st.title("Ask a medical image", anchor=False)
+    names = model_names()
+    told = " and ".join(map(short_name, names))
+    loading, ready = f":material/hourglass_top: Loading {told} …", f":material/check_circle: Ready: {told}"
     status = st.empty()
+    status.caption(ready if st.session_state.get("ready") else loading)
     with st.bottom:
         line(DISCLAIMER, "disclaimer")
     one, many, about = st.tabs(("Ask", "Many at once", "About the model"))
@@ -534,14 +541,13 @@ def main() -> None:
         finish_batch = batch_page()
     with about:
         about_page()
-    names = model_names()
-    status.info(f"Loading {' and '.join(map(short_name, names))} …", icon=":material/hourglass_top:")
     try:
         models = {name: load_model(name) for name in names}
     except UserError as error:
         status.error(f"The model can't be loaded. {error}")
         return
-    status.caption(f":material/check_circle: Ready: {' and '.join(map(short_name, names))}")
+    st.session_state.ready = True
+    status.caption(ready)
     with one:
         finish_ask(models)
     with many:

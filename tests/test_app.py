@@ -109,6 +109,7 @@ def test_the_conversation_belongs_to_its_image_and_can_be_taken_home(open_page, 
     page = open_page(runs("vilt"))
     page.get_by_role("radio", name="Examples").click()
     page.get_by_role("button", name="Head MRI", exact=True).click()
+    expect(page.get_by_alt_text("The chosen image, Head MRI")).to_be_visible()
     ask(page, "Is this an MRI?")
     expect(page.locator(".question")).to_have_text(["Is this an MRI?"])
     page.get_by_role("button", name="Does this image look normal?").or_(
