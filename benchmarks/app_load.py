@@ -9,16 +9,9 @@ Needs chromium and the package playwright.
 import argparse
 import asyncio
 import os
-import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.async_api import Browser, async_playwright
@@ -26,8 +19,8 @@ from playwright.async_api import Browser, async_playwright
 from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.phantom import cached_phantoms
+from tests.app_server import ROOT, chromium, serve_app
 
-ROOT = Path(__file__).parent.parent
 QUESTIONS = (
     "What modality is used to take this image?",
     "Which part of the body does this image belong to?",
@@ -36,30 +29,6 @@ QUESTIONS = (
     "What diseases are included in the picture?",
 )
 PATIENCE = 120_000  # ms
-
-
-@contextmanager
-def app(model: str) -> Iterator[str]:
-    """The address of an app that asks a model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "spaces_app/app.py", "--server.port", str(port)]
-    command += ["--server.headless", "true", "--server.address", "127.0.0.1"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"MODEL_ID": model}, stdout=log, stderr=log)
-        try:
-            address = f"http://127.0.0.1:{port}"
-            while process.poll() is None:
-                try:
-                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=5).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            yield address
-        finally:
-            process.terminate()
-            process.wait()
 
 
 async def visit(
@@ -88,11 +57,11 @@ async def visit(
 
 async def crowd(address: str, expected: dict[Path, list[str]]) -> list[tuple[list[float], list[str]]]:
     """Visitors who start to ask at the same moment, one for each image, in one browser."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
+    executable = chromium()
+    if executable is None:
         raise UserError("There is no chromium; install it, on Debian by apt-get install chromium.")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         ready = asyncio.Barrier(len(expected))
         visits = (visit(browser, address, image, answers, ready) for image, answers in expected.items())
         return await asyncio.gather(*visits)
@@ -104,7 +73,7 @@ def under_load(model: str, predictor: Predictor, users: int, count: int) -> None
     expected = {
         image: [answer.answer for answer in predictor.answer_batch(str(image), QUESTIONS[:count])] for image in images
     }
-    with app(model) as address:
+    with tempfile.TemporaryDirectory() as folder, serve_app(Path(folder) / "log", model) as address:
         visits = asyncio.run(crowd(address, expected))
     seconds = sorted(second for times, _ in visits for second in times)
     wrong = [text for _, texts in visits for text in texts]

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from processing.errors import UserError
+from processing.errors import UserError, run_command
 from processing.utils import cache_dir
 
 DRAWING = 1  # counts the changes of what is drawn, so that a set in the cache is never an older one
@@ -736,18 +736,16 @@ def check_same(folder: Path, num_images: int, seed: int, image_size: int) -> Non
         )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str]) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Write a phantom data set in SLAKE's format.")
     parser.add_argument("folder", type=Path, help="where the data set goes")
     parser.add_argument("--num_images", type=int, default=60, help="images in all splits, at least 12")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other patients")
     parser.add_argument("--image_size", type=int, default=224, help="pixels along a side")
-    try:
-        folder = write_phantoms(**vars(parser.parse_args(arguments)))
-    except UserError as error:
-        parser.exit(2, f"{error}\n")
+    folder = write_phantoms(**vars(parser.parse_args(arguments)))
     print(f"Phantom data set in {folder}")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -238,9 +238,18 @@ def read_csv(file: Path) -> list[dict[str, str]]:
     """The rows of a CSV file by its header.
 
     Raises:
-        UserError: it can't be read, or a row has other fields than the header.
+        UserError: it can't be read, or as `parse_csv`.
     """
-    reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
+    return parse_csv(_read_text(file), file)
+
+
+def parse_csv(text: str, file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV text by its header; `file` is its name in messages.
+
+    Raises:
+        UserError: it is no CSV, or a row has other fields than the header.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header, *rows = [row for row in reader if row] or [[]]
     except csv.Error as error:

@@ -474,8 +474,8 @@ def batch_page() -> Callable[["dict[str, Predictor]"], None]:
             try:
                 asked: list[tuple[str, ImageSource, str]] = []
                 if image_file is not None and table is not None:
-                    image = open_image(image_file)
-                    asked = [(image_file.name, image, question) for question in read_questions(table.getvalue())]
+                    image, texts = open_image(image_file), read_questions(table.getvalue(), table.name)
+                    asked = [(image_file.name, image, text) for text in texts]
                 elif archive is not None:
                     lines = [text.strip() for text in questions.splitlines() if text.strip()]
                     images = read_archive(archive.getvalue())

@@ -4,10 +4,12 @@ import csv
 import io
 import zipfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES, ImageSource
+from processing.sources import parse_csv
 
 if TYPE_CHECKING:
     from modeling.predictor import Predictor  # the page is painted before torch is loaded
@@ -52,21 +54,22 @@ def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) and part != ".." for part in name.split("/"))
 
 
-def read_questions(data: bytes) -> list[str]:
-    """The column `question` of a CSV file.
+def read_questions(data: bytes, name: str) -> list[str]:
+    """The column `question` of a CSV file; `name` is the file's in messages.
 
     Raises:
-        UserError: it is no UTF-8, has no such column, no row, or too many.
+        UserError: it is no CSV in UTF-8, has no such column, no row, or too many.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError("The table is no CSV file in UTF-8; export it again.") from error
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+    rows = parse_csv(text, Path(name))
     if not rows or "question" not in rows[0]:
-        raise UserError("The table has no column question, or no row; give the column that name.")
+        raise UserError(f"{name}: there is no column question, or no row; give the column that name.")
     if len(rows) > MAX_QUESTIONS:
-        raise UserError(f"The table has {len(rows):,} rows; send at most {MAX_QUESTIONS:,} at once.")
-    return [row["question"] or "" for row in rows]
+        raise UserError(f"{name}: {len(rows):,} rows; send at most {MAX_QUESTIONS:,} at once.")
+    return [row["question"] for row in rows]
 
 
 def answer_all(

@@ -13,7 +13,7 @@ PRIVACY = (
     "Images stay in the memory of this server while the page is open; nothing is stored or logged. Of a DICOM header "
     "only modality, spacing, thickness, frames and window are read, nothing about the patient."
 )
-DEFAULT_MODEL = "output/demo"  # where `make demo` leaves one
+DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "output" / "demo")  # where `make demo` leaves one
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
 

@@ -44,10 +44,9 @@ from PIL import Image
 
 from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
-from processing.images import MAX_IMAGE_BYTES, open_image
-from spaces_app.content import DISCLAIMER, GENERAL, example_images
+from processing.images import MAX_IMAGE_BYTES, open_image, read_image
+from spaces_app.content import DEFAULT_MODEL, DISCLAIMER, GENERAL, example_images
 
-DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "output" / "demo"
 INTRODUCTION = """# Ask a medical image
 Do not upload images of people who can be identified. Uploads are deleted within two hours."""
 KEPT_SECONDS = 3600  # an upload is deleted at the first of these intervals after its first one
@@ -66,7 +65,7 @@ def load() -> Predictor:
     Raises:
         UserError: it can't be loaded.
     """
-    name = os.environ.get("MODEL_ID") or str(DEFAULT_MODEL)
+    name = os.environ.get("MODEL_ID") or DEFAULT_MODEL
     # named, since ZeroGPU has CUDA that torch's other ways to look for a GPU do not see
     device = "cuda" if torch.cuda.is_available() else None
     return Predictor.from_pretrained(name, device=device, dtype=os.environ.get("MODEL_DTYPE") or None)
@@ -150,8 +149,7 @@ def build(predictor: Predictor) -> gr.Blocks:
 
 def _upload(path: str) -> io.BytesIO:
     """An uploaded file with its own name, which errors tell, and not that of its place on the server."""
-    with open(path, "rb") as stream:
-        file = io.BytesIO(stream.read(MAX_IMAGE_BYTES + 1))
+    file = read_image(path)
     file.name = Path(path).name
     return file
 

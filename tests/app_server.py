@@ -1,17 +1,23 @@
 """Runs an app as its users do, in a process of its own on loopback."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 120  # to start, on a busy machine
+
+
+def chromium() -> str | None:
+    """The browser that is installed."""
+    return shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def free_port() -> int:
@@ -41,6 +47,13 @@ def serve(log: Path, *arguments: str, folder: Path = ROOT, health: str = "/", **
     finally:
         process.terminate()
         process.wait()
+
+
+def serve_app(log: Path, *models: str) -> AbstractContextManager[str]:
+    """The address of the Streamlit app, asking one model or comparing two."""
+    command = ("-m", "streamlit", "run", "spaces_app/app.py", "--server.port", "PORT", "--server.headless", "true")
+    environment = dict(zip(("MODEL_ID", "COMPARE_MODEL_ID"), models, strict=False))
+    return serve(log, *command, "--server.address", "127.0.0.1", health="/_stcore/health", **environment)
 
 
 def _answers(url: str) -> bool:

@@ -1,12 +1,13 @@
 """Shared fixtures. Nothing here reaches beyond loopback, and every cache is a temporary folder."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from tests.app_server import chromium
 from tests.hub_server import HubServer
 
 # huggingface_hub reads these when it is imported, so they are set before anything imports it.
@@ -34,6 +35,21 @@ def hub() -> HubServer:
     """A Hub on loopback, empty at the start of each test."""
     HUB.reset()
     return HUB
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that may write, in the environment."""
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long is waited before each further try at the Hub; nobody waits, in tests."""
+    waits: list[float] = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr("modeling.hub.time", SimpleNamespace(sleep=waits.append))
+    return waits
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +100,7 @@ def trained(runs: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless chromium, for pages as users see them."""
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    executable = chromium()
     if executable is None:
         pytest.skip("There is no chromium to drive; install it, on Debian by apt-get install chromium.")
     from playwright.sync_api import expect, sync_playwright

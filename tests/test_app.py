@@ -31,10 +31,7 @@ def serve(tmp_path_factory):
         def start(*models: object) -> str:
             names = tuple(map(str, models))
             if names not in addresses:
-                command = ("-m", "streamlit", "run", "spaces_app/app.py", "--server.port", "PORT")
-                command += ("--server.headless", "true", "--server.address", "127.0.0.1")
-                environment = dict(zip(("MODEL_ID", "COMPARE_MODEL_ID"), names, strict=False))
-                app = app_server.serve(logs / f"{len(addresses)}", *command, health="/_stcore/health", **environment)
+                app = app_server.serve_app(logs / f"{len(addresses)}", *names)
                 addresses[names] = servers.enter_context(app)
             return addresses[names]
 

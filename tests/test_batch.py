@@ -64,7 +64,7 @@ def test_archive_that_lies_about_a_size_is_bounded_too(monkeypatch):
 
 
 def test_questions_are_the_column_of_that_name():
-    assert read_questions('\ufeffid,question\n1,"Is it, though?"\n2,\n'.encode()) == ["Is it, though?", ""]
+    assert read_questions('\ufeffid,question\n1,"Is it, though?"\n2,\n'.encode(), "q.csv") == ["Is it, though?", ""]
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_questions_are_the_column_of_that_name():
     [
         (b"q\nx\n", "no column question"),
         (b"question\n", "no column question, or no row"),
-        (b"\xff\xfe", "no CSV file in UTF-8"),
-        (b'question\n"open\n', "no CSV file in UTF-8"),
+        (b"\xff\xfe", "q.csv: not UTF-8 text .byte 0"),
+        (b'question\n"open\n', "q.csv line 2: not valid CSV"),
         (b"question\n" + b"x\n" * 5_001, "5,001 rows; send at most 5,000"),
     ],
 )
 def test_table_that_can_t_be_used(data, message):
     with pytest.raises(UserError, match=message):
-        read_questions(data)
+        read_questions(data, "q.csv")
 
 
 def test_answers_as_a_table_leave_out_the_confidence_of_an_error():

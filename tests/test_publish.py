@@ -29,14 +29,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 
-import modeling.hub
 import train
 from modeling import publish as publishing
 from modeling.arguments import parse_arguments
@@ -48,6 +46,7 @@ from processing.errors import UserError
 from tests.hub_cards import check_card
 from tests.tiny_blip2 import tiny_blip2
 
+pytestmark = pytest.mark.usefixtures("token", "waits")
 ROOT = Path(__file__).parent.parent
 MODEL, REPO = "user/vqa", "models/user/vqa"
 QUICK = [
@@ -79,20 +78,6 @@ def finished(phantoms, tmp_path_factory) -> Path:
 def folder(finished, tmp_path) -> Path:
     shutil.copytree(finished, tmp_path / "out")
     return tmp_path / "out"
-
-
-@pytest.fixture(autouse=True)
-def token(monkeypatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_write")
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch) -> list[float]:
-    """How long is waited before a further try; nobody waits, in these tests."""
-    waits: list[float] = []
-    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr(modeling.hub, "time", SimpleNamespace(sleep=waits.append))
-    return waits
 
 
 def push(folder: Path, **options) -> str:

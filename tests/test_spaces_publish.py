@@ -8,14 +8,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import streamlit.config
 from gradio_client import Client, handle_file
 from huggingface_hub import snapshot_download
 
-import modeling.hub
 from modeling.hub import PublishError
 from modeling.predictor import Predictor
 from processing.errors import UserError
@@ -24,24 +22,12 @@ from spaces_app.publish import CONFIG, MESSAGE, ONLY_TRAINING, main, requirement
 from tests.app_server import ROOT, serve
 from tests.hub_cards import check_card, read_card
 
+pytestmark = pytest.mark.usefixtures("token", "waits")
 SPACE, MODEL = "user/medical-vqa", "user/vqa"
 REPO = f"spaces/{SPACE}"
 CARD = b"---\nlicense: mit\ndatasets: BoKelvin/SLAKE\n---\n"
 SDKS = ("docker", "gradio")
 QUESTION = "Is this a CT scan?"
-
-
-@pytest.fixture(autouse=True)
-def token(monkeypatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_write")
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch) -> list[float]:
-    """How long is waited before a further try; nobody waits, in these tests."""
-    waits: list[float] = []
-    monkeypatch.setattr(modeling.hub, "time", SimpleNamespace(sleep=waits.append))
-    return waits
 
 
 @pytest.fixture
