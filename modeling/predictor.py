@@ -36,7 +36,7 @@ from processing.collators import Blip2Collator, ViltCollator, resize
 from processing.errors import UserError, run_command
 from processing.images import ImageSource, open_image, read_image
 from processing.sources import HUB_ID, read_csv
-from processing.utils import write_atomically
+from processing.utils import MAX_QUESTION_CHARACTERS, write_atomically
 from processing.validation import file_inside
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Predictor(ABC):
             top_k: the answer and up to `top_k - 1` alternatives; 1 saves a writing model the work for them.
 
         Raises:
-            UserError: an image that can't be opened, an empty question.
+            UserError: an image that can't be opened, an empty or endless question.
         """
         return self.answer_batch(image, [question], top_k)[0]
 
@@ -418,6 +418,8 @@ def _one_line(question: Any) -> str:
     """A question as training reads it."""
     if not isinstance(question, str) or not question.strip():
         raise UserError("The question is empty; ask something about the image.")
+    if len(question) > MAX_QUESTION_CHARACTERS:
+        raise UserError(f"The question has {len(question):,} characters; ask in at most {MAX_QUESTION_CHARACTERS:,}.")
     return " ".join(question.encode(errors="replace").decode().split())  # tokenizers refuse half a surrogate pair
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+MAX_QUESTION_CHARACTERS = 1000  # models read 40 tokens; this bounds the work of cutting a question
+
 
 def cache_dir() -> Path:
     """The folder for everything that can be made again: `MEDICAL_VQA_CACHE`, else the user's cache folder."""

@@ -23,14 +23,15 @@ from PIL import Image
 from metrics.squad_v2.scoring import normalize_answer
 from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES, ImageFacts, ImageSource, image_facts, open_image
+from processing.utils import MAX_QUESTION_CHARACTERS
 from spaces_app.batch import answer_all, as_csv, read_archive, read_questions
 from spaces_app.content import DEFAULT_MODEL, DISCLAIMER, PRIVACY, PROBES, UNSURE, example_images, suggestions
+from spaces_app.request_cap import RequestCap
 
 if TYPE_CHECKING:
     from modeling.predictor import Answer, Predictor
 
 MAX_FILES = 100
-MAX_QUESTION = 500  # characters
 THUMBNAIL = 96  # pixels
 STYLE = """
 <style>
@@ -265,7 +266,21 @@ def choose_window(picture: Picture, facts: ImageFacts) -> tuple[float, float] | 
 
 def ask(picture: Picture, question: str) -> None:
     """Notes a question; it is answered at the end of the script, or of the next one where that is interrupted."""
-    picture.pending = question
+    try:
+        count_request()
+    except UserError as error:
+        st.session_state.refused = str(error)
+    else:
+        picture.pending = question
+
+
+def count_request() -> None:
+    """Counts a request of this visit.
+
+    Raises:
+        UserError: there were too many.
+    """
+    st.session_state.setdefault("cap", RequestCap()).take()
 
 
 def answer(models: "dict[str, Predictor]", picture: Picture, window: tuple[float, float] | None) -> None:
@@ -406,8 +421,10 @@ def ask_page() -> Callable[["dict[str, Predictor]"], None]:
         st.caption(f"{facts.format}, {image.width} x {image.height} pixels" + f" · {details}" * bool(details))
         look = st.container()
     with right:
-        if asked := st.chat_input("Ask about the image", max_chars=MAX_QUESTION):
+        if asked := st.chat_input("Ask about the image", max_chars=MAX_QUESTION_CHARACTERS):
             ask(picture, asked)
+        if refused := st.session_state.pop("refused", None):
+            st.warning(refused, icon=":material/hourglass_top:")
         offered = st.container(horizontal=True, gap="small", key="suggestions")
         newest = st.empty()
         earlier = st.container()
@@ -472,6 +489,7 @@ def batch_page() -> Callable[["dict[str, Predictor]"], None]:
         if start:
             st.session_state.pop("batch", None)
             try:
+                count_request()
                 asked: list[tuple[str, ImageSource, str]] = []
                 if image_file is not None and table is not None:
                     image, texts = open_image(image_file), read_questions(table.getvalue(), table.name)

@@ -45,7 +45,9 @@ from PIL import Image
 from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES, open_image, read_image
+from processing.utils import MAX_QUESTION_CHARACTERS
 from spaces_app.content import DEFAULT_MODEL, DISCLAIMER, GENERAL, example_images
+from spaces_app.request_cap import RequestCap
 
 INTRODUCTION = """# Ask a medical image
 Do not upload images of people who can be identified. Uploads are deleted within two hours."""
@@ -82,11 +84,18 @@ def ranked_label(answers: list[tuple[str, float]] | None) -> LabelData:
 def build(predictor: Predictor) -> gr.Blocks:
     """The page and its API, over a model."""
 
-    @GPU  # from which only gr.Error comes back with its message
-    def answer(image: str | None, question: str) -> tuple[list[tuple[str, float]], dict[str, Any]]:
+    def ask(image: str | None, question: str, cap: RequestCap) -> tuple[list[tuple[str, float]], dict[str, Any]]:
         """Answers a question about a medical image: every answer with its confidence, and the same as an object."""
         if image is None:
             raise _error("There is no image; upload one or choose an example.")
+        try:
+            cap.take()
+        except UserError as error:
+            raise _error(str(error)) from None
+        return answer(image, question)
+
+    @GPU  # from which only gr.Error comes back with its message, and no change of an object
+    def answer(image: str, question: str) -> tuple[list[tuple[str, float]], dict[str, Any]]:
         try:
             result = predictor.answer(_upload(image), question)
         except UserError as error:
@@ -133,7 +142,7 @@ def build(predictor: Predictor) -> gr.Blocks:
                     height=280,
                 )
             with gr.Column(min_width=300):
-                question = gr.Textbox(label="Question", placeholder=GENERAL[0], max_length=1000)
+                question = gr.Textbox(label="Question", placeholder=GENERAL[0], max_length=MAX_QUESTION_CHARACTERS)
                 gr.Examples([[text] for text in GENERAL], question, label="Suggestions", api_visibility="private")
                 button = gr.Button("Ask", variant="primary")
                 label = gr.Label(label="Answer and confidence (not calibrated)")
@@ -142,7 +151,8 @@ def build(predictor: Predictor) -> gr.Blocks:
                     details = gr.JSON(show_label=False)
         file.change(show, file, [preview, label, details], show_progress="hidden", api_visibility="private")
         gallery.select(choose, None, file, show_progress="hidden", api_visibility="private")
-        gr.on([button.click, question.submit], answer, [file, question], [label, details], api_name="answer")
+        asked = [file, question, gr.State(RequestCap())]
+        gr.on([button.click, question.submit], ask, asked, [label, details], api_name="answer")
     # one question at a time: the model takes all cores, and more would only wait inside
     return app.queue(max_size=32, default_concurrency_limit=1)
 

@@ -182,6 +182,7 @@ def test_mistakes_are_one_sentence(client, image, tmp_path, log):
     for file, question, message in (
         (handle_file(tmp_path / "notes.png"), QUESTION, "Cannot open 'notes.png': "),
         (handle_file(image), " ", "The question is empty; ask something about the image."),
+        (handle_file(image), "Is this " * 200, "The question has 1,600 characters; ask in at most 1,000."),
         (None, QUESTION, "There is no image; upload one or choose an example."),
     ):
         with pytest.raises(AppError) as error:
