@@ -20,8 +20,8 @@ from datasets import DatasetDict
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from metrics.report import format_results, plot_curves
-from metrics.vqa import majority_answers, score_answers
+from metrics.report import format_results, make_report, plot_curves, write_report
+from metrics.vqa import majority_answers, most_frequent_answer, score_answers
 from modeling import blip2, vilt
 from modeling.arguments import AnyTrainingArguments, DataArguments, parse_arguments
 from modeling.card import model_card
@@ -59,14 +59,17 @@ def main(argv: list[str]) -> None:
         trainer.save_state()
         trainer.save_metrics("train", result.metrics | {"train_samples": len(dataset["train"])})
 
-    results = {}
+    results: dict[str, dict] = {}
+    reports = {}
     for split, prefix, wanted in (("validation", "eval", args.do_eval), ("test", "test", args.do_predict)):
         if wanted and split in dataset:
-            results |= evaluate(trainer, family, dataset, split, prefix)
+            figures, reports[split] = evaluate(trainer, family, dataset, split, prefix)
+            results |= figures
     if trainer.is_world_process_zero():
         plot_curves(trainer.state.log_history, args.output_dir)
         if results:
             print(f"\n{format_results(results)}\n")
+            write_report(reports, Path(args.output_dir) / "report")
         if args.do_train:
             write_record(data_args, args, dataset, time.monotonic() - started)
             model_card(args.output_dir).save(Path(args.output_dir) / "README.md")
@@ -133,31 +136,45 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | No
     return checkpoint
 
 
-def evaluate(trainer: Trainer, family: ModuleType, dataset: DatasetDict, split: str, prefix: str) -> dict[str, dict]:
-    """Scores a split, saves its figures and predictions, and puts the question-only baseline beside them."""
+def evaluate(
+    trainer: Trainer, family: ModuleType, dataset: DatasetDict, split: str, prefix: str
+) -> tuple[dict[str, dict], dict[str, Any]]:
+    """Scores a split, saves its figures and predictions, and puts baselines beside them.
+
+    Returns:
+        Figures by name, and the split's report, which is empty in all processes but the first.
+    """
     rows = dataset[split]
     output = trainer.predict(rows, metric_key_prefix=prefix)
     results = {split: {name.removeprefix(f"{prefix}_"): value for name, value in output.metrics.items()}}
     metrics = output.metrics
+    baselines = {}
     if "train" in dataset:
-        baseline = score_answers(rows, majority_answers(dataset["train"], rows))
+        train_rows = dataset["train"].select_columns(["question", "answer"])
+        baselines = {
+            "most frequent answer": [most_frequent_answer(train_rows)] * len(rows),
+            "most frequent answer to the question": majority_answers(train_rows, rows),
+        }
+        baseline = score_answers(rows, baselines["most frequent answer to the question"])
         results[f"{split}, majority answer to the question"] = baseline
         metrics |= {f"{prefix}_majority_{name}": value for name, value in baseline.items() if name != "total"}
     trainer.save_metrics(prefix, metrics)
-    if trainer.is_world_process_zero():
-        answers = family.read_answers(output, trainer)
-        write_jsonl(
-            Path(trainer.args.output_dir) / f"predictions_{split}.jsonl",
-            (
-                {
-                    "id": row["row"] if row["question_id"] is None else row["question_id"],
-                    **{"question": row["question"], "answer": row["answer"]},
-                    **{"prediction": answers[row["row"]][0], "confidence": round(answers[row["row"]][1], 6)},
-                }
-                for row in rows
-            ),
-        )
-    return results
+    if not trainer.is_world_process_zero():
+        return results, {}
+    answers = family.read_answers(output, trainer)
+    predictions, confidences = zip(*(answers[number] for number in rows["row"]), strict=True)
+    write_jsonl(
+        Path(trainer.args.output_dir) / f"predictions_{split}.jsonl",
+        (
+            {
+                "id": row["row"] if row["question_id"] is None else row["question_id"],
+                **{name: row[name] for name in ("image_id", "question", "answer", "language")},
+                **{"prediction": prediction, "confidence": round(confidence, 6)},
+            }
+            for row, prediction, confidence in zip(rows, predictions, confidences, strict=True)
+        ),
+    )
+    return results, make_report(list(rows), predictions, confidences, baselines)
 
 
 def use_all_cores() -> None:

@@ -1,15 +1,22 @@
-"""Figures of visual question answering: SQuAD v2 scores in all and by answer type, and the baseline beside them.
+"""Figures of visual question answering: SQuAD v2 scores in all and by kind of question, and the baselines beside them.
 
-All figures are percentages of questions. An answer type that no row has is left out.
+All figures are percentages of questions. A kind of question that no row has is left out.
 """
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from metrics.squad_v2.scoring import squad_v2_scores
+import numpy as np
+
+from metrics import cmrc
+from metrics.intervals import bootstrap_interval
+from metrics.squad_v2.scoring import exact_score, f1_score, normalize_answer, squad_v2_scores
 
 ANSWER_TYPES = ("OPEN", "CLOSED")
+KINDS = ("content_type", "modality", "location", "language")  # columns by whose values figures are told
+YES_NO = ("yes", "no", "是", "是的", "否", "不是")
 
 
 def score_answers(
@@ -60,6 +67,88 @@ def _squad_v2(
     )
 
 
+class AnswerScores(NamedTuple):
+    """Scores of one answer, 0 to 1."""
+
+    exact_match: float
+    f1: float
+    llava_med_recall: float
+    bleu_1: float
+
+
+def answer_scores(prediction: str, gold: str, language: str | None = None) -> AnswerScores:
+    """Scores an answer: by words as SQuAD v2 does, in Chinese (`language` zh) by characters as CMRC 2018 does.
+
+    `llava_med_recall` is the recall that LLaVA-Med (Li et al. 2023, https://arxiv.org/abs/2306.00890) reports for OPEN
+    questions: t / (t + m), with t the words of the prediction that the gold answer has, and m the gold words that the
+    prediction does not have. `bleu_1` is BLEU (Papineni et al. 2002) of single words. Both take SQuAD's normalisation.
+    """
+    exact, f1 = (cmrc.exact_score, cmrc.f1_score) if language == "zh" else (exact_score, f1_score)
+    words, expected = (Counter(normalize_answer(text).split()) for text in (prediction, gold))
+    found = sum(count for word, count in words.items() if word in expected)
+    missing = sum(count for word, count in expected.items() if word not in words)
+    recall = found / (found + missing) if found else 0.0
+    bleu = 0.0
+    if found:
+        length, brevity = words.total(), min(0.0, 1 - expected.total() / words.total())
+        bleu = (words & expected).total() / length * math.exp(brevity)
+    return AnswerScores(exact(prediction, gold), f1(prediction, gold), recall, bleu)
+
+
+def all_scores(rows: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> np.ndarray:
+    """`answer_scores` of one prediction a row, ``(N, 4)``."""
+    pairs = zip(rows, predictions, strict=True)
+    return np.array([answer_scores(text, row["answer"], row["language"]) for row, text in pairs])
+
+
+def breakdown(
+    rows: Sequence[Mapping[str, Any]], predictions: Sequence[str], baselines: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Figures in all and by kind of question, each with its 95 % interval by `metrics.intervals.bootstrap_interval`.
+
+    Args:
+        rows: with `answer`, `answer_type`, `image_id` and the columns of `KINDS`.
+        predictions: one answer a row.
+        baselines: names of other answers to the same rows, of which only Exact Match is told.
+
+    Returns:
+        For each kind `group` and `value` (its column and its value there), `questions`, `images`, and `[value, low,
+        high]` of `exact_match` and `f1`, of `llava_med_recall` and `bleu_1` where the questions are OPEN; `baselines`.
+    """
+    scores = all_scores(rows, predictions)
+    others = {name: all_scores(rows, texts)[:, 0] for name, texts in baselines.items()}
+    table = []
+    for group, value, chosen in _kinds(rows):
+        images = [rows[i]["image_id"] for i in chosen]
+        figures = AnswerScores._fields if value == "OPEN" else AnswerScores._fields[:2]
+        entry: dict[str, Any] = {"group": group, "value": value, "questions": len(chosen), "images": len(set(images))}
+        for column, figure in enumerate(figures):
+            part = 100 * scores[chosen, column]
+            entry[figure] = [round(float(number), 2) for number in (part.mean(), *bootstrap_interval(part, images))]
+        entry["baselines"] = {name: round(100 * float(other[chosen].mean()), 2) for name, other in others.items()}
+        table.append(entry)
+    return table
+
+
+def _kinds(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[int]]]:
+    yield "all", "", list(range(len(rows)))
+    for answer_type in ANSWER_TYPES:
+        if chosen := [i for i, row in enumerate(rows) if row["answer_type"] == answer_type]:
+            yield "answer_type", answer_type, chosen
+    closed = {True: "yes or no", False: "other CLOSED"}
+    for yes_no, value in closed.items():
+        chosen = [
+            i
+            for i, row in enumerate(rows)
+            if row["answer_type"] == "CLOSED" and (normalize_answer(row["answer"]) in YES_NO) == yes_no
+        ]
+        if chosen:
+            yield "closed", value, chosen
+    for column in KINDS:
+        for value in sorted({row[column] for row in rows if row[column]}):
+            yield column, value, [i for i, row in enumerate(rows) if row[column] == value]
+
+
 def majority_answers(train_rows: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The question-only baseline: the most frequent training answer to the very same question, else of all questions.
 
@@ -71,12 +160,18 @@ def majority_answers(train_rows: Iterable[Mapping[str, Any]], rows: Iterable[Map
         by_question[row["question"].lower()][row["answer"]] += 1
         overall[row["answer"]] += 1
 
-    def most_frequent(counts: Counter[str]) -> str:
-        return min(counts, key=lambda answer: (-counts[answer], answer), default="")
-
-    majority = {question: most_frequent(counts) for question, counts in by_question.items()}
-    fallback = most_frequent(overall)
+    majority = {question: _most_frequent(counts) for question, counts in by_question.items()}
+    fallback = _most_frequent(overall)
     return [majority.get(row["question"].lower(), fallback) for row in rows]
+
+
+def most_frequent_answer(train_rows: Iterable[Mapping[str, Any]]) -> str:
+    """The baseline that does not even read the question; ties as for `majority_answers`."""
+    return _most_frequent(Counter(row["answer"] for row in train_rows))
+
+
+def _most_frequent(counts: Counter[str]) -> str:
+    return min(counts, key=lambda answer: (-counts[answer], answer), default="")
 
 
 def classification_metrics(

@@ -74,11 +74,11 @@ def self_relevance(layers: Sequence[torch.Tensor]) -> torch.Tensor:
     """R of self-attention layers ``(tokens, tokens)``: what each token took from each, R + A_bar R (eq. 6).
 
     Args:
-        layers: A_bar of each, ``(tokens, tokens)``.
+        layers: A_bar of each, ``(tokens, tokens)``, or ``(n, tokens)`` where only the first n take anything.
     """
-    relevance = torch.eye(len(layers[0])).to(layers[0])
+    relevance = torch.eye(layers[0].shape[-1]).to(layers[0])
     for layer in layers:
-        relevance = relevance + layer @ relevance
+        relevance[: len(layer)] += layer @ relevance
     return relevance
 
 

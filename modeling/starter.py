@@ -20,7 +20,7 @@ from transformers import (
     ViltProcessor,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.models.vilt.modeling_vilt import ViltEncoder, ViltPreTrainedModel
+from transformers.models.vilt.modeling_vilt import ViltEncoder, ViltLayer, ViltPreTrainedModel, ViltSelfAttention
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from modeling.starter_parts import (
@@ -92,6 +92,9 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         self.image_embeddings = nn.Embedding(1 + grid * grid, width)  # [CLS] and the places of patches
         self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, width)
         self.encoder = ViltEncoder(config)
+        # same parameters, another forward
+        self.encoder.layer[-1].__class__ = FirstTokenLayer
+        self.encoder.layer[-1].attention.attention.__class__ = FirstTokenSelfAttention
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.classifier = nn.Sequential(
             nn.Linear(width, width * 2), nn.LayerNorm(width * 2), nn.GELU(), nn.Linear(width * 2, config.num_labels)
@@ -154,16 +157,16 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
             text = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
             if self.training:
                 attention_mask = hide_words(attention_mask, self.config.word_dropout)
-        if image_index is not None:
-            patches = patches[image_index]
-        logits = self.classifier(self._encode(text, attention_mask, patches)).float()
+        logits = self.classifier(self._encode(text, attention_mask, patches, image_index)).float()
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def _encode(self, text: torch.Tensor, mask: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        """Text states ``(B, L, D)``, the mask ``(B, L)`` of real tokens and patches ``(B, C, h, w)`` to [CLS]."""
+    def _encode(
+        self, text: torch.Tensor, mask: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Text states ``(B, L, D)``, the mask ``(B, L)`` of real tokens and patches ``(I, C, h, w)`` to [CLS]."""
         weights = mask.unsqueeze(-1)
         question = nn.functional.normalize((text * weights).sum(1), dim=-1) * text.shape[-1] ** 0.5  # MiniLM's own
         question = self.question_projection(question)
@@ -174,10 +177,50 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         patches = self.patch_norm(self.patch_projection(patches).flatten(2).transpose(1, 2)) + image_type
         cls_token, positions = self.image_embeddings.weight.split([1, patches.shape[1]])
         cls_token = (cls_token + question).unsqueeze(1)
-        tokens = torch.cat([cls_token, patches + positions, text], dim=1).to(dtype)
+        patches = (patches + positions).to(dtype)
+        if image_index is not None:
+            patches = patches[image_index]
+        tokens = torch.cat([cls_token.to(dtype), patches, text.to(dtype)], dim=1)
         mask = nn.functional.pad(mask, (tokens.shape[1] - mask.shape[1], 0), value=1)[:, None, None]
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)
         return self.layernorm(self.encoder(tokens, mask)[0][:, 0])
+
+
+class FirstTokenSelfAttention(ViltSelfAttention):
+    """ViLT's attention of the first token alone to all."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        """Tokens ``(B, T, D)`` to the first one ``(B, 1, D)``; on request also probabilities ``(B, heads, 1, T)``."""
+        states = self.query(hidden_states[:, :1]), self.key(hidden_states), self.value(hidden_states)
+        query, key, value = (part.unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2) for part in states)
+        scores = query @ key.transpose(-1, -2) / self.attention_head_size**0.5
+        if attention_mask is not None:
+            scores = scores + attention_mask
+        probabilities = self.dropout(scores.softmax(-1))
+        context = (probabilities @ value).transpose(1, 2).flatten(2)
+        return (context, probabilities) if output_attentions else (context,)
+
+
+class FirstTokenLayer(ViltLayer):
+    """The last layer of ViLT, of which the first token alone is used: it is all that is computed."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        """Tokens ``(B, T, D)`` to what the stock class makes of the first one, ``(B, 1, D)``."""
+        normed = self.layernorm_before(hidden_states)
+        attended, *probabilities = self.attention(normed, attention_mask, output_attentions)
+        hidden_states = attended + hidden_states[:, :1]
+        hidden_states = self.output(self.intermediate(self.layernorm_after(hidden_states)), hidden_states)
+        return hidden_states, *probabilities
 
 
 def starter_checkpoint() -> Path:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.models.vilt.modeling_vilt import ViltLayer, ViltSelfAttention
 
 from modeling import blip2, explain
 from modeling.arguments import ViltTrainingArguments
@@ -92,6 +93,18 @@ def test_map_of_a_vilt_is_the_published_formula_over_the_stock_class(predictors,
     expected = relevance[0, words + 1 :].reshape(4, 6)
     assert expected.max() > 1.5 * expected.mean()
     np.testing.assert_allclose(heat, expected / expected.sum(), rtol=1e-3, atol=1e-6)
+
+
+def test_map_of_the_starter_does_not_need_the_rows_that_its_last_layer_leaves_out(predictors, image):
+    predictor = predictors("starter")
+    heat = predictor.heat_map(image, QUESTION, "No")
+    last = predictor.model.encoder.layer[-1]
+    short = type(last), type(last.attention.attention)
+    try:
+        last.__class__, last.attention.attention.__class__ = ViltLayer, ViltSelfAttention
+        np.testing.assert_allclose(predictor.heat_map(image, QUESTION, "No"), heat, rtol=1e-4, atol=1e-7)
+    finally:
+        last.__class__, last.attention.attention.__class__ = short
 
 
 def published(layers):

@@ -1,5 +1,6 @@
 """modeling.starter: assembled from real package parts, saved and loaded like any other model."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -7,6 +8,7 @@ import logging
 import pytest
 import torch
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
+from transformers.models.vilt.modeling_vilt import ViltLayer, ViltSelfAttention
 
 import train
 from modeling import starter_parts
@@ -49,6 +51,28 @@ def test_same_seed_gives_the_same_weights_whether_or_not_the_base_was_assembled(
         torch.manual_seed(3)
         weights.append(build_model(arguments(tmp_path), dataset)[0].text_projection.weight)
     assert torch.equal(*weights)
+
+
+def test_last_layer_computes_of_the_first_token_what_the_stock_layer_does(built, dataset):
+    model, processor = built
+    stock = copy.deepcopy(model)
+    stock.encoder.layer[-1].__class__ = ViltLayer
+    stock.encoder.layer[-1].attention.attention.__class__ = ViltSelfAttention
+    questions = ["Is the left lung healthy?", "Is this a CT scan?"]
+    batch = processor.tokenizer(questions, padding=True, return_tensors="pt")
+    batch["image_patches"] = model.eval().patches(torch.randn(1, 3, 224, 224))
+    batch["image_index"] = torch.tensor([0, 0])
+    labels = torch.eye(model.config.num_labels)[:2]
+    outputs = [network.eval()(**batch, labels=labels) for network in (model, stock)]
+    torch.testing.assert_close(outputs[0].logits, outputs[1].logits, rtol=1e-5, atol=1e-5)
+    for output in outputs:
+        output.loss.backward()
+    trained = [name for name, parameter in stock.named_parameters() if parameter.grad is not None]
+    assert "encoder.layer.0.attention.attention.query.weight" in trained
+    gradients = [
+        {name: p.grad for name, p in network.named_parameters() if name in trained} for network in (model, stock)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 def test_parts_compute_what_their_packages_compute(built):

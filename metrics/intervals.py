@@ -1,0 +1,48 @@
+"""How far a figure can be trusted: intervals for means over questions and bounds for error rates."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import beta
+
+SAMPLES = 2_000
+LEVEL = 0.95
+
+
+def resampled_means(values: np.ndarray, images: Sequence[str], samples: int = SAMPLES, seed: int = 0) -> np.ndarray:
+    """Means over questions in samples whose images are drawn with replacement, each with all its questions.
+
+    The questions of one image share what is right or wrong about it, so they are not independent, and drawing them one
+    by one would give intervals that are too narrow: the cluster bootstrap (Davison, Hinkley 1997, "Bootstrap Methods
+    and their Application", section 3.8).
+
+    Args:
+        values: of the questions, ``(N,)`` or ``(N, figures)``.
+        images: the image of each question.
+
+    Returns:
+        ``(samples,)`` or ``(samples, figures)``.
+    """
+    _, index, counts = np.unique(np.asarray(images), return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), *values.shape[1:]))
+    np.add.at(sums, index, values)
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=samples)
+    questions = drawn @ counts
+    return (drawn @ sums) / (questions[:, None] if values.ndim == 2 else questions)
+
+
+def bootstrap_interval(
+    values: np.ndarray, images: Sequence[str], level: float = LEVEL, samples: int = SAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """The percentile interval of the mean of `values` ``(N,)``, by `resampled_means`."""
+    low, high = np.quantile(resampled_means(values, images, samples, seed), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def error_bound(errors: int, total: int, confidence: float = LEVEL) -> float:
+    """The one-sided upper bound of an error rate by Clopper and Pearson 1934 (Biometrika 26:404): with this confidence
+    the true rate is at most that, 0 to 1."""
+    if errors >= total:
+        return 1.0
+    return float(beta.ppf(confidence, errors + 1, total - errors))

@@ -1,0 +1,80 @@
+"""metrics.compare: whether one run is better than another."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from metrics.compare import compare, main
+from processing.errors import UserError
+
+
+def rows(right, per_image=1):
+    return [
+        {"id": i, "image_id": f"{i // per_image}", "question": "What?", "answer": "left lung", "language": "en"}
+        | {"prediction": "Left lung" if hit else "right lung"}
+        for i, hit in enumerate(right)
+    ]
+
+
+def test_a_clear_gain_has_its_interval_above_zero_and_a_small_p_value():
+    generator = np.random.default_rng(0)
+    a, b = generator.random(600) < 0.7, generator.random(600) < 0.8
+    found = compare(rows(a), rows(b))
+    exact, f1 = found.differences
+    assert (exact.a, exact.b) == (pytest.approx(100 * a.mean()), pytest.approx(100 * b.mean()))
+    assert (f1.a, f1.b) == (pytest.approx(50 + exact.a / 2), pytest.approx(50 + exact.b / 2))  # one word of two
+    expected = ttest_rel(b.astype(float), a.astype(float))
+    low, high = expected.confidence_interval()
+    assert (exact.low, exact.high) == (pytest.approx(100 * low, abs=0.5), pytest.approx(100 * high, abs=0.5))
+    assert exact.p_value == pytest.approx(expected.pvalue, abs=2e-3)
+
+
+def test_mcnemar_counts_what_one_alone_gets_right():
+    found = compare(rows([1, 1, 1, 0, 0, 0, 0, 0, 0, 0]), rows([1, 1, 0, 1, 1, 1, 1, 1, 1, 0]))
+    assert (found.only_a, found.only_b) == (1, 6)
+    assert found.mcnemar == pytest.approx(2 * (1 + 7) / 2**7)  # 0 or 1 of 7, both ways
+
+
+def test_the_same_run_twice_does_not_differ():
+    found = compare(rows([1, 0, 1]), rows([1, 0, 1]))
+    assert (found.only_a, found.only_b, found.mcnemar) == (0, 0, 1.0)
+    assert [(part.low, part.high, part.p_value) for part in found.differences] == [(0, 0, 1.0)] * 2
+
+
+def test_a_gain_on_few_images_is_not_certain_however_many_their_questions():
+    a, b = [0] * 40 + [1] * 40 + [0] * 40, [1] * 40 + [0] * 20 + [1] * 60
+    alone, together = (compare(rows(a, n), rows(b, n)).differences[0] for n in (1, 40))
+    assert alone.p_value < 0.001 < 0.05 < together.p_value
+
+
+@pytest.fixture
+def run(tmp_path):
+    def write(name, content):
+        (tmp_path / name).mkdir()
+        lines = (json.dumps(row) + "\n" for row in content)
+        (tmp_path / name / "predictions_validation.jsonl").write_text("".join(lines))
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_command_line_tells_both_tests(run, capsys):
+    a, b = rows([1, 0, 0, 0]), rows([1, 1, 1, 0])
+    main([run("a", a), run("b", b[::-1])])  # the order of rows does not matter
+    out = capsys.readouterr().out
+    assert "4 validation questions on 4 images" in out
+    assert "exact_match: A 25.00, B 75.00, B - A +50.00 (95% interval" in out
+    assert "right in A alone 0, in B alone 2: McNemar's exact test p = 0.5000" in out
+
+
+def test_runs_that_can_t_be_compared(run, tmp_path):
+    a = run("a", rows([1, 0]))
+    with pytest.raises(UserError, match="answer different validation questions"):
+        main([a, run("b", rows([1, 0, 1]))])
+    with pytest.raises(UserError, match="predictions_test.jsonl: there is no such file"):
+        main([a, a, "--split", "test"])
+    old = [{name: value for name, value in row.items() if name != "image_id"} for row in rows([1])]
+    with pytest.raises(UserError, match="its rows have no image_id"):
+        main([a, run("c", old)])
