@@ -3,13 +3,14 @@ PYTHON  ?= python3
 RECIPE  ?= recipes/vilt_slake.yaml
 DATASET ?= phantom
 OUTPUT  ?= output/train
+SEEDS   ?= 42 43 44
 
 BIN    := .venv/bin
 READY  := .venv/ready
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test train app lint
+.PHONY: help demo test train seeds app lint
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -22,6 +23,12 @@ test: $(READY)  ## run the tests; SLAKE_DIR and VQA_RAD_DIR add those on real da
 
 train: $(READY)  ## make train RECIPE=recipes/vilt_slake.yaml DATASET=path/to/SLAKE OUTPUT=output/train
 	$(LAUNCH) $(RECIPE) --dataset "$(DATASET)" --output_dir "$(OUTPUT)"
+
+seeds: $(READY)  ## the same with three seeds, and mean and spread of the figures
+	for seed in $(SEEDS); do \
+		$(LAUNCH) $(RECIPE) --dataset "$(DATASET)" --output_dir "$(OUTPUT)/seed-$$seed" --seed $$seed || exit 1; \
+	done
+	$(BIN)/python -m metrics.spread $(foreach seed,$(SEEDS),"$(OUTPUT)/seed-$(seed)")
 
 app: $(READY)  ## ask the model of `make demo` in the browser; MODEL_ID=user/name or a folder asks another
 	@test -n "$$MODEL_ID" || test -d output/demo || $(MAKE) demo

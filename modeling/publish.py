@@ -9,7 +9,6 @@ import argparse
 import logging
 import shlex
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 from modeling.arguments import AnyTrainingArguments
@@ -28,7 +27,10 @@ MODEL_FILES = (  # of model, adapter and processor
     *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "*.model"),
     "chat_template.jinja",
 )
-RUN_FILES = ("README.md", RECIPE_FILE, RECORD_FILE, "all_results.json", "loss.png", "metrics.png")
+RUN_FILES = (
+    *("README.md", RECIPE_FILE, RECORD_FILE, "all_results.json", "loss.png", "metrics.png"),
+    *("report/report.md", "report/report.json", "report/*.png"),
+)
 PREDICTION_FILES = ("predictions_*.jsonl",)
 MESSAGE = "Upload a model trained with Medical-VQA"
 
@@ -122,9 +124,8 @@ def _files(folder: Path, predictions: bool) -> Iterator[tuple[str, Path]]:
             "to publish the whole model, or start from a Hub id."
         )
     for place, patterns in ((model, MODEL_FILES), (folder, RUN_FILES + PREDICTION_FILES * predictions)):
-        for file in sorted(place.iterdir()):
-            if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns):
-                yield file.name, file
+        for file in sorted({file for pattern in patterns for file in place.glob(pattern) if file.is_file()}):
+            yield file.relative_to(place).as_posix(), file
 
 
 def main(argv: list[str]) -> None:

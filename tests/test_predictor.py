@@ -216,7 +216,7 @@ def test_threads_never_mix_up_images(runs, images, monkeypatch, name):
 @pytest.mark.parametrize("name", ["vilt", "opt", "t5"])
 def test_long_question_is_cut_and_told(runs, images, caplog, name):
     predictor = Predictor.from_pretrained(runs(name), dtype="float32")
-    short, long = "Is this a CT scan?", "Is this a CT scan? " * 50
+    short, long = "Is this a CT scan?", "脑" * 990  # three bytes each, a token each
     answers = predictor.answer_batch(images[0], [short, long], top_k=1)
     assert [answer.question_cut for answer in answers] == [False, True]
     assert "1 questions are longer than the model reads" in caplog.text
@@ -227,6 +227,11 @@ def test_long_question_is_cut_and_told(runs, images, caplog, name):
 def test_empty_question_is_refused(vilt, images, question):
     with pytest.raises(UserError, match="The question is empty"):
         vilt.answer(images[0], question)
+
+
+def test_endless_question_is_refused(vilt, images):
+    with pytest.raises(UserError, match="The question has 1,001 characters; ask in at most 1,000"):
+        vilt.answer(images[0], "x" * 1_001)
 
 
 def test_odd_characters_in_a_question_do_no_harm(vilt, images):

@@ -90,7 +90,8 @@ def test_what_goes_up_is_the_model_and_what_explains_it(hub, folder):
     assert set(hub.repos[REPO]) == {
         *(".gitattributes", "README.md", "all_results.json", "config.json", "loss.png", "metrics.png"),
         *("model.safetensors", "processor_config.json", "recipe.yaml", "run.json"),
-        *("tokenizer.json", "tokenizer_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "report/report.json", "report/report.md"),
+        *(f"report/{plot}_{split}.png" for plot in ("reliability", "risk") for split in ("validation", "test")),
     }
     assert hub.repos[REPO]["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert len(hub.commits(REPO)) == 2

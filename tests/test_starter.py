@@ -60,7 +60,7 @@ def test_last_layer_computes_of_the_first_token_what_the_stock_layer_does(built,
     stock.encoder.layer[-1].attention.attention.__class__ = ViltSelfAttention
     questions = ["Is the left lung healthy?", "Is this a CT scan?"]
     batch = processor.tokenizer(questions, padding=True, return_tensors="pt")
-    batch["image_patches"] = model.eval().patches(torch.randn(1, 3, 224, 224))
+    batch["image_patches"] = model.eval().patches(torch.randn(1, 3, 224, 224)).detach()
     batch["image_index"] = torch.tensor([0, 0])
     labels = torch.eye(model.config.num_labels)[:2]
     outputs = [network.eval()(**batch, labels=labels) for network in (model, stock)]

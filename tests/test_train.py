@@ -47,8 +47,16 @@ def test_run_leaves_everything_that_a_reader_needs(trained):
     assert left >= {
         *("model.safetensors", "config.json", "tokenizer.json", "processor_config.json"),
         *("all_results.json", "trainer_state.json", "loss.png", "metrics.png"),
-        *("predictions_validation.jsonl", "predictions_test.jsonl"),
+        *("predictions_validation.jsonl", "predictions_test.jsonl", "report"),
     }
+    plots = {f"{plot}_{split}.png" for plot in ("reliability", "risk") for split in ("validation", "test")}
+    assert {path.name for path in (trained / "report").iterdir()} == {"report.md", "report.json", *plots}
+    report = json.loads((trained / "report" / "report.json").read_text())
+    for split, prefix in (("validation", "eval"), ("test", "test")):
+        everything = report[split]["figures"][0]
+        assert everything["exact_match"][0] == pytest.approx(results(trained)[f"{prefix}_exact_match"], abs=0.01)
+        baseline = everything["baselines"]["most frequent answer to the question"]
+        assert baseline == pytest.approx(results(trained)[f"{prefix}_majority_exact_match"], abs=0.01)
 
 
 def test_figures_can_be_recomputed_from_the_predictions(trained, phantoms):
@@ -57,7 +65,9 @@ def test_figures_can_be_recomputed_from_the_predictions(trained, phantoms):
         expected = json.loads((phantoms / file).read_text())
         assert [row["id"] for row in rows] == [row["qid"] for row in expected]
         assert [row["answer"] for row in rows] == [row["answer"] for row in expected]
-        assert rows[0].keys() == {"id", "question", "answer", "prediction", "confidence"}
+        assert rows[0].keys() == {
+            *("id", "image_id", "question", "answer", "language", "prediction", "confidence"),
+        }
         exact = 100 * sum(row["answer"].lower() == row["prediction"].lower() for row in rows) / len(rows)
         assert results(trained)[f"{prefix}_exact_match"] == pytest.approx(exact)
         assert results(trained)[f"{prefix}_total"] == len(rows)
