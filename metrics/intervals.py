@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 SAMPLES = 2_000
 LEVEL = 0.95
@@ -45,4 +45,4 @@ def error_bound(errors: int, total: int, confidence: float = LEVEL) -> float:
     the true rate is at most that, 0 to 1."""
     if errors >= total:
         return 1.0
-    return float(beta.ppf(confidence, errors + 1, total - errors))
+    return float(betaincinv(errors + 1, total - errors, confidence))

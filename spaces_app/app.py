@@ -40,6 +40,8 @@ STYLE = """
 .disclaimer { font-size: 0.875rem; font-weight: 600; margin: 0; }
 /* captions: their own grey has too little contrast */
 [data-testid="stCaptionContainer"] { opacity: 0.85 !important; }
+/* and so has the main colour as that of text */
+[role="tab"][aria-selected="true"] p, [role="radio"][aria-checked="true"] p { color: light-dark(#14252b, #e8f1f2); }
 .model { margin: 0; overflow-wrap: anywhere; }
 /* thumbnails take their room before they are loaded: a button that moves under the pointer is not clicked */
 .st-key-strip [data-testid="stElementContainer"]:first-child { min-height: 96px; }
@@ -342,7 +344,8 @@ def draw_chart(shares: dict[str, float]) -> None:
     """Bars of shares of one, with their names and numbers."""
     rows = [{"answer": f"{name[:40]} {share:.1%}", "share": share} for name, share in shares.items()]
     chart = alt.Chart(alt.Data(values=rows), height=alt.Step(26)).mark_bar(cornerRadius=3)
-    scale, names = alt.Scale(domain=[0, 1]), alt.Axis(title=None, labelLimit=240)
+    text = "#e8f1f2" if st.context.theme.type == "dark" else "#14252b"
+    scale, names = alt.Scale(domain=[0, 1]), alt.Axis(title=None, labelLimit=240, labelColor=text)
     chart = chart.encode(x=alt.X("share:Q", scale=scale, axis=None), y=alt.Y("answer:N", sort=None, axis=names))
     told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
     st.altair_chart(chart, alt=f"Confidence of the other answers: {told}")
