@@ -1,6 +1,6 @@
 """What both apps say and show beside the model's answers."""
 
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from processing.phantom import MIN_IMAGES, cached_phantoms
@@ -52,8 +52,8 @@ def suggestions(part: str) -> tuple[str, ...]:
     return (*PROBES[1:], *next(fitting, GENERAL[2:]))
 
 
-def example_images() -> Iterator[tuple[str, Path]]:
+@cache  # each look at the phantoms draws one, to see that they are these
+def example_images() -> tuple[tuple[str, Path], ...]:
     """Name and file of drawn images, which are no patient's."""
     folder = cached_phantoms(MIN_IMAGES)
-    for name, number in EXAMPLES.items():
-        yield name, folder / "imgs" / f"xmlab{number}" / "source.jpg"
+    return tuple((name, folder / "imgs" / f"xmlab{number}" / "source.jpg") for name, number in EXAMPLES.items())
