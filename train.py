@@ -20,8 +20,9 @@ from datasets import DatasetDict
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from metrics.calibration import MIN_ANSWERS
 from metrics.report import format_results, make_report, plot_curves, write_report
-from metrics.vqa import majority_answers, most_frequent_answer, score_answers
+from metrics.vqa import all_scores, majority_answers, most_frequent_answer, score_answers
 from modeling import blip2, vilt
 from modeling.arguments import AnyTrainingArguments, DataArguments, parse_arguments
 from modeling.card import model_card
@@ -139,7 +140,8 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | No
 def evaluate(
     trainer: Trainer, family: ModuleType, dataset: DatasetDict, split: str, prefix: str
 ) -> tuple[dict[str, dict], dict[str, Any]]:
-    """Scores a split, saves its figures and predictions, and puts baselines beside them.
+    """Scores a split, saves its figures and predictions, and puts baselines beside them. The validation split of a
+    training also calibrates the model's confidence.
 
     Returns:
         Figures by name, and the split's report, which is empty in all processes but the first.
@@ -159,9 +161,13 @@ def evaluate(
         results[f"{split}, majority answer to the question"] = baseline
         metrics |= {f"{prefix}_majority_{name}": value for name, value in baseline.items() if name != "total"}
     trainer.save_metrics(prefix, metrics)
+    answers = family.read_answers(output, trainer)
+    if split == "validation" and trainer.args.do_train and len(rows) >= MIN_ANSWERS:
+        right = all_scores(rows, [answers[number][0] for number in rows["row"]])[:, 0]
+        family.calibrate(output, trainer, dict(zip(rows["row"], right, strict=True)))
+        answers = family.read_answers(output, trainer)
     if not trainer.is_world_process_zero():
         return results, {}
-    answers = family.read_answers(output, trainer)
     predictions, confidences = zip(*(answers[number] for number in rows["row"]), strict=True)
     write_jsonl(
         Path(trainer.args.output_dir) / f"predictions_{split}.jsonl",

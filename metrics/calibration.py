@@ -4,16 +4,17 @@
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from metrics.intervals import LEVEL, error_bound
 
 BINS = 15
+TEMPERATURES = np.geomspace(0.25, 4, 65)  # in steps of 4 %; the middle one is 1
+MIN_ANSWERS = 100  # fewer say too little to calibrate by
 TINY = 1e-6  # confidences nearer to 0 or 1 count as that near
 
 
@@ -51,17 +52,14 @@ def log_loss(confidences: np.ndarray, correct: np.ndarray) -> float:
     return float(-np.where(correct > 0, np.log(clipped), np.log1p(-clipped)).mean())
 
 
-def fit_temperature(confidences_at: Callable[[float], np.ndarray], correct: np.ndarray) -> float:
-    """The temperature, 0.1 to 10, that gives confidences the least `log_loss` (temperature scaling, Guo et al. 2017,
-    there with the likelihood of the gold answer).
+def best_temperature(confidences: np.ndarray, correct: np.ndarray) -> float:
+    """The one of `TEMPERATURES` that gives answers the least `log_loss` (temperature scaling, Guo et al. 2017, there
+    with the likelihood of the gold answer).
 
     Args:
-        confidences_at: the confidences of the answers, ``(N,)``, at a temperature.
+        confidences: of the answers at each of them, ``(N, temperatures)``.
     """
-    found = minimize_scalar(
-        lambda power: log_loss(confidences_at(math.exp(power)), correct), bounds=(-math.log(10), math.log(10))
-    )
-    return math.exp(found.x)
+    return float(TEMPERATURES[np.argmin([log_loss(column, correct) for column in confidences.T])])
 
 
 def fit_scale(confidences: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
@@ -72,9 +70,8 @@ def fit_scale(confidences: np.ndarray, correct: np.ndarray) -> tuple[float, floa
     return float(slope), float(offset)
 
 
-def scaled(confidences: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+def scaled(confidences: np.ndarray, slope: float, offset: float) -> np.ndarray:
     """Confidences whose log-odds are scaled by `fit_scale`."""
-    slope, offset = scale
     return expit(slope * logit(np.clip(confidences, TINY, 1 - TINY)) + offset)
 
 

@@ -3,12 +3,13 @@
 import functools
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -20,6 +21,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import cached_file
 
+from metrics.calibration import fit_scale, scaled
 from metrics.vqa import generation_metrics
 from modeling.arguments import Blip2TrainingArguments
 from modeling.blip2_alignment import align
@@ -56,12 +58,18 @@ class Answering:
         max_new_tokens: length of the longest answer.
         num_beams: 1 is greedy.
         candidates: the answers to choose from, where they are not free text.
+        confidence_scale: slope and offset that calibrate its confidence, by `metrics.calibration.scaled`.
     """
 
     prompt: str = Blip2TrainingArguments.prompt
     max_new_tokens: int = 20
     num_beams: int = 1
     candidates: list[str] | None = None
+    confidence_scale: list[float] | None = None
+
+    def calibrated(self, confidences: np.ndarray) -> np.ndarray:
+        """Confidences of the model, 0 to 1, as they are told."""
+        return confidences if self.confidence_scale is None else scaled(confidences, *self.confidence_scale)
 
     def save(self, folder: str | Path) -> None:
         """Writes it into a model's folder."""
@@ -86,6 +94,7 @@ class Answering:
             answering = cls(**json.loads(Path(file).read_text(encoding="utf-8")))
             if answering.prompt.count("{}") != 1 or min(answering.max_new_tokens, answering.num_beams) < 1:
                 raise ValueError
+            answering.calibrated(np.array([0.5]))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{file}: it does not say how to ask the model; save the model again.") from error
         return answering
@@ -292,7 +301,7 @@ def build_trainer(
     _limit_answers(args, collator, dataset)
     candidates = sorted(set(dataset["train"]["answer"])) if args.answer_candidates == "train" else []
     patience = args.early_stopping_patience
-    return Blip2Trainer(
+    trainer = Blip2Trainer(
         model,
         args,
         data_collator=collator,
@@ -303,6 +312,10 @@ def build_trainer(
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
         candidates=candidates,
     )
+    if not args.do_train:
+        scale = Answering.of(args.model_name_or_path).confidence_scale
+        trainer.answering = replace(trainer.answering, confidence_scale=scale)
+    return trainer
 
 
 def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, dataset: datasets.DatasetDict) -> None:
@@ -328,6 +341,10 @@ class Blip2Trainer(Seq2SeqTrainer):
     def __init__(self, *args: Any, candidates: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.candidates = list(candidates)
+        self.answering = Answering(
+            *(self.args.prompt, self.args.max_new_tokens, self.args.generation_num_beams or 1),
+            candidates=self.candidates or None,
+        )
         self.trie = (
             AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates]) if candidates else None
         )
@@ -346,14 +363,10 @@ class Blip2Trainer(Seq2SeqTrainer):
         if not self.args.should_save:
             return
         folder = output_dir or self.args.output_dir
-        answering = Answering(
-            *(self.args.prompt, self.args.max_new_tokens, self.args.generation_num_beams or 1),
-            candidates=self.candidates or None,
-        )
-        answering.save(folder)
+        self.answering.save(folder)
         if self.args.merge_adapter and not _internal_call:
             merge(folder, self.args)
-            answering.save(f"{folder}/merged")
+            self.answering.save(f"{folder}/merged")
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Gives what is trained whole and knows something already its own learning rate; a projection is new."""
@@ -426,7 +439,20 @@ def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, t
     if trainer.candidates:
         answers = [trainer.candidates[int(candidate)] for candidate in output.predictions[2]]
         confidence = output.predictions[3]
+    confidence = trainer.answering.calibrated(confidence)
     return {
         int(row): (answer, float(sure))
         for row, answer, sure in zip(output.label_ids, answers, confidence, strict=True)
     }
+
+
+def calibrate(output: PredictionOutput, trainer: Blip2Trainer, correct: Mapping[int, float]) -> None:
+    """Sets and saves the scale of the model's confidence; arguments as for `modeling.vilt.calibrate`."""
+    confidence = output.predictions[3 if trainer.candidates else 1]
+    right = np.array([correct[int(row)] for row in output.label_ids])
+    trainer.answering = replace(trainer.answering, confidence_scale=list(fit_scale(confidence, right)))
+    if trainer.args.should_save:
+        folder = Path(trainer.args.output_dir)
+        for place in (folder, folder / "merged"):
+            if (place / ANSWERING_FILE).is_file():
+                trainer.answering.save(place)

@@ -64,7 +64,8 @@ class Answer:
 
     Args:
         answer: "" is "no answer", where a model was trained with it.
-        confidence: the probability of the answer, of a written answer the mean over its tokens; not calibrated.
+        confidence: the probability of the answer, of a written answer the mean over its tokens; calibrated on the
+            validation rows of its training where there were enough.
         alternatives: other answers, the likeliest first.
         question_cut: the question was longer than the model reads, and its end was left out.
     """
@@ -369,7 +370,8 @@ class Blip2Predictor(Predictor):
     def _rank(self, rows: list[Row], seen: dict[str, Any], top_k: int) -> list[Ranked]:
         batch = self._batch(self._collator(seen).prompts(rows))
         if self.trie is not None:
-            return _best(self.model.score(self.trie, **batch).softmax(-1), self.answering.candidates, top_k)
+            likelihoods = self.model.score(self.trie, **batch).softmax(-1)
+            return self._calibrated(_best(likelihoods, self.answering.candidates, top_k))
         ranked = self._write(batch, num_beams=self.answering.num_beams)
         if top_k > 1:
             beams = self._write(batch, num_beams=top_k, num_return_sequences=top_k)
@@ -379,7 +381,13 @@ class Blip2Predictor(Predictor):
                 distinct = dict(best_last)  # beams may differ in spaces only
                 distinct.pop(answers[0][0], None)
                 answers += sorted(distinct.items(), key=lambda answer: -answer[1])[: top_k - 1]
-        return ranked
+        return self._calibrated(ranked)
+
+    def _calibrated(self, ranked: list[Ranked]) -> list[Ranked]:
+        return [
+            [(text, float(self.answering.calibrated(np.array(confidence)))) for text, confidence in answers]
+            for answers in ranked
+        ]
 
     def _relevance(self, row: Row, seen: dict[str, Any]) -> torch.Tensor:
         batch = self._batch(self._collator(seen)([row]))

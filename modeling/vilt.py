@@ -3,11 +3,12 @@
 import logging
 import string
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -28,6 +29,7 @@ from transformers.models.vilt.modeling_vilt import ViltEmbeddings, ViltSelfAtten
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.trainer_utils import PredictionOutput
 
+from metrics.calibration import TEMPERATURES, best_temperature
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import classification_metrics
 from modeling.arguments import ViltTrainingArguments
@@ -171,6 +173,8 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         model, processor = _from_scratch(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
     else:
         model, processor = load_checkpoint(name, labels)
+    if args.do_train:
+        model.config.answer_temperature = 1.0  # that of the checkpoint is for other answers
     _report_vocabulary(model.config, dataset)
     _report_cut_questions(processor, model.config, dataset)
     return model, processor
@@ -362,14 +366,24 @@ class ViltTrainer(Trainer):
         return grouped_by_image(self.args, self.train_dataset if train_dataset is None else train_dataset)
 
 
-def answer_probabilities(logits: torch.Tensor, config: ViltConfig) -> torch.Tensor:
-    """Logits ``(B, num_labels)`` to the probability of each answer; only the starter's add up to one."""
+def answer_probabilities(logits: torch.Tensor, config: ViltConfig, temperature: float | None = None) -> torch.Tensor:
+    """Logits ``(B, num_labels)`` to the probability of each answer; only the starter's add up to one.
+
+    Args:
+        temperature: by default the config's `answer_temperature`, by which the model is calibrated, or 1.
+    """
     exclusive = config.problem_type == "single_label_classification"  # else trained by binary cross entropy
-    return logits.float().softmax(-1) if exclusive else logits.float().sigmoid()
+    logits = logits.float() / (temperature or _temperature(config))
+    return logits.softmax(-1) if exclusive else logits.sigmoid()
+
+
+def _temperature(config: ViltConfig) -> float:
+    return getattr(config, "answer_temperature", 1.0)
 
 
 class _AnswerChooser:
-    """Logits ``(B, num_labels)`` to the best label, its probability and that of "no answer", ``(B,)`` each."""
+    """Logits ``(B, num_labels)`` to the best label ``(B,)``, its probability at each of `TEMPERATURES`, ``(B, 65)``,
+    and that of "no answer", ``(B,)``."""
 
     def __init__(self, config: ViltConfig) -> None:
         self.config = config
@@ -377,14 +391,33 @@ class _AnswerChooser:
 
     def __call__(self, logits: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         probabilities = answer_probabilities(logits, self.config)
-        confidence, label = probabilities.max(dim=-1)
-        if self.no_answer_label is None:
-            return label, confidence, torch.zeros_like(confidence)
-        return label, confidence, probabilities[:, self.no_answer_label]
+        label = probabilities.argmax(-1)
+        confidences = [answer_probabilities(logits, self.config, at).max(-1).values for at in TEMPERATURES.tolist()]
+        no_answer = torch.zeros_like(confidences[0])
+        if self.no_answer_label is not None:
+            no_answer = probabilities[:, self.no_answer_label]
+        return label, torch.stack(confidences, 1), no_answer
 
 
 def read_answers(output: PredictionOutput, trainer: Trainer) -> dict[int, tuple[str, float]]:
     """The answer and confidence of each row number from what `Trainer.predict` returns."""
-    id2label = trainer.model.config.id2label
-    columns = zip(output.label_ids, *output.predictions[:2], strict=True)
-    return {int(row): (id2label[int(label)], float(confidence)) for row, label, confidence in columns}
+    config = trainer.model.config
+    labels, confidences, _ = output.predictions
+    chosen = confidences[:, np.abs(TEMPERATURES - _temperature(config)).argmin()]
+    columns = zip(output.label_ids, labels, chosen, strict=True)
+    return {int(row): (config.id2label[int(label)], float(confidence)) for row, label, confidence in columns}
+
+
+def calibrate(output: PredictionOutput, trainer: Trainer, correct: Mapping[int, float]) -> None:
+    """Sets and saves the temperature of the model's confidence.
+
+    Args:
+        output: of `Trainer.predict` on validation rows.
+        correct: whether each row number was answered right, 0 or 1.
+    """
+    config = trainer.model.config
+    config.answer_temperature = best_temperature(
+        output.predictions[1], np.array([correct[int(row)] for row in output.label_ids])
+    )
+    if trainer.args.should_save:
+        config.save_pretrained(trainer.args.output_dir)

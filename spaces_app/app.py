@@ -541,7 +541,8 @@ def about_page() -> None:
             st.dataframe(figures, hide_index=True)
     st.subheader("Limits")
     st.markdown(
-        "- The model answers every question, and its confidence is not calibrated: a high one is no promise.\n"
+        "- The model answers every question. Its confidence was fitted to images of its own data set; for others a "
+        "high one is no promise.\n"
         "- It learned from few images of few hospitals; nothing is known about other devices, ages or diseases.\n"
         "- A heat map shows what moved the answer, not that the answer is right.\n"
         f"- {PRIVACY}"

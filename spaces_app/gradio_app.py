@@ -145,7 +145,7 @@ def build(predictor: Predictor) -> gr.Blocks:
                 question = gr.Textbox(label="Question", placeholder=GENERAL[0], max_length=MAX_QUESTION_CHARACTERS)
                 gr.Examples([[text] for text in GENERAL], question, label="Suggestions", api_visibility="private")
                 button = gr.Button("Ask", variant="primary")
-                label = gr.Label(label="Answer and confidence (not calibrated)")
+                label = gr.Label(label="Answer and confidence")
                 label.postprocess = ranked_label  # type: ignore[method-assign, assignment] # its own sorts by confidence
                 with gr.Accordion("As JSON", open=False):
                     details = gr.JSON(show_label=False)

@@ -261,7 +261,7 @@ def test_about_tells_the_figures_of_the_card(open_page, runs):
     page = open_page(runs("vilt"))
     page.get_by_role("tab", name="About the model").click()
     expect(page.get_by_text("license: ")).to_be_visible()
-    expect(page.get_by_text("its confidence is not calibrated")).to_be_visible()
+    expect(page.get_by_text("for others a high one is no promise")).to_be_visible()
 
 
 def test_a_model_that_is_not_there_is_one_sentence(browser, serve, tmp_path):

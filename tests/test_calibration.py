@@ -11,10 +11,11 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from torchmetrics.functional.classification import binary_calibration_error
 
 from metrics.calibration import (
+    TEMPERATURES,
+    best_temperature,
     calibration_error,
     choose_threshold,
     fit_scale,
-    fit_temperature,
     log_loss,
     reliability,
     risk_coverage,
@@ -60,7 +61,7 @@ def test_bounds_of_bins_belong_to_the_lower_one_and_zero_to_the_first():
 def test_temperature_takes_the_overconfidence_away(answers):
     confidences, correct = answers
     odds = logit(confidences)
-    temperature = fit_temperature(lambda value: expit(odds / value), correct)
+    temperature = best_temperature(expit(odds[:, None] / TEMPERATURES), correct)
     assert temperature == pytest.approx(2, rel=0.08)
     assert calibration_error(expit(odds / temperature), correct) < 0.02
 
@@ -73,7 +74,7 @@ def test_scale_is_the_logistic_regression_of_the_log_odds(answers):
         pytest.approx(expected.coef_[0, 0], abs=1e-3),
         pytest.approx(expected.intercept_[0], abs=1e-3),
     )
-    assert calibration_error(scaled(confidences, (slope, offset)), correct) < 0.02
+    assert calibration_error(scaled(confidences, slope, offset), correct) < 0.02
 
 
 def test_risk_and_coverage_by_hand():
