@@ -1,0 +1,89 @@
+"""modeling.probe: whether a model looks at the image."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from modeling.predictor import Answer, Predictor
+from modeling.probe import BLIND, HARMLESS, SHUFFLED, main, probe, shuffled
+from processing.data import load_vqa_dataset
+from processing.errors import UserError
+from processing.images import open_image
+
+
+@pytest.fixture(scope="module")
+def rows(phantoms):
+    return list(load_vqa_dataset(str(phantoms))["validation"])
+
+
+class Seeing:
+    """A predictor that knows the answers to each question by the mean grey of the image, roughly."""
+
+    def __init__(self, rows) -> None:
+        self.known = [(self.grey(open_image(row["image"])), row["question"], row["answer"]) for row in rows]
+
+    def grey(self, image) -> float:
+        return float(np.asarray(image.convert("L")).mean())
+
+    def try_batch(self, images, questions, top_k):
+        found = []
+        for image, question in zip(images, questions, strict=True):
+            mean = self.grey(image)
+            nearest = [(abs(mean - grey), answer) for grey, asked, answer in self.known if asked == question]
+            found.append(Answer(min(nearest)[1], 1.0))
+        return found
+
+
+def test_each_image_gets_one_other_and_none_its_own():
+    other = shuffled(["a", "a", "b", "c", "c"])
+    assert other.keys() == {"a", "b", "c"} == set(other.values())
+    assert all(one != another for one, another in other.items())
+    assert other == shuffled(["c", "b", "a"])
+    with pytest.raises(UserError, match="One image alone"):
+        shuffled(["a", "a"])
+
+
+def test_a_model_that_ignores_the_image_is_found_out(trained, rows):
+    predictor = Predictor.from_pretrained(trained, dtype="float32")
+    with torch.no_grad():
+        for parameter in predictor.model.vilt.embeddings.patch_embeddings.parameters():
+            parameter.zero_()
+    figures = probe(predictor, rows)
+    assert list(figures) == ["as it is", SHUFFLED, *BLIND, *HARMLESS]
+    for name in (SHUFFLED, *BLIND):
+        assert figures[name]["unchanged"] == 100
+        assert figures[name]["drop"] == [0, 0, 0]
+        assert set(figures[name]["drop_by_content_type"].values()) == {0}
+
+
+def test_a_model_that_looks_loses_its_answers_with_the_image(rows):
+    figures = probe(Seeing(rows), rows)
+    assert figures["as it is"]["exact_match"] > 95  # two images may be as grey
+    for name in (SHUFFLED, "blank"):
+        drop, low, high = figures[name]["drop"]
+        assert 0 < low < drop < high
+        assert drop == pytest.approx(figures["as it is"]["exact_match"] - figures[name]["exact_match"], abs=0.02)
+        assert figures[name]["unchanged"] < 90
+    kinds = {row["content_type"] for row in rows}
+    assert figures[SHUFFLED]["drop_by_content_type"].keys() == kinds
+    weighed = sum(figures[SHUFFLED]["drop_by_content_type"][row["content_type"]] for row in rows) / len(rows)
+    assert weighed == pytest.approx(figures[SHUFFLED]["drop"][0], abs=0.05)
+
+
+def test_harmless_changes_change_little_and_not_nothing(rows):
+    image = open_image(rows[0]["image"])
+    plain = np.asarray(image, dtype=float)
+    for name, change in HARMLESS.items():
+        changed = np.asarray(change(image).resize(image.size), dtype=float)
+        assert 0.3 < np.abs(changed - plain).mean() < 45, name
+
+
+def test_command_line_leaves_a_table(trained, phantoms, tmp_path, capsys):
+    main([str(trained), "--dataset", str(phantoms), "--output", str(tmp_path / "out")])
+    table = capsys.readouterr().out.strip()
+    assert table in (tmp_path / "out" / "probe.md").read_text()
+    assert json.loads((tmp_path / "out" / "probe.json").read_text())["as it is"]["unchanged"] == 100
+    with pytest.raises(UserError, match="it has no dev split; choose train, validation, test"):
+        main([str(trained), "--dataset", str(phantoms), "--split", "dev"])
