@@ -15,12 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import DatasetDict
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from metrics.calibration import MIN_ANSWERS
+from metrics.calibration import MIN_ANSWERS, choose_threshold, describe_silence
 from metrics.report import format_results, make_report, plot_curves, write_report
 from metrics.vqa import all_scores, majority_answers, most_frequent_answer, score_answers
 from modeling import blip2, vilt
@@ -166,6 +167,11 @@ def evaluate(
         right = all_scores(rows, [answers[number][0] for number in rows["row"]])[:, 0]
         family.calibrate(output, trainer, dict(zip(rows["row"], right, strict=True)))
         answers = family.read_answers(output, trainer)
+        if trainer.args.target_risk is not None:
+            confidences = np.array([answers[number][1] for number in rows["row"]])
+            silence = choose_threshold(confidences, right, trainer.args.target_risk)
+            logger.info("--target_risk %g: %s", trainer.args.target_risk, describe_silence(silence))
+            family.stay_silent(trainer, silence.threshold if silence else 0.0)
     if not trainer.is_world_process_zero():
         return results, {}
     predictions, confidences = zip(*(answers[number] for number in rows["row"]), strict=True)

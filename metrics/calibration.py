@@ -143,3 +143,13 @@ def choose_threshold(
         else:
             high = number - 1
     return found
+
+
+def describe_silence(silence: Silence | None) -> str:
+    """What `choose_threshold` found, in a sentence."""
+    if silence is None:
+        return "no threshold keeps it on these validation rows, so the model answers everything."
+    return (
+        f"silent below a confidence of {silence.threshold:.3f}; that answers {silence.coverage:.1%} of the validation "
+        f"rows, {silence.risk:.1%} of these answers wrong, and on other rows of the kind at most {silence.bound:.1%}."
+    )

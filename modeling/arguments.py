@@ -116,6 +116,14 @@ class SharedTrainingArguments:
         },
     )
 
+    target_risk: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of answers that may be wrong, such as 0.05: the model is silent below the confidence that "
+            "keeps this on the validation rows, with 95 % certainty."
+        },
+    )
+
     def __post_init__(self) -> None:
         self.recipe = told_values(self)  # transformers' own __post_init__ changes many
         if self.push_to_hub and not (self.do_train and self.hub_model_id and "/" in self.hub_model_id):  # type: ignore[attr-defined]
@@ -129,6 +137,8 @@ class SharedTrainingArguments:
             self.load_best_model_at_end, self.early_stopping_patience = False, None
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("--early_stopping_patience needs --load_best_model_at_end True.")
+        if self.target_risk is not None and not 0 < self.target_risk < 1:
+            raise ValueError("--target_risk must be between 0 and 1, such as 0.05.")
         if self.questions_per_image < 1:
             raise ValueError("--questions_per_image must be at least 1.")
         if self.remove_unused_columns:

@@ -59,6 +59,7 @@ class Answering:
         num_beams: 1 is greedy.
         candidates: the answers to choose from, where they are not free text.
         confidence_scale: slope and offset that calibrate its confidence, by `metrics.calibration.scaled`.
+        threshold: it gives no answer whose confidence is below.
     """
 
     prompt: str = Blip2TrainingArguments.prompt
@@ -66,6 +67,7 @@ class Answering:
     num_beams: int = 1
     candidates: list[str] | None = None
     confidence_scale: list[float] | None = None
+    threshold: float = 0.0
 
     def calibrated(self, confidences: np.ndarray) -> np.ndarray:
         """Confidences of the model, 0 to 1, as they are told."""
@@ -93,6 +95,8 @@ class Answering:
         try:
             answering = cls(**json.loads(Path(file).read_text(encoding="utf-8")))
             if answering.prompt.count("{}") != 1 or min(answering.max_new_tokens, answering.num_beams) < 1:
+                raise ValueError
+            if not 0 <= answering.threshold <= 1:
                 raise ValueError
             answering.calibrated(np.array([0.5]))
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -450,7 +454,16 @@ def calibrate(output: PredictionOutput, trainer: Blip2Trainer, correct: Mapping[
     """Sets and saves the scale of the model's confidence; arguments as for `modeling.vilt.calibrate`."""
     confidence = output.predictions[3 if trainer.candidates else 1]
     right = np.array([correct[int(row)] for row in output.label_ids])
-    trainer.answering = replace(trainer.answering, confidence_scale=list(fit_scale(confidence, right)))
+    _change_answering(trainer, confidence_scale=list(fit_scale(confidence, right)))
+
+
+def stay_silent(trainer: Blip2Trainer, threshold: float) -> None:
+    """Sets and saves the confidence below which the model gives no answer."""
+    _change_answering(trainer, threshold=threshold)
+
+
+def _change_answering(trainer: Blip2Trainer, **changes: Any) -> None:
+    trainer.answering = replace(trainer.answering, **changes)
     if trainer.args.should_save:
         folder = Path(trainer.args.output_dir)
         for place in (folder, folder / "merged"):

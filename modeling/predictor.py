@@ -68,12 +68,15 @@ class Answer:
             validation rows of its training where there were enough.
         alternatives: other answers, the likeliest first.
         question_cut: the question was longer than the model reads, and its end was left out.
+        silent: the model was trained to give no answer at so little confidence; `answer` is "", `confidence` that of
+            its likeliest answer, which stands first among the alternatives.
     """
 
     answer: str
     confidence: float
     alternatives: tuple[Alternative, ...] = ()
     question_cut: bool = False
+    silent: bool = False
 
 
 class Predictor(ABC):
@@ -81,6 +84,8 @@ class Predictor(ABC):
 
     What the model computes of an image is kept for the last few images, told by their content.
     """
+
+    threshold: float  # no answer below this confidence
 
     def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
         self.model = model.to(device).eval()
@@ -224,11 +229,14 @@ class Predictor(ABC):
             ranked = self._rank(list(rows.values()), seen, top_k) if rows else []
         if any(cut.values()):
             logger.warning("%d questions are longer than the model reads and are cut.", sum(cut.values()))
-        answers = {
-            number: Answer(*best, tuple(Alternative(*other) for other in others), cut[number])
-            for number, (best, *others) in zip(rows, ranked, strict=True)
-        }
+        answers = {number: self._say(found, cut[number]) for number, found in zip(rows, ranked, strict=True)}
         return [answers.get(number) or errors[number] for number in range(len(questions))]
+
+    def _say(self, ranked: Ranked, cut: bool) -> Answer:
+        text, confidence = ranked[0]
+        silent = confidence < self.threshold
+        others = tuple(Alternative(*other) for other in ranked[not silent :])
+        return Answer("" if silent else text, confidence, others, cut, silent)
 
     def _read(self, source: ImageSource, seen: Row, fresh: dict[str, np.ndarray]) -> str:
         """The digest of an image; what is kept of it goes into `seen`, or else its resized pixels into `fresh`."""
@@ -287,6 +295,7 @@ class ViltPredictor(Predictor):
     def __init__(self, model: Any, processor: Any, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, processor, device)
         self.dtype = dtype
+        self.threshold = getattr(model.config, "answer_threshold", 0.0)
         self.max_question_length = model.config.max_position_embeddings
         self.sees_once = hasattr(model, "patches")  # what it makes of an image does not depend on the question
 
@@ -344,6 +353,7 @@ class Blip2Predictor(Predictor):
         self.vision = model.take_frozen_vision().to(device).eval()
         super().__init__(model, processor, device)
         self.answering = answering
+        self.threshold = answering.threshold
         self.trie = None
         if answering.candidates:
             self.trie = AnswerTrie([self._collator().answer_ids(answer) for answer in answering.candidates])
@@ -541,7 +551,8 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
 
 def print_answer(answer: Answer) -> None:
     """Prints an answer and, indented, its alternatives."""
-    print(f"{answer.answer or '(no answer)'}  (confidence {100 * answer.confidence:.0f} %)")
+    text = "(silent: too unsure)" if answer.silent else answer.answer or "(no answer)"
+    print(f"{text}  (confidence {100 * answer.confidence:.0f} %)")
     for other in answer.alternatives:
         print(f"  {other.answer or '(no answer)'}  ({100 * other.confidence:.0f} %)")
 

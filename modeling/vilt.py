@@ -174,7 +174,8 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
     else:
         model, processor = load_checkpoint(name, labels)
     if args.do_train:
-        model.config.answer_temperature = 1.0  # that of the checkpoint is for other answers
+        config = model.config
+        config.answer_temperature, config.answer_threshold = 1.0, 0.0  # the checkpoint's are for other answers
     _report_vocabulary(model.config, dataset)
     _report_cut_questions(processor, model.config, dataset)
     return model, processor
@@ -415,9 +416,17 @@ def calibrate(output: PredictionOutput, trainer: Trainer, correct: Mapping[int, 
         output: of `Trainer.predict` on validation rows.
         correct: whether each row number was answered right, 0 or 1.
     """
-    config = trainer.model.config
-    config.answer_temperature = best_temperature(
-        output.predictions[1], np.array([correct[int(row)] for row in output.label_ids])
-    )
+    right = np.array([correct[int(row)] for row in output.label_ids])
+    trainer.model.config.answer_temperature = best_temperature(output.predictions[1], right)
+    _save_config(trainer)
+
+
+def stay_silent(trainer: Trainer, threshold: float) -> None:
+    """Sets and saves the confidence below which the model gives no answer."""
+    trainer.model.config.answer_threshold = threshold
+    _save_config(trainer)
+
+
+def _save_config(trainer: Trainer) -> None:
     if trainer.args.should_save:
-        config.save_pretrained(trainer.args.output_dir)
+        trainer.model.config.save_pretrained(trainer.args.output_dir)

@@ -327,9 +327,11 @@ def draw_answer(turn: Turn, number: int, newest: bool) -> None:
     if isinstance(found, str):
         st.error(found)
         return
-    line(found.answer or "(no answer)", "answer")
+    line("(silent)" if found.silent else found.answer or "(no answer)", "answer")
     st.progress(min(found.confidence, 1.0), text=f"Confidence {found.confidence:.0%}")
-    if found.confidence < UNSURE:
+    if found.silent:
+        st.warning("The model was trained to give no answer where it is so unsure.", icon=":material/block:")
+    elif found.confidence < UNSURE:
         st.warning("The model is unsure: read the other answers too.", icon=":material/help:")
     if found.question_cut:
         st.info("The question is longer than the model reads; its end was left out.")
@@ -374,7 +376,8 @@ def show_heat(frame: Any, models: "dict[str, Predictor]", picture: Picture) -> N
         return
     image = picture.image(turn.window)
     if name not in turn.heat:
-        turn.heat[name] = models[name].heat_map(image, turn.question, found.answer)
+        answer = found.alternatives[0].answer if found.silent else found.answer  # what it would have said
+        turn.heat[name] = models[name].heat_map(image, turn.question, answer)
     opacity = st.session_state.get("opacity", 50) / 100
     frame.image(
         overlay(image, turn.heat[name], opacity),

@@ -103,6 +103,8 @@ def build(predictor: Predictor) -> gr.Blocks:
         if result.question_cut:
             gr.Warning("The question is longer than the model reads; its end was left out.")
         ranked = [(result.answer, result.confidence), *((a.answer, a.confidence) for a in result.alternatives)]
+        if result.silent:
+            gr.Warning("The model was trained to give no answer where it is so unsure.")
         return [(text or "(no answer)", confidence) for text, confidence in ranked], asdict(result)
 
     def show(image: str | None) -> tuple[Image.Image | None, None, None]:

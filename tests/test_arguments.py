@@ -118,6 +118,7 @@ WRONG_RECIPES = {
     "wrong-choice": ("language: fr", "--language: invalid choice: 'fr'"),
     "wrong-family": ("model_type: bert", "--model_type: invalid choice: 'bert'"),
     "raw-columns": ("remove_unused_columns: true", "--remove_unused_columns must stay False"),
+    "risk": ("target_risk: 5", "--target_risk must be between 0 and 1, such as 0.05"),
     "patience": ("early_stopping_patience: 2", "--early_stopping_patience needs --load_best_model_at_end True"),
 }
 

@@ -1,12 +1,14 @@
 """Confidence that training calibrates, saves with the model, and that evaluation and predictor give again."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 import train
 from metrics.calibration import log_loss
+from metrics.intervals import error_bound
 from modeling.predictor import Predictor
 from processing.data import load_vqa_dataset
 from tests.tiny_blip2 import tiny_blip2
@@ -75,3 +77,48 @@ def test_few_rows_calibrate_nothing_and_a_new_training_forgets_the_old_temperatu
     options = ["--model_name_or_path", str(folder), "--dataset", str(phantoms), "--output_dir", str(tmp_path)]
     train.main([*options, "--max_steps", "2", "--max_eval_samples", "20", *COMMON])
     assert json.loads((tmp_path / "config.json").read_text())["answer_temperature"] == 1.0
+
+
+@pytest.mark.parametrize("family", ["vilt", "blip2"])
+def test_a_model_is_silent_below_its_threshold(calibrated, phantoms, tmp_path, family):
+    folder = tmp_path / "model"
+    shutil.copytree(calibrated(family), folder)
+    file, name = {"vilt": ("config.json", "answer_threshold"), "blip2": ("answering.json", "threshold")}[family]
+    settings = json.loads((folder / file).read_text())
+    sure = sorted(row["confidence"] for row in rows(folder))
+    threshold = (sure[len(sure) // 2 - 1] + sure[len(sure) // 2]) / 2
+    dataset = load_vqa_dataset(str(phantoms))["validation"]
+    before = Predictor.from_pretrained(folder, dtype="float32").answer_batch(
+        list(dataset["image"]), dataset["question"]
+    )
+    (folder / file).write_text(json.dumps(settings | {name: threshold}))
+    after = Predictor.from_pretrained(folder, dtype="float32").answer_batch(
+        list(dataset["image"]), dataset["question"]
+    )
+    assert 0.3 < sum(answer.silent for answer in after) / len(after) < 0.7
+    for one, other in zip(before, after, strict=True):
+        assert other.confidence == one.confidence
+        if other.silent:
+            assert (other.answer, other.alternatives[0].answer) == ("", one.answer)
+            assert other.alternatives[1:] == one.alternatives
+        else:
+            assert other == one
+
+
+def test_target_risk_chooses_the_threshold_or_says_that_none_keeps_it(phantoms, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(train, "MIN_ANSWERS", 10)
+    options = ["--model_name_or_path", "scratch:tiny", "--max_steps", "150", "--learning_rate", "5e-3", *COMMON]
+    options += ["--dataset", str(phantoms)]
+    with caplog.at_level("INFO"):
+        train.main([*options, "--output_dir", str(tmp_path / "a"), "--target_risk", "0.8"])
+    found = rows(tmp_path / "a")
+    threshold = json.loads((tmp_path / "a" / "config.json").read_text())["answer_threshold"]
+    answered = [row for row in found if row["confidence"] >= threshold - 1e-6]
+    wrong = sum(row["prediction"].lower() != row["answer"].lower() for row in answered)
+    assert 0 < threshold < 1
+    assert error_bound(wrong, len(answered)) <= 0.8
+    assert f"silent below a confidence of {threshold:.3f}" in caplog.text
+    with caplog.at_level("INFO"):
+        train.main([*options, "--output_dir", str(tmp_path / "b"), "--target_risk", "0.001"])
+    assert "--target_risk 0.001: no threshold keeps it" in caplog.text
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["answer_threshold"] == 0
