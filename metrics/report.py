@@ -18,13 +18,13 @@ CURVE_POINTS = 200  # of risk against coverage that are written down
 REPORT_HEAD = """# Report
 
 All figures are percent of questions, with the 95 % interval of 2,000 bootstrap samples whose images are drawn with all
-their questions. EM: the answer equals the gold answer after SQuAD v2's normalisation (lower case, without punctuation
-and the words a, an, the). F1: the mean harmonic mean of precision and recall of words. Chinese answers are scored by
-characters, as CMRC 2018 does. Recall, of OPEN questions: LLaVA-Med's share of gold words that were answered; BLEU-1
-likewise. The most frequent answer of the training rows knows neither question nor image; the one to the very same
-question does not know the image. Confidence is right where of the answers with a confidence of 80 % four in five are
-exact matches; the expected calibration error is the mean distance over 15 bins. Risk is the share of wrong ones among
-the answers given.
+their questions; of fewer than ten images there is none. EM: the answer equals the gold answer after SQuAD v2's
+normalisation (lower case, without punctuation and the words a, an, the). F1: the mean harmonic mean of precision and
+recall of words. Chinese answers are scored by characters, as CMRC 2018 does. Recall, of OPEN questions: LLaVA-Med's
+share of gold words that were answered; BLEU-1 likewise. The most frequent answer of the training rows knows neither
+question nor image; the one to the very same question does not know the image. Confidence is right where of the answers
+with a confidence of 80 % four in five are exact matches; the expected calibration error is the mean distance over 15
+bins. Risk is the share of wrong ones among the answers given.
 """
 COLUMNS = (("EM", "exact_match"), ("F1", "f1"), ("OPEN EM", "open_exact_match"), ("CLOSED EM", "closed_exact_match"))
 
@@ -104,7 +104,7 @@ def _describe(split: str, report: Mapping[str, Any]) -> str:
     figures, calibration, silence = (report[name] for name in ("figures", "calibration", "silence"))
     names = list(figures[0]["baselines"])
     head = [
-        "questions of kind",
+        "kind of question",
         "questions",
         "images",
         "EM",
@@ -141,8 +141,11 @@ def _table_head(names: Sequence[str]) -> list[str]:
     return ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
 
 
-def _interval(figure: Sequence[float] | None) -> str:
-    return "" if figure is None else f"{figure[0]:.2f} ({figure[1]:.2f} to {figure[2]:.2f})"
+def _interval(figure: Sequence[float | None] | None) -> str:
+    if figure is None:
+        return ""
+    value, low, high = figure
+    return f"{value:.2f}" if low is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _escape(text: str) -> str:

@@ -16,6 +16,7 @@ from metrics.squad_v2.scoring import exact_score, f1_score, normalize_answer, sq
 
 ANSWER_TYPES = ("OPEN", "CLOSED")
 KINDS = ("content_type", "modality", "location", "language")  # columns by whose values figures are told
+MIN_IMAGES = 10  # fewer say nothing of how far another sample may be
 YES_NO = ("yes", "no", "是", "是的", "否", "不是")
 
 
@@ -114,6 +115,7 @@ def breakdown(
     Returns:
         For each kind `group` and `value` (its column and its value there), `questions`, `images`, and `[value, low,
         high]` of `exact_match` and `f1`, of `llava_med_recall` and `bleu_1` where the questions are OPEN; `baselines`.
+        Of fewer than `MIN_IMAGES` images there is no interval; low and high are None.
     """
     scores = all_scores(rows, predictions)
     others = {name: all_scores(rows, texts)[:, 0] for name, texts in baselines.items()}
@@ -124,7 +126,8 @@ def breakdown(
         entry: dict[str, Any] = {"group": group, "value": value, "questions": len(chosen), "images": len(set(images))}
         for column, figure in enumerate(figures):
             part = 100 * scores[chosen, column]
-            entry[figure] = [round(float(number), 2) for number in (part.mean(), *bootstrap_interval(part, images))]
+            limits = bootstrap_interval(part, images) if entry["images"] >= MIN_IMAGES else (None, None)
+            entry[figure] = [value if value is None else round(float(value), 2) for value in (part.mean(), *limits)]
         entry["baselines"] = {name: round(100 * float(other[chosen].mean()), 2) for name, other in others.items()}
         table.append(entry)
     return table

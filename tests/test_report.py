@@ -22,7 +22,15 @@ ROWS = [
 PREDICTIONS = ["lung", "yes", "T2", "右肺"]
 
 
-def test_figures_by_kind_of_question_are_the_hand_worked_ones():
+def test_of_few_images_there_is_no_interval(tmp_path):
+    report = make_report(ROWS, PREDICTIONS, [0.5] * 4, {})
+    assert report["figures"][0]["exact_match"] == [25, None, None]
+    write_report({"test": report}, tmp_path)
+    assert "| all | 4 | 2 | 25.00 | 54.17 |" in (tmp_path / "report.md").read_text()
+
+
+def test_figures_by_kind_of_question_are_the_hand_worked_ones(monkeypatch):
+    monkeypatch.setattr("metrics.vqa.MIN_IMAGES", 2)
     table = breakdown(ROWS, PREDICTIONS, {"yes": ["Yes"] * 4})
     found = {(entry["group"], entry["value"]): entry for entry in table}
     assert list(found) == [
@@ -37,7 +45,7 @@ def test_figures_by_kind_of_question_are_the_hand_worked_ones():
     assert found["answer_type", "OPEN"]["exact_match"][0] == 0
     assert found["answer_type", "OPEN"]["llava_med_recall"][0] == 25  # one of two words, none of one
     assert "llava_med_recall" not in found["all", ""]
-    assert found["closed", "yes or no"]["exact_match"] == [100, 100, 100]
+    assert found["closed", "yes or no"]["exact_match"] == [100, None, None]  # of one image
     assert found["closed", "other CLOSED"]["baselines"] == {"yes": 0}
     assert found["all", ""]["baselines"] == {"yes": 25}
     # drawn with replacement, both images are a (1 of 2 right), both b (none), or one each (1 of 4)
@@ -90,7 +98,8 @@ def test_most_frequent_answer_is_the_first_in_the_alphabet_of_equals():
     assert most_frequent_answer({"answer": answer} for answer in ("Yes", "No", "No", "Yes", "CT")) == "No"
 
 
-def test_report_tells_figures_calibration_and_silence(tmp_path):
+def test_report_tells_figures_calibration_and_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr("metrics.vqa.MIN_IMAGES", 2)
     report = make_report(ROWS, PREDICTIONS, [0.9, 0.8, 0.7, 0.2], {"majority": ["Yes"] * 4})
     assert report["calibration"]["mean_confidence"] == 0.65
     assert report["calibration"]["expected_calibration_error"] == pytest.approx((0.9 + 0.2 + 0.7 + 0.2) / 4)
