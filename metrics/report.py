@@ -171,8 +171,8 @@ def _plot_risk(curve: Sequence[Sequence[float]], file: Path) -> None:
     figure = Figure(figsize=(4.4, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.plot(*zip(*curve, strict=True), color="#0b6e75")
-    _frame(axes, "coverage: share of questions answered, the surest first", "risk: share of wrong answers")
-    axes.set_ylim(0, None)
+    _frame(axes, "coverage: share answered, the surest first", "risk: share of wrong answers")
+    axes.set_ylim(0, 1.05 * max(risk for _, risk in curve) or 1)
     figure.savefig(file, dpi=120)
 
 
