@@ -32,6 +32,7 @@ def test_images_of_an_archive_come_by_name_without_what_systems_add():
         (packed(**{"a.png": b"1" * 1000})[:60], "damaged or encrypted"),
         (packed(**{".hidden": b"1"}), "holds no image"),
     ],
+    ids=["no archive", "cut off", "hidden file alone"],  # the bytes hold the time: no name that all test workers share
 )
 def test_archive_that_can_t_be_used(data, message):
     with pytest.raises(UserError, match=message):
