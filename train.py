@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import DatasetDict
+from tqdm import tqdm
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from metrics.calibration import MIN_ANSWERS, choose_threshold, describe_silence
-from metrics.report import format_results, make_report, plot_curves, write_report
+from metrics.evidence import Case, choose_cases, seen
+from metrics.plots import plot_curves
+from metrics.report import format_results, make_report, write_report
 from metrics.vqa import all_scores, majority_answers, most_frequent_answer, score_answers
 from modeling import blip2, vilt
 from modeling.arguments import AnyTrainingArguments, DataArguments, parse_arguments
@@ -62,16 +65,17 @@ def main(argv: list[str]) -> None:
         trainer.save_metrics("train", result.metrics | {"train_samples": len(dataset["train"])})
 
     results: dict[str, dict] = {}
-    reports = {}
+    reports: dict[str, dict] = {}
+    cases: dict[str, list[Case]] = {}
     for split, prefix, wanted in (("validation", "eval", args.do_eval), ("test", "test", args.do_predict)):
         if wanted and split in dataset:
-            figures, reports[split] = evaluate(trainer, family, dataset, split, prefix)
+            figures, reports[split], cases[split] = evaluate(trainer, family, dataset, split, prefix)
             results |= figures
     if trainer.is_world_process_zero():
         plot_curves(trainer.state.log_history, args.output_dir)
         if results:
             print(f"\n{format_results(results)}\n")
-            write_report(reports, Path(args.output_dir) / "report")
+            write_report(reports, Path(args.output_dir) / "report", cases)
         if args.do_train:
             write_record(data_args, args, dataset, time.monotonic() - started)
             model_card(args.output_dir).save(Path(args.output_dir) / "README.md")
@@ -140,12 +144,12 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | No
 
 def evaluate(
     trainer: Trainer, family: ModuleType, dataset: DatasetDict, split: str, prefix: str
-) -> tuple[dict[str, dict], dict[str, Any]]:
+) -> tuple[dict[str, dict], dict[str, Any], list[Case]]:
     """Scores a split, saves its figures and predictions, and puts baselines beside them. The validation split of a
     training also calibrates the model's confidence.
 
     Returns:
-        Figures by name, and the split's report, which is empty in all processes but the first.
+        Figures by name, the split's report, and the questions that it shows; the first process alone has these two.
     """
     rows = dataset[split]
     output = trainer.predict(rows, metric_key_prefix=prefix)
@@ -173,7 +177,7 @@ def evaluate(
             logger.info("--target_risk %g: %s", trainer.args.target_risk, describe_silence(silence))
             family.stay_silent(trainer, silence.threshold if silence else 0.0)
     if not trainer.is_world_process_zero():
-        return results, {}
+        return results, {}, []
     predictions, confidences = zip(*(answers[number] for number in rows["row"]), strict=True)
     write_jsonl(
         Path(trainer.args.output_dir) / f"predictions_{split}.jsonl",
@@ -186,7 +190,23 @@ def evaluate(
             for row, prediction, confidence in zip(rows, predictions, confidences, strict=True)
         ),
     )
-    return results, make_report(list(rows), predictions, confidences, baselines)
+    cases = look(trainer, family, choose_cases(list(rows), predictions, confidences))
+    thresholds = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items() if "_best_" in name}
+    return results, make_report(list(rows), predictions, confidences, baselines, cases, thresholds), cases
+
+
+def look(trainer: Trainer, family: ModuleType, cases: list[Case]) -> list[Case]:
+    """The cases with their heat maps, where the model has them."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        logger.warning("No heat maps: the model is spread over several processes; evaluate it in one.")
+        return cases
+    try:
+        rows = [dict(case.row) | {"answer": case.prediction} for case in cases]
+        maps = [family.heat_map(trainer, row) for row in tqdm(rows, desc="Heat maps", unit="question")]
+    except UserError as error:
+        logger.warning("No heat maps: %s", error)
+        return cases
+    return [seen(case, heat) for case, heat in zip(cases, maps, strict=True)]
 
 
 def use_all_cores() -> None:

@@ -7,6 +7,7 @@ from scipy.special import betaincinv
 
 SAMPLES = 2_000
 LEVEL = 0.95
+MIN_IMAGES = 10  # fewer say nothing of how far another sample may be
 
 
 def resampled_means(values: np.ndarray, images: Sequence[str], samples: int = SAMPLES, seed: int = 0) -> np.ndarray:
@@ -38,6 +39,23 @@ def bootstrap_interval(
     """The percentile interval of the mean of `values` ``(N,)``, by `resampled_means`."""
     low, high = np.quantile(resampled_means(values, images, samples, seed), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def mean_with_interval(values: np.ndarray, images: Sequence[str]) -> list[float | None]:
+    """`[mean, low, high]` of percentages ``(N,)``, rounded as figures are told. Of fewer than `MIN_IMAGES` images
+    there is no interval: low and high are None."""
+    mean = round(float(values.mean()), 2)
+    if len(set(images)) < MIN_IMAGES:
+        return [mean, None, None]
+    return [mean, *(round(limit, 2) for limit in bootstrap_interval(values, images))]
+
+
+def interval_text(figure: Sequence[float | None] | None) -> str:
+    """What `mean_with_interval` gives as text; nothing for None."""
+    if figure is None:
+        return ""
+    value, low, high = figure
+    return f"{value:.2f}" if low is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 def error_bound(errors: int, total: int, confidence: float = LEVEL) -> float:

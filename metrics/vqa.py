@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metrics import cmrc
-from metrics.intervals import bootstrap_interval
+from metrics.intervals import mean_with_interval
 from metrics.squad_v2.scoring import exact_score, f1_score, normalize_answer, squad_v2_scores
 
 ANSWER_TYPES = ("OPEN", "CLOSED")
 KINDS = ("content_type", "modality", "location", "language")  # columns by whose values figures are told
-MIN_IMAGES = 10  # fewer say nothing of how far another sample may be
 YES_NO = ("yes", "no", "是", "是的", "否", "不是")
 
 
@@ -105,7 +104,7 @@ def all_scores(rows: Sequence[Mapping[str, Any]], predictions: Sequence[str]) ->
 def breakdown(
     rows: Sequence[Mapping[str, Any]], predictions: Sequence[str], baselines: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Figures in all and by kind of question, each with its 95 % interval by `metrics.intervals.bootstrap_interval`.
+    """Figures in all and by kind of question, each with its 95 % interval by `metrics.intervals.mean_with_interval`.
 
     Args:
         rows: with `answer`, `answer_type`, `image_id` and the columns of `KINDS`.
@@ -115,7 +114,6 @@ def breakdown(
     Returns:
         For each kind `group` and `value` (its column and its value there), `questions`, `images`, and `[value, low,
         high]` of `exact_match` and `f1`, of `llava_med_recall` and `bleu_1` where the questions are OPEN; `baselines`.
-        Of fewer than `MIN_IMAGES` images there is no interval; low and high are None.
     """
     scores = all_scores(rows, predictions)
     others = {name: all_scores(rows, texts)[:, 0] for name, texts in baselines.items()}
@@ -125,9 +123,7 @@ def breakdown(
         figures = AnswerScores._fields if value == "OPEN" else AnswerScores._fields[:2]
         entry: dict[str, Any] = {"group": group, "value": value, "questions": len(chosen), "images": len(set(images))}
         for column, figure in enumerate(figures):
-            part = 100 * scores[chosen, column]
-            limits = bootstrap_interval(part, images) if entry["images"] >= MIN_IMAGES else (None, None)
-            entry[figure] = [value if value is None else round(float(value), 2) for value in (part.mean(), *limits)]
+            entry[figure] = mean_with_interval(100 * scores[chosen, column], images)
         entry["baselines"] = {name: round(100 * float(other[chosen].mean()), 2) for name, other in others.items()}
         table.append(entry)
     return table
@@ -216,15 +212,18 @@ def generation_metrics(
         A function of an `EvalPrediction` whose `predictions` are tokens ``(N, T)``, confidences ``(N,)`` and, with
         candidates, the numbers of the chosen ones ``(N,)`` and their probabilities, and whose `label_ids` are row
         numbers ``(N,)``. Its figures are those of the choice, and `generated_exact_match` and `generated_f1` stand
-        beside them; without candidates they are those of the written answers.
+        beside them; without candidates they are those of the written answers. What an answer lacks of confidence
+        1 counts as the probability of no answer.
     """
 
     def compute_metrics(evaluation: Any) -> dict[str, float]:
         gold = [rows[int(number)] for number in evaluation.label_ids]
-        generated = score_answers(gold, decode(evaluation.predictions[0]))
+        tokens, confidence, *choice = evaluation.predictions
+        generated = score_answers(gold, decode(tokens), (1 - confidence).tolist())
         if not candidates:
             return generated
-        chosen = score_answers(gold, [candidates[int(number)] for number in evaluation.predictions[2]])
+        numbers, probability = choice
+        chosen = score_answers(gold, [candidates[int(number)] for number in numbers], (1 - probability).tolist())
         return chosen | {f"generated_{name}": generated[name] for name in ("exact_match", "f1")}
 
     return compute_metrics

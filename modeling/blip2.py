@@ -23,6 +23,7 @@ from transformers.utils import cached_file
 
 from metrics.calibration import fit_scale, scaled
 from metrics.vqa import generation_metrics
+from modeling import explain
 from modeling.arguments import Blip2TrainingArguments
 from modeling.blip2_alignment import align
 from modeling.blip2_model import AnswerTrie, Blip2ForQuestionAnswering
@@ -448,6 +449,13 @@ def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, t
         int(row): (answer, float(sure))
         for row, answer, sure in zip(output.label_ids, answers, confidence, strict=True)
     }
+
+
+def heat_map(trainer: Blip2Trainer, row: Mapping[str, Any]) -> np.ndarray:
+    """Where the model looked for the answer of a row, by `modeling.explain`: ``(rows, columns)`` of image tokens."""
+    base = trainer.model.eval().get_base_model()
+    with trainer.compute_loss_context_manager():
+        return explain.blip2_heat(base, trainer._prepare_inputs(trainer.data_collator([row])))
 
 
 def calibrate(output: PredictionOutput, trainer: Blip2Trainer, correct: Mapping[int, float]) -> None:

@@ -23,11 +23,13 @@ PUBLISHED = {"vilt": {"f1": "71.66"}, "blip2": {"exact_match": "75.77", "f1": "7
 
 
 class Figure(NamedTuple):
-    """What stands in the card for a figure in `all_results.json`."""
+    """A figure of `report/report.json` as it stands in the card."""
 
     title: str
     metric: str  # as the Hub names it
     definition: str
+    kind: tuple[str, str] = ("all", "")  # of questions, as the report names it
+    name: str = "exact_match"
 
 
 FIGURES = {
@@ -39,13 +41,19 @@ FIGURES = {
     "f1": Figure(
         *("F1", "f1"),
         "mean of each answer's harmonic mean of precision and recall of words, after the same normalisation",
+        name="f1",
     ),
     "open_exact_match": Figure(
-        "OPEN accuracy", "accuracy", "Exact Match over the questions whose answer type is OPEN"
+        *("OPEN accuracy", "accuracy", "Exact Match over the questions whose answer type is OPEN"),
+        kind=("answer_type", "OPEN"),
     ),
-    "closed_exact_match": Figure("CLOSED accuracy", "accuracy", "Exact Match over those of answer type CLOSED"),
+    "closed_exact_match": Figure(
+        *("CLOSED accuracy", "accuracy", "Exact Match over those of answer type CLOSED"),
+        kind=("answer_type", "CLOSED"),
+    ),
 }
-SPLITS = {"eval": "validation", "test": "test"}  # prefix in all_results.json: split
+REPORT_FILE = Path("report/report.json")
+BASELINE = "most frequent answer to the question"
 
 
 def model_card(folder: str | Path, repo_id: str | None = None, base_license: str | None = None) -> ModelCard:
@@ -62,13 +70,13 @@ def model_card(folder: str | Path, repo_id: str | None = None, base_license: str
     folder = Path(folder)
     record = read_record(folder)
     recipe = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
-    results_file = folder / "all_results.json"
-    figures = json.loads(results_file.read_text(encoding="utf-8")) if results_file.is_file() else {}
+    report_file = folder / REPORT_FILE
+    reports = json.loads(report_file.read_text(encoding="utf-8")) if report_file.is_file() else {}
     base, data = record["base_model"], record["dataset"]
     base_id = base if base is not None and "/" in base else None
     family = FAMILIES[record["model_type"]]
     adapter = (model_folder(folder) / "adapter_config.json").is_file()
-    results = list(_results(figures))
+    results = list(_results(reports))
     installs = [INSTALL, INSTALL_LANGUAGE_MODEL] if record["model_type"] == "blip2" else [INSTALL]
     card_data = ModelCardData(
         license=base_license if base_id else "apache-2.0" if base else "other",
@@ -94,6 +102,7 @@ def model_card(folder: str | Path, repo_id: str | None = None, base_license: str
             if name != "model_type"
         },
         "results": results,
+        "trust": [_trust(split, report) for split, report in reports.items()],
         "figures": [figure for key, figure in FIGURES.items() if any(result["key"] == key for result in results)],
         "published": PUBLISHED[record["model_type"]] if data["name"] == "SLAKE" else None,
         "base": "" if base else "The base model was a folder of its author, so it can't be named here.",
@@ -112,16 +121,39 @@ def model_card(folder: str | Path, repo_id: str | None = None, base_license: str
     return ModelCard.from_template(card_data, template_path=str(TEMPLATE), md=_escape, **parts)
 
 
-def _results(figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for prefix, split in SPLITS.items():
+def _results(reports: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for split, report in reports.items():
+        kinds = {(entry["group"], entry["value"]): entry for entry in report["figures"]}
         for key, figure in FIGURES.items():
-            total = key.replace("exact_match", "total").replace("f1", "total")
-            if f"{prefix}_{key}" in figures:
+            if figure.kind in kinds:
+                entry = kinds[figure.kind]
+                value, low, high = entry[figure.name]
                 yield {
-                    **{"split": split, "key": key, "figure": figure},
-                    **{"value": figures[f"{prefix}_{key}"], "total": figures[f"{prefix}_{total}"]},
-                    "majority": figures.get(f"{prefix}_majority_{key}"),
+                    **{"split": split, "key": key, "figure": figure, "total": entry["questions"]},
+                    **{"value": value, "low": low, "high": high},
+                    "majority": entry["baselines"].get(BASELINE) if figure.name == "exact_match" else None,
                 }
+
+
+def _trust(split: str, report: dict[str, Any]) -> str:
+    """What the report says of confidence and of where the model looked, in sentences."""
+    text = (
+        f"On {split} the confidence is {report['calibration']['expected_calibration_error']:.1%} from the accuracy in "
+        f"the mean of 15 bins (ECE); the surest answers reach "
+        + " and ".join(
+            f"{coverage:.1%} of the questions with at most {float(risk):.0%} wrong"
+            for risk, coverage in report["silence"]["coverage_at_risk"].items()
+        )
+        + "."
+    )
+    if report["grounding"]:
+        found = report["grounding"][0]
+        text += (
+            f" Of {found['questions']:,} questions about something that the data has a box of, the hottest place of "
+            f"the heat map touches the box in {found['hit'][0]:.1f} % (a place drawn at random: "
+            f"{found['chance']:.1f} %, the middle of the image: {found['center']:.1f} %)."
+        )
+    return text
 
 
 def _eval_result(result: dict[str, Any], data: dict[str, Any]) -> EvalResult:
@@ -135,7 +167,7 @@ def _eval_result(result: dict[str, Any], data: dict[str, Any]) -> EvalResult:
         dataset_args={"language": data["language"], "num_rows": result["total"]},
         metric_type=figure.metric,
         metric_name=f"{figure.title} ({result['split']}, {result['total']:,} questions, percent)",
-        metric_value=round(result["value"], 2),
+        metric_value=result["value"],
         metric_args={"definition": figure.definition},
     )
 

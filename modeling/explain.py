@@ -4,6 +4,7 @@ After Chefer, Gur, Wolf 2021, "Generic Attention-model Explainability for Interp
 Transformers" (https://arxiv.org/abs/2103.15679); the equations named here are its.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -99,6 +100,56 @@ def cross_relevance(layers: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
             shares = rest / rest.sum(1, keepdim=True).clamp_min(torch.finfo(rest.dtype).tiny)  # eqs. 8, 9
             image = image + (shares + identity).T @ to_image
     return image
+
+
+def vilt_heat(model: Any, batch: dict[str, torch.Tensor], label: int) -> np.ndarray:
+    """The heat map of a ViLT or a starter.
+
+    Args:
+        batch: one question as `ViltCollator` gives it.
+        label: of the answer, whose logit is explained.
+
+    Raises:
+        UserError: the model draws some patches of an image and skips others.
+    """
+    config = model.config
+    if hasattr(model, "patches"):  # the starter: [CLS], image, text
+        if "image_patches" not in batch:
+            images = {name: batch[name] for name in ("pixel_values", "image_embeds") if name in batch}
+            batch = {name: tensor for name, tensor in batch.items() if name not in images}
+            batch["image_patches"] = model.patches(**images)
+        encoder, start, (height, width) = model.encoder, 1, batch["image_patches"].shape[2:]
+    else:  # text, whose first token is [CLS], then the image with a [CLS] of its own
+        if (config.max_image_length or 0) > 0:
+            mend = "set max_image_length of its config to -1"
+            raise UserError(f"The model draws some patches of the image and skips others, so it has no map; {mend}.")
+        encoder, start = model.vilt.encoder, batch["input_ids"].shape[1] + 1
+        height, width = (side // config.patch_size for side in batch["pixel_values"].shape[2:])
+    with recorded_attention([layer.attention.attention for layer in encoder.layer]) as attention:
+        logit = model(**batch).logits[0, label]
+    relevance = self_relevance(list(weighted(logit, attention).values()))
+    return heat_of(relevance[0, start : start + height * width].view(height, width))
+
+
+def blip2_heat(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
+    """The heat map of a BLIP-2: where its Q-Former looked, weighed by the log-likelihood of the written answer.
+
+    Args:
+        batch: one question and its answer as `Blip2Collator` gives them.
+    """
+    qformer = model.qformer
+    layers = [
+        [part.attention for name, part in layer.named_children() if name in ("attention", "crossattention")]
+        for layer in qformer.encoder.layer
+    ]
+    modules = [module for layer in layers for module in layer]
+    with plain_attention(qformer), recorded_attention(modules) as attention:
+        mean_loss = model(**batch).loss
+    part = weighted(-mean_loss * (batch["labels"] != -100).sum(), attention)
+    relevance = cross_relevance([[part[module] for module in layer] for layer in layers])
+    relevance = relevance.sum(0)  # of all queries, whose gradients say how much each counts
+    side = math.isqrt(len(relevance))
+    return heat_of(relevance[-side * side :].view(side, side))  # without the [CLS] that a ViT has first
 
 
 def heat_of(relevance: torch.Tensor) -> np.ndarray:

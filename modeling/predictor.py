@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -206,7 +205,7 @@ class Predictor(ABC):
                 self._keep(seen, fresh)
                 row["answer"] = self._rank([row], seen, 1)[0][0][0] if answer is None else answer
             with torch.inference_mode(False):  # gradients are on in it, even where the caller is in inference mode
-                return explain.heat_of(self._relevance(row, seen))
+                return self._heat(row, seen)
 
     def _ask(self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int) -> list[Answer | UserError]:
         errors: dict[int, UserError] = {}
@@ -285,8 +284,8 @@ class Predictor(ABC):
         """The best answers to each row's question, first the answer."""
 
     @abstractmethod
-    def _relevance(self, row: Row, seen: dict[str, Any]) -> torch.Tensor:
-        """The relevance of the image's tokens for the row's answer, ``(rows, columns)``; gradients are on."""
+    def _heat(self, row: Row, seen: dict[str, Any]) -> np.ndarray:
+        """Where the model looked for the row's answer, ``(rows, columns)``; gradients are on."""
 
 
 class ViltPredictor(Predictor):
@@ -324,26 +323,13 @@ class ViltPredictor(Predictor):
             logits = self.model(**batch).logits
         return _best(vilt.answer_probabilities(logits, config), config.id2label, top_k)
 
-    def _relevance(self, row: Row, seen: dict[str, Any]) -> torch.Tensor:
+    def _heat(self, row: Row, seen: dict[str, Any]) -> np.ndarray:
         answer, config = row["answer"], self.model.config
         label = config.label2id.get(answer, vilt.labels_of([answer], config.label2id).get(answer))
         if label is None:
             mend = "ask about one of its answers, model.config.label2id"
             raise UserError(f"answer {answer!r}: not among the {config.num_labels} that the model knows; {mend}.")
-        if not self.sees_once and (config.max_image_length or 0) > 0:
-            mend = "set max_image_length of its config to -1"
-            raise UserError(f"The model draws some patches of the image and skips others, so it has no map; {mend}.")
-        batch = self._prompts([row], seen)
-        if self.sees_once:  # [CLS], image, text
-            encoder, start, (height, width) = self.model.encoder, 1, batch["image_patches"].shape[2:]
-        else:  # text, whose first token is [CLS], then the image with a [CLS] of its own
-            encoder, start = self.model.vilt.encoder, batch["input_ids"].shape[1] + 1
-            height, width = (side // config.patch_size for side in batch["pixel_values"].shape[2:])
-        modules = [layer.attention.attention for layer in encoder.layer]
-        with explain.recorded_attention(modules) as attention:
-            logit = self.model(**batch).logits[0, label]
-        layers = list(explain.weighted(logit, attention).values())
-        return explain.self_relevance(layers)[0, start : start + height * width].view(height, width)
+        return explain.vilt_heat(self.model, self._prompts([row], seen), label)
 
 
 class Blip2Predictor(Predictor):
@@ -399,22 +385,8 @@ class Blip2Predictor(Predictor):
             for answers in ranked
         ]
 
-    def _relevance(self, row: Row, seen: dict[str, Any]) -> torch.Tensor:
-        batch = self._batch(self._collator(seen)([row]))
-        qformer = self.model.qformer
-        layers = [
-            [part.attention for name, part in layer.named_children() if name in ("attention", "crossattention")]
-            for layer in qformer.encoder.layer
-        ]
-        modules = [module for layer in layers for module in layer]
-        with explain.plain_attention(qformer), explain.recorded_attention(modules) as attention:
-            mean_loss = self.model(**batch).loss
-        likelihood = -mean_loss * (batch["labels"] != -100).sum()
-        weighted = explain.weighted(likelihood, attention)
-        relevance = explain.cross_relevance([[weighted[module] for module in layer] for layer in layers])
-        relevance = relevance.sum(0)  # of all queries, whose gradients say how much each counts
-        side = math.isqrt(len(relevance))
-        return relevance[-side * side :].view(side, side)  # without the [CLS] that a ViT has first
+    def _heat(self, row: Row, seen: dict[str, Any]) -> np.ndarray:
+        return explain.blip2_heat(self.model, self._batch(self._collator(seen)([row])))
 
     def _write(self, batch: dict[str, torch.Tensor], **beams: int) -> list[Ranked]:
         tokenizer = self.processor.tokenizer

@@ -1,13 +1,14 @@
-"""Does a model look at the image? Its answers to the same questions about changed images.
+"""Does a model look at the image, and does it agree with itself? Its answers where image or question is changed.
 
     python -m modeling.probe MODEL --dataset path/to/SLAKE [--split validation] [--output probe]
 
 What takes the image away (that of another row, a blank one, a blur) should take the right answers away: what stays
 right comes from the question alone. What a reader would not notice (a small turn, contrast, noise, JPEG, a crop)
-should change nothing.
+should change nothing, and neither should other words for the same question (`modeling.consistency`).
 """
 
 import argparse
+import functools
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -18,13 +19,15 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 from tqdm import tqdm
 
-from metrics.intervals import bootstrap_interval
+from metrics.intervals import bootstrap_interval, interval_text
+from metrics.report import markdown_table
 from metrics.vqa import all_scores
+from modeling.consistency import contradiction_figures, paraphrase_figures
 from modeling.predictor import Answer, Predictor
 from processing.data import load_vqa_dataset
 from processing.errors import UserError, run_command
 from processing.images import open_image
-from processing.utils import write_atomically
+from processing.utils import write_atomically, write_jsonl
 
 Change = Callable[[Image.Image], Image.Image]
 STEP = 256  # questions between two looks at the progress bar
@@ -80,71 +83,118 @@ def shuffled(images: Sequence[str], seed: int = 0) -> dict[str, str]:
     return {distinct[one]: distinct[other] for one, other in zip(order, np.roll(order, 1), strict=True)}
 
 
-def probe(predictor: Predictor, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def probe(
+    predictor: Predictor, rows: Sequence[dict[str, Any]], answers: Sequence[str]
+) -> tuple[dict[str, dict], list[dict[str, Any]]]:
     """Figures of answers to the same questions about images as they are and changed.
 
     Args:
-        rows: with `image`, `image_id`, `question`, `answer`, `language` and `content_type`.
+        rows: with `image`, `image_id`, `question`, `question_id`, `answer`, `language` and `content_type`.
+        answers: to the rows as they are.
 
     Returns:
         By change: `exact_match`, `drop` (how far it is below that of the images as they are) with its 95 % interval
         over images, `unchanged` (share of answers that stay the same), all in percent, and `drop_by_content_type`.
+        Then the rows whose answer stays the same with another image, as `id`, `image_id`, `question`, `answer`
+        (gold), `prediction` and `unchanged` (the names of all blinding changes that leave it as it is).
     """
     other = shuffled([row["image"] for row in rows])
-    changes: dict[str, Callable[[str], Image.Image]] = {"as it is": open_image}
-    changes[SHUFFLED] = lambda path: open_image(other[path])
+    changes: dict[str, Callable[[str], Image.Image]] = {SHUFFLED: lambda path: open_image(other[path])}
     changes |= {name: _changed(change) for name, change in (BLIND | HARMLESS).items()}
-    by_image = sorted(range(len(rows)), key=lambda i: rows[i]["image"])
     images = [row["image_id"] for row in rows]
     kinds = sorted({row["content_type"] for row in rows if row["content_type"]})
+    asked = [row["image"] for row in rows], [row["question"] for row in rows]
+    found = {"as it is": answers} | {name: ask(predictor, *asked, name, change) for name, change in changes.items()}
+    right = {name: 100 * all_scores(rows, texts)[:, 0] for name, texts in found.items()}
     figures: dict[str, dict[str, Any]] = {}
-    with tqdm(total=len(changes) * len(rows), desc="Probing", unit="question") as bar:
-        for name, change in changes.items():
-            answers = _answers(predictor, rows, by_image, change, bar)
-            right = 100 * all_scores(rows, answers)[:, 0]
-            if not figures:
-                plain, first = right, answers
-            drop = plain - right
-            same = [one == another for one, another in zip(first, answers, strict=True)]
-            figures[name] = {
-                "exact_match": round(float(right.mean()), 2),
-                "drop": [round(value, 2) for value in (float(drop.mean()), *bootstrap_interval(drop, images))],
-                "unchanged": round(100 * float(np.mean(same)), 2),
-                "drop_by_content_type": {
-                    kind: round(float(drop[[row["content_type"] == kind for row in rows]].mean()), 2) for kind in kinds
-                },
-            }
-    return figures
+    same: dict[str, np.ndarray] = {}
+    for name, texts in found.items():
+        drop = right["as it is"] - right[name]
+        same[name] = np.array([one == another for one, another in zip(answers, texts, strict=True)])
+        figures[name] = {
+            "exact_match": round(float(right[name].mean()), 2),
+            "drop": [round(value, 2) for value in (float(drop.mean()), *bootstrap_interval(drop, images))],
+            "unchanged": round(100 * float(np.mean(same[name])), 2),
+            "drop_by_content_type": {
+                kind: round(float(drop[[row["content_type"] == kind for row in rows]].mean()), 2) for kind in kinds
+            },
+        }
+    unmoved = [
+        {
+            **{"id": row["question_id"], "image_id": row["image_id"], "question": row["question"]},
+            **{"answer": row["answer"], "prediction": answers[i]},
+            "unchanged": [name for name in (SHUFFLED, *BLIND) if same[name][i]],
+        }
+        for i, row in enumerate(rows)
+        if same[SHUFFLED][i]
+    ]
+    return figures, unmoved
 
 
 def _changed(change: Change) -> Callable[[str], Image.Image]:
     return lambda path: change(open_image(path))
 
 
-def _answers(
-    predictor: Predictor, rows: Sequence[dict[str, Any]], order: Sequence[int], change: Callable, bar: tqdm
+def ask(
+    predictor: Predictor,
+    images: Sequence[str],
+    questions: Sequence[str],
+    title: str,
+    change: Callable[[str], Image.Image] = open_image,
 ) -> list[str]:
+    """Answers to questions about images, given by their paths; "" where there is none.
+
+    Args:
+        title: of the progress bar.
+        change: from a path to the image that is shown.
+    """
+    order = sorted(range(len(images)), key=lambda i: images[i])
     answers: dict[int, str] = {}
-    for start in range(0, len(order), STEP):
-        part = order[start : start + STEP]
-        opened = {path: change(path) for path in {rows[i]["image"] for i in part}}
-        images = [opened[rows[i]["image"]] for i in part]
-        found = predictor.try_batch(images, [rows[i]["question"] for i in part], 1)
-        answers |= {i: one.answer if isinstance(one, Answer) else "" for i, one in zip(part, found, strict=True)}
-        bar.update(len(part))
-    return [answers[i] for i in range(len(rows))]
+    with tqdm(total=len(images), desc=f"Probing: {title}", unit="question") as bar:
+        for start in range(0, len(order), STEP):
+            part = order[start : start + STEP]
+            opened = {path: change(path) for path in {images[i] for i in part}}
+            shown = [opened[images[i]] for i in part]
+            found = predictor.try_batch(shown, [questions[i] for i in part], 1)
+            answers |= {i: one.answer if isinstance(one, Answer) else "" for i, one in zip(part, found, strict=True)}
+            bar.update(len(part))
+    return [answers[i] for i in range(len(images))]
 
 
-def as_table(figures: dict[str, dict[str, Any]]) -> str:
-    """The figures of `probe` in Markdown, the drop of each content type in its own column."""
-    kinds = list(figures["as it is"]["drop_by_content_type"])
-    table = [["image", "EM", "drop", "answers unchanged", *kinds], ["---"] * (4 + len(kinds))]
-    for name, entry in figures.items():
-        drop, low, high = entry["drop"]
-        cells = [name, f"{entry['exact_match']:.2f}", f"{drop:.2f} ({low:.2f} to {high:.2f})"]
-        cells += [f"{entry['unchanged']:.1f}", *(f"{value:.1f}" for value in entry["drop_by_content_type"].values())]
-        table.append(cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+def as_text(figures: dict[str, Any], title: str) -> str:
+    """What is written into `probe.json`, in Markdown; the drop of each content type in its own column."""
+    changes, paraphrases, contradictions = (figures[name] for name in ("changes", "paraphrases", "contradictions"))
+    kinds = list(changes["as it is"]["drop_by_content_type"])
+    lines = [
+        [
+            *(name, f"{entry['exact_match']:.2f}", interval_text(entry["drop"]), f"{entry['unchanged']:.1f}"),
+            *(f"{value:.1f}" for value in entry["drop_by_content_type"].values()),
+        ]
+        for name, entry in changes.items()
+    ]
+    parts = [f"# {title}", "## Images changed"]
+    parts.append(markdown_table(["image", "EM", "drop", "answers unchanged", *kinds], lines))
+    if paraphrases:
+        lines = [
+            [
+                *(entry["group"], f"{entry['questions']:,}", f"{entry['wordings']:,}"),
+                interval_text(entry["consistent"]),
+                *(f"{entry['exact_match']:.2f}", f"{entry['exact_match_as_asked']:.2f}"),
+            ]
+            for entry in paraphrases
+        ]
+        head = ["asked", "questions", "other wordings", "same answer", "EM of these", "EM as asked"]
+        parts += ["## Questions in other words", markdown_table(head, lines)]
+    lines = [
+        [
+            *(" ".join(entry["questions"]), f"{entry['images']:,}"),
+            *(interval_text(entry["contradictory"]), f"{entry['none']:.2f}"),
+        ]
+        for entry in contradictions
+    ]
+    head = ["asked of each image", "images", "contradictory", "no yes at all"]
+    parts += ["## Answers that exclude each other", markdown_table(head, lines)]
+    return "\n\n".join(parts) + "\n"
 
 
 def main(argv: list[str]) -> None:
@@ -157,16 +207,26 @@ def main(argv: list[str]) -> None:
     parser.add_argument("model", help="folder or Hub id")
     parser.add_argument("--dataset", required=True, help="as for train.py")
     parser.add_argument("--split", default="validation", help="validation or test")
-    parser.add_argument("--output", type=Path, default=Path("probe"), help="folder for probe.md and probe.json")
+    parser.add_argument(
+        "--output", type=Path, default=Path("probe"), help="folder for probe.md, probe.json, unchanged.jsonl"
+    )
     options = parser.parse_args(argv)
     dataset = load_vqa_dataset(options.dataset)
     if options.split not in dataset:
         raise UserError(f"--dataset {options.dataset}: it has no {options.split} split; choose {', '.join(dataset)}.")
-    figures = probe(Predictor.from_pretrained(options.model), list(dataset[options.split]))
-    table = as_table(figures)
+    predictor, rows = Predictor.from_pretrained(options.model), list(dataset[options.split])
+    known = set(dataset["train"]["question"]) if "train" in dataset else set()
+    answers = ask(predictor, [row["image"] for row in rows], [row["question"] for row in rows], "as it is")
+    changes, unmoved = probe(predictor, rows, answers)
+    images = {row["image_id"]: row["image"] for row in rows}
+    paraphrases = paraphrase_figures(functools.partial(ask, predictor, title="in other words"), rows, answers, known)
+    contradictions = contradiction_figures(functools.partial(ask, predictor, title="contradictions"), images)
+    figures = {"changes": changes, "paraphrases": paraphrases, "contradictions": contradictions}
+    text = as_text(figures, f"{options.model}, {options.split}")
     write_atomically(options.output / "probe.json", json.dumps(figures, indent=1) + "\n")
-    write_atomically(options.output / "probe.md", f"# {options.model} on {options.split} images, changed\n\n{table}\n")
-    print(table)
+    write_atomically(options.output / "probe.md", text)
+    write_jsonl(options.output / "unchanged.jsonl", unmoved)
+    print(text)
 
 
 if __name__ == "__main__":

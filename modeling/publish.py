@@ -29,7 +29,8 @@ MODEL_FILES = (  # of model, adapter and processor
 )
 RUN_FILES = (
     *("README.md", RECIPE_FILE, RECORD_FILE, "all_results.json", "loss.png", "metrics.png"),
-    *("report/report.md", "report/report.json", "report/*.png"),
+    # what else is in the report shows images of the data, which may be nobody's to publish
+    *("report/report.md", "report/report.json", "report/reliability_*.png", "report/risk_*.png"),
 )
 PREDICTION_FILES = ("predictions_*.jsonl",)
 MESSAGE = "Upload a model trained with Medical-VQA"

@@ -32,6 +32,7 @@ from transformers.trainer_utils import PredictionOutput
 from metrics.calibration import TEMPERATURES, best_temperature
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import classification_metrics
+from modeling import explain
 from modeling.arguments import ViltTrainingArguments
 from modeling.frozen_vision import KeptFeatures
 from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
@@ -407,6 +408,18 @@ def read_answers(output: PredictionOutput, trainer: Trainer) -> dict[int, tuple[
     chosen = confidences[:, np.abs(TEMPERATURES - _temperature(config)).argmin()]
     columns = zip(output.label_ids, labels, chosen, strict=True)
     return {int(row): (config.id2label[int(label)], float(confidence)) for row, label, confidence in columns}
+
+
+def heat_map(trainer: Trainer, row: Mapping[str, Any]) -> np.ndarray:
+    """Where the model looked for the answer of a row, by `modeling.explain`: ``(rows, columns)`` of image tokens.
+
+    Raises:
+        UserError: the model has no map.
+    """
+    model: Any = trainer.model
+    batch = trainer._prepare_inputs(trainer.data_collator.prompts([row]))
+    del batch["row"]
+    return explain.vilt_heat(model.eval(), batch, model.config.label2id[row["answer"]])
 
 
 def calibrate(output: PredictionOutput, trainer: Trainer, correct: Mapping[int, float]) -> None:

@@ -24,7 +24,16 @@ from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES, ImageFacts, ImageSource, image_facts, open_image
 from processing.utils import MAX_QUESTION_CHARACTERS
 from spaces_app.batch import answer_all, as_csv, read_archive, read_questions
-from spaces_app.content import DEFAULT_MODEL, DISCLAIMER, PRIVACY, PROBES, UNSURE, example_images, suggestions
+from spaces_app.content import (
+    DEFAULT_MODEL,
+    DISCLAIMER,
+    PRIVACY,
+    PROBES,
+    SILENT,
+    UNSURE,
+    example_images,
+    suggestions,
+)
 from spaces_app.request_cap import RequestCap
 
 if TYPE_CHECKING:
@@ -330,7 +339,7 @@ def draw_answer(turn: Turn, number: int, newest: bool) -> None:
     line("(silent)" if found.silent else found.answer or "(no answer)", "answer")
     st.progress(min(found.confidence, 1.0), text=f"Confidence {found.confidence:.0%}")
     if found.silent:
-        st.warning("The model was trained to give no answer where it is so unsure.", icon=":material/block:")
+        st.warning(SILENT.format(load_model(names[number]).threshold), icon=":material/block:")
     elif found.confidence < UNSURE:
         st.warning("The model is unsure: read the other answers too.", icon=":material/help:")
     if found.question_cut:

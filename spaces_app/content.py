@@ -14,6 +14,7 @@ PRIVACY = (
     "only modality, spacing, thickness, frames and window are read, nothing about the patient."
 )
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "output" / "demo")  # where `make demo` leaves one
+SILENT = "The model gives no answer below a confidence of {:.0%}: too many of those were wrong in its validation."
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
 

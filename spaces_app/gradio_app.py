@@ -46,7 +46,7 @@ from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES, open_image, read_image
 from processing.utils import MAX_QUESTION_CHARACTERS
-from spaces_app.content import DEFAULT_MODEL, DISCLAIMER, GENERAL, example_images
+from spaces_app.content import DEFAULT_MODEL, DISCLAIMER, GENERAL, SILENT, example_images
 from spaces_app.request_cap import RequestCap
 
 INTRODUCTION = """# Ask a medical image
@@ -104,7 +104,7 @@ def build(predictor: Predictor) -> gr.Blocks:
             gr.Warning("The question is longer than the model reads; its end was left out.")
         ranked = [(result.answer, result.confidence), *((a.answer, a.confidence) for a in result.alternatives)]
         if result.silent:
-            gr.Warning("The model was trained to give no answer where it is so unsure.")
+            gr.Warning(SILENT.format(predictor.threshold))
         return [(text or "(no answer)", confidence) for text, confidence in ranked], asdict(result)
 
     def show(image: str | None) -> tuple[Image.Image | None, None, None]:

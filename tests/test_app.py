@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import zipfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_a_question_about_an_uploaded_image_gets_the_model_s_answer(open_page, r
         expect(chart.first).to_have_attribute("aria-label", re.compile(re.escape(other.answer)))
     unsure = page.get_by_text("The model is unsure")
     expect(unsure).to_have_count(int(expected.confidence < 0.5))
+
+
+def test_a_silent_model_says_below_which_confidence_it_is(open_page, runs, image, tmp_path):
+    folder = shutil.copytree(runs("vilt"), tmp_path / "silent")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"answer_threshold": 0.98}))
+    page = open_page(folder)
+    upload(page, image)
+    ask(page)
+    expect(page.locator(".answer")).to_have_text("(silent)")
+    expect(page.get_by_text("The model gives no answer below a confidence of 98%")).to_be_visible()
 
 
 def test_the_conversation_belongs_to_its_image_and_can_be_taken_home(open_page, runs, image):

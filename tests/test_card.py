@@ -12,10 +12,25 @@ from modeling.card import model_card
 from modeling.record import base_model_of, recipe_of
 from tests.hub_cards import check_card, read_card
 
-RESULTS = {
-    **{"eval_exact_match": 83.0959, "eval_f1": 85.86, "eval_total": 1053},
-    **{"eval_open_exact_match": 80.93, "eval_open_total": 631, "eval_closed_exact_match": 86.26},
-    **{"eval_closed_total": 422, "eval_majority_exact_match": 56.6, "eval_runtime": 3.0},
+
+def entry(group: str, value: str, questions: int, exact_match: float, f1: float, majority: float) -> dict:
+    return {
+        **{"group": group, "value": value, "questions": questions, "images": 96},
+        **{"exact_match": [exact_match, 80.25, 87.5], "f1": [f1, None, None]},
+        "baselines": {"most frequent answer": 1.0, "most frequent answer to the question": majority},
+    }
+
+
+REPORT = {
+    "figures": [
+        entry("all", "", 1053, 83.1, 85.86, 56.6),
+        entry("answer_type", "OPEN", 631, 80.93, 84.0, 51.0),
+        entry("answer_type", "CLOSED", 422, 86.26, 88.0, 65.0),
+        entry("modality", "CT", 400, 80.0, 81.0, 60.0),
+    ],
+    "calibration": {"expected_calibration_error": 0.0312},
+    "silence": {"coverage_at_risk": {"0.05": 0.5, "0.1": 0.75}},
+    "grounding": [{"group": "all", "questions": 233, "hit": [61.25, 50.0, 70.0], "chance": 20.5, "center": 30.0}],
 }
 RECORD = {
     **{"model_type": "vilt", "base_model": "starter", "seconds": 812, "peak_memory_gb": 2.0},
@@ -39,11 +54,13 @@ def folder(tmp_path) -> Path:
     return write_run(tmp_path)
 
 
-def write_run(folder: Path, recipe: dict | None = None, results: dict = RESULTS, **changes) -> Path:
+def write_run(folder: Path, recipe: dict | None = None, report: dict | None = REPORT, **changes) -> Path:
     record = {**RECORD, **changes}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"model_type": record["model_type"], **(recipe or {})}))
-    (folder / "all_results.json").write_text(json.dumps(results))
+    if report is not None:
+        (folder / "report").mkdir(exist_ok=True)
+        (folder / "report" / "report.json").write_text(json.dumps({"validation": report}))
     return folder
 
 
@@ -72,14 +89,22 @@ def test_metadata_pass_the_hubs_check_and_name_task_data_and_figures(folder):
 
 def test_each_answer_type_has_its_own_number_of_questions(folder):
     text = str(model_card(folder))
-    assert "| validation | Exact Match | 83.10 | 1,053 | - | 56.60 |" in text
-    assert "| validation | F1 | 85.86 | 1,053 | 71.66 | - |" in text
-    assert "| validation | OPEN accuracy | 80.93 | 631 | - | - |" in text
+    assert "| validation | Exact Match | 83.10 | 80.25 to 87.50 | 1,053 | - | 56.60 |" in text
+    assert "| validation | F1 | 85.86 | - | 1,053 | 71.66 | - |" in text
+    assert "| validation | OPEN accuracy | 80.93 | 80.25 to 87.50 | 631 | - | 51.00 |" in text
+
+
+def test_card_says_what_confidence_and_heat_maps_are_worth(folder, tmp_path):
+    text = " ".join(str(model_card(folder)).split())
+    assert "On validation the confidence is 3.1% from the accuracy in the mean of 15 bins (ECE)" in text
+    assert "50.0% of the questions with at most 5% wrong and 75.0% of the questions with at most 10% wrong." in text
+    assert "touches the box in 61.2 % (a place drawn at random: 20.5 %, the middle of the image: 30.0 %)" in text
+    assert "the heat map" not in str(model_card(write_run(tmp_path, report=REPORT | {"grounding": []})))
 
 
 def test_published_reference_stands_beside_figures_on_its_own_data_only(tmp_path):
     text = str(model_card(write_run(tmp_path, model_type="blip2")))
-    assert "| validation | Exact Match | 83.10 | 1,053 | 75.77 | 56.60 |" in text
+    assert "| validation | Exact Match | 83.10 | 80.25 to 87.50 | 1,053 | 75.77 | 56.60 |" in text
     data = {**RECORD["dataset"], "name": "own data", "id": None, "license": None, "citation": None}
     card = model_card(write_run(tmp_path, dataset=data))
     assert "published" not in str(card).lower()
@@ -129,7 +154,7 @@ def test_text_of_a_user_is_no_markup_of_the_card(tmp_path):
 
 
 def test_run_without_evaluation_has_a_valid_card_without_figures(tmp_path):
-    card = model_card(write_run(tmp_path, results={"train_loss": 1.0}))
+    card = model_card(write_run(tmp_path, report=None))
     assert "model-index" not in metadata(card)
     assert check_card(str(card), "model") == ([], [])
 

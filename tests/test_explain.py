@@ -1,8 +1,6 @@
 """modeling.explain and `Predictor.heat_map`: the published formula, for every kind of model, and whether it points."""
 
 import copy
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import transformers
 from PIL import Image
 from transformers.models.vilt.modeling_vilt import ViltLayer, ViltSelfAttention
 
+from metrics.grounding import grounding_figures, named_boxes, point
 from modeling import blip2, explain
 from modeling.arguments import ViltTrainingArguments
 from modeling.predictor import Blip2Predictor, Predictor, ViltPredictor
@@ -18,7 +17,7 @@ from modeling.vilt import build_model, build_trainer
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import open_image
-from processing.phantom import GROUPS, write_phantoms
+from processing.phantom import write_phantoms
 from tests.tiny_blip2 import QUERIES, tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("explain")  # one worker makes the models
@@ -254,20 +253,12 @@ def test_rows_of_a_map_are_rows_of_the_image(predictors):
 # Does it point? ------------------------------------------------------------------------------------------------------
 
 
-def named_boxes(image, answer):
-    """The boxes ``[x, y, width, height]`` in pixels of what an answer names."""
-    boxes = json.loads(Path(image).with_name("detection.json").read_text())
-    labels = GROUPS.get(answer, ())
-    return [box[label] for box in boxes for label in box if label in labels or label in answer]
-
-
 @pytest.fixture(scope="module")
 def pointing(tmp_path_factory):
     """What a trained starter answers rightly to questions whose answer names something that the image has a box of:
-    the image, the answer, a mask ``(7, 7)`` of the tokens whose middle lies in such a box, the boxes' share of the
-    image, and the map."""
+    the row, the boxes, and the map."""
     folder = write_phantoms(tmp_path_factory.mktemp("pointing") / "set", num_images=300)
-    dataset = load_vqa_dataset(str(folder)).filter(named_boxes, input_columns=["image", "answer"])
+    dataset = load_vqa_dataset(str(folder)).filter(lambda row: named_boxes("", row["answer"], row["boxes"]))
     args = ViltTrainingArguments(  # as recipes/vilt_starter_phantom.yaml, in smaller batches
         output_dir=str(folder.parent / "run"),
         **{"model_name_or_path": "starter", "vision_learning_rate": 0, "learning_rate": 5e-4, "weight_decay": 0.05},
@@ -281,42 +272,55 @@ def pointing(tmp_path_factory):
     predictor = ViltPredictor(model, processor, torch.device("cpu"), torch.float32)
     found = []
     for row in [*dataset["validation"], *dataset["test"]]:
-        inside = np.zeros((224, 224), dtype=bool)
-        for x, y, width, height in named_boxes(row["image"], row["answer"]):
-            inside[int(y) : int(y + height), int(x) : int(x + width)] = True
         if predictor.answer(row["image"], row["question"], top_k=1).answer == row["answer"]:
-            heat = predictor.heat_map(row["image"], row["question"])
-            found.append((row["image"], row["answer"], inside[16::32, 16::32], inside.mean(), heat))
+            boxes = named_boxes("", row["answer"], row["boxes"])
+            found.append((row, boxes, predictor.heat_map(row["image"], row["question"])))
     return found
+
+
+def figures_of(found):
+    rows = [
+        {
+            **{"image_id": row["image_id"], "correct": True, "boxes": boxes},
+            "pointing": point(heat, boxes, open_image(row["image"]).size),
+        }
+        for row, boxes, heat in found
+    ]
+    return grounding_figures(rows)[0]
+
+
+def beside_the_middle(found):
+    return [one for one in found if not figures_of([one])["center"]]
 
 
 def test_maps_point_at_what_the_answer_names(pointing):
     """Far more often than chance; also where always pointing at the middle of the image would never hit; and more
     often than the maps of the same images' other answers, which a fixed habit would equal."""
-
-    def hit_rate(found):
-        return np.mean([inside.flat[heat.argmax()] for _, _, inside, _, heat in found])
-
-    def chance(found):
-        return np.mean([share for _, _, _, share, _ in found])
-
-    beside = [row for row in pointing if not row[2][3, 3]]
     others = [
-        (*asked[:4], other[4])
-        for asked in pointing
-        for other in pointing
-        if asked[0] == other[0] and asked[1] != other[1]
+        (row, boxes, heat)
+        for row, boxes, _ in pointing
+        for other, _, heat in pointing
+        if row["image"] == other["image"] and row["answer"] != other["answer"]
     ]
-    figures = {
-        name: (len(part), round(hit_rate(part), 3), round(chance(part), 3))
-        for name, part in (("all", pointing), ("beside the middle", beside), ("by the maps of others", others))
-    }
-    print("rows, hit rate and chance:", figures)
-    assert len(pointing) > 100
-    assert len(beside) > 40
-    assert hit_rate(pointing) > 2 * chance(pointing)
-    assert hit_rate(beside) > 1.8 * chance(beside)
-    assert hit_rate(pointing) > hit_rate(others) + 0.06
+    everything, beside, habit = (figures_of(part) for part in (pointing, beside_the_middle(pointing), others))
+    print(everything, beside, habit, sep="\n")
+    assert everything["questions"] > 100
+    assert beside["questions"] > 25
+    assert everything["hit"][1] > 1.5 * everything["chance"]
+    assert everything["mass"][1] > 1.5 * everything["area"]
+    assert beside["hit"][1] > 1.5 * beside["chance"]
+    assert everything["hit"][0] > habit["hit"][0] + 6
+
+
+def test_model_that_looks_at_the_wrong_place_is_found_out(pointing):
+    """The same answers, all right, with maps that are mirrored at the middle of the image."""
+    mirrored = [(row, boxes, heat[:, ::-1]) for row, boxes, heat in pointing]
+    right, wrong = figures_of(pointing), figures_of(mirrored)
+    beside, wrong_beside = figures_of(beside_the_middle(pointing)), figures_of(beside_the_middle(mirrored))
+    print(wrong, wrong_beside, sep="\n")
+    assert wrong["hit"][2] < right["hit"][0]
+    assert wrong["mass"][2] < right["mass"][0]
+    assert wrong_beside["hit"][0] < beside["hit"][0] / 2
 
 
 # Wrong input ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling.predictor import Answer, Predictor
-from modeling.probe import BLIND, HARMLESS, SHUFFLED, main, probe, shuffled
+from modeling.probe import BLIND, HARMLESS, SHUFFLED, ask, main, probe, shuffled
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import open_image
@@ -36,6 +36,11 @@ class Seeing:
         return found
 
 
+def probed(predictor, rows):
+    answers = ask(predictor, [row["image"] for row in rows], [row["question"] for row in rows], "as it is")
+    return probe(predictor, rows, answers)
+
+
 def test_each_image_gets_one_other_and_none_its_own():
     other = shuffled(["a", "a", "b", "c", "c"])
     assert other.keys() == {"a", "b", "c"} == set(other.values())
@@ -50,7 +55,9 @@ def test_a_model_that_ignores_the_image_is_found_out(trained, rows):
     with torch.no_grad():
         for parameter in predictor.model.vilt.embeddings.patch_embeddings.parameters():
             parameter.zero_()
-    figures = probe(predictor, rows)
+    figures, unmoved = probed(predictor, rows)
+    assert len(unmoved) == len(rows)
+    assert all(row["unchanged"] == [SHUFFLED, *BLIND] for row in unmoved)
     assert list(figures) == ["as it is", SHUFFLED, *BLIND, *HARMLESS]
     for name in (SHUFFLED, *BLIND):
         assert figures[name]["unchanged"] == 100
@@ -59,7 +66,9 @@ def test_a_model_that_ignores_the_image_is_found_out(trained, rows):
 
 
 def test_a_model_that_looks_loses_its_answers_with_the_image(rows):
-    figures = probe(Seeing(rows), rows)
+    figures, unmoved = probed(Seeing(rows), rows)
+    assert len(unmoved) == round(figures[SHUFFLED]["unchanged"] / 100 * len(rows))
+    assert unmoved[0].keys() == {"id", "image_id", "question", "answer", "prediction", "unchanged"}
     assert figures["as it is"]["exact_match"] > 95  # two images may be as grey
     for name in (SHUFFLED, "blank"):
         drop, low, high = figures[name]["drop"]
@@ -82,8 +91,14 @@ def test_harmless_changes_change_little_and_not_nothing(rows):
 
 def test_command_line_leaves_a_table(trained, phantoms, tmp_path, capsys):
     main([str(trained), "--dataset", str(phantoms), "--output", str(tmp_path / "out")])
-    table = capsys.readouterr().out.strip()
-    assert table in (tmp_path / "out" / "probe.md").read_text()
-    assert json.loads((tmp_path / "out" / "probe.json").read_text())["as it is"]["unchanged"] == 100
+    text = capsys.readouterr().out.strip()
+    assert text == (tmp_path / "out" / "probe.md").read_text().strip()
+    for head in ("## Images changed", "## Questions in other words", "## Answers that exclude each other"):
+        assert head in text
+    figures = json.loads((tmp_path / "out" / "probe.json").read_text())
+    assert figures["changes"]["as it is"]["unchanged"] == 100
+    assert {"all", "wordings of the training rows", "other wordings"} < {e["group"] for e in figures["paraphrases"]}
+    unmoved = [json.loads(line) for line in (tmp_path / "out" / "unchanged.jsonl").read_text().splitlines()]
+    assert all(SHUFFLED in row["unchanged"] for row in unmoved)
     with pytest.raises(UserError, match="it has no dev split; choose train, validation, test"):
         main([str(trained), "--dataset", str(phantoms), "--split", "dev"])

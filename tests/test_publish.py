@@ -91,6 +91,7 @@ def test_what_goes_up_is_the_model_and_what_explains_it(hub, folder):
         *(".gitattributes", "README.md", "all_results.json", "config.json", "loss.png", "metrics.png"),
         *("model.safetensors", "processor_config.json", "recipe.yaml", "run.json"),
         *("tokenizer.json", "tokenizer_config.json", "report/report.json", "report/report.md"),
+        # not what shows images of the data: errors.html and pointing_*.png
         *(f"report/{plot}_{split}.png" for plot in ("reliability", "risk") for split in ("validation", "test")),
     }
     assert hub.repos[REPO]["model.safetensors"] == (folder / "model.safetensors").read_bytes()
@@ -125,10 +126,12 @@ def test_pushing_again_sends_nothing_and_a_change_alone(hub, folder):
     uploads = sent(hub, "PUT", "/storage/")
     push(folder)
     assert (sent(hub, "PUT", "/storage/"), len(hub.commits(REPO))) == (uploads, 2)
-    (folder / "all_results.json").write_text(json.dumps({"eval_exact_match": 1.0, "eval_total": 1}))
+    reports = json.loads((folder / "report" / "report.json").read_text())
+    reports["test"]["figures"][0]["exact_match"] = [1.25, 1.0, 2.0]
+    (folder / "report" / "report.json").write_text(json.dumps(reports))
     push(folder)
     assert (sent(hub, "PUT", "/storage/"), len(hub.commits(REPO))) == (uploads, 3)
-    assert b"| Exact Match | 1.00 |" in hub.repos[REPO]["README.md"]
+    assert b"| Exact Match | 1.25 | 1.00 to 2.00 |" in hub.repos[REPO]["README.md"]
 
 
 def test_model_files_of_an_earlier_push_that_no_longer_fit_go(hub, folder):

@@ -3,11 +3,13 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from PIL import Image
 from torchmetrics.functional.text import bleu_score
 
 from metrics import cmrc
+from metrics.evidence import choose_cases, seen
 from metrics.report import make_report, write_report
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import answer_scores, breakdown, most_frequent_answer
@@ -30,7 +32,7 @@ def test_of_few_images_there_is_no_interval(tmp_path):
 
 
 def test_figures_by_kind_of_question_are_the_hand_worked_ones(monkeypatch):
-    monkeypatch.setattr("metrics.vqa.MIN_IMAGES", 2)
+    monkeypatch.setattr("metrics.intervals.MIN_IMAGES", 2)
     table = breakdown(ROWS, PREDICTIONS, {"yes": ["Yes"] * 4})
     found = {(entry["group"], entry["value"]): entry for entry in table}
     assert list(found) == [
@@ -99,7 +101,7 @@ def test_most_frequent_answer_is_the_first_in_the_alphabet_of_equals():
 
 
 def test_report_tells_figures_calibration_and_silence(tmp_path, monkeypatch):
-    monkeypatch.setattr("metrics.vqa.MIN_IMAGES", 2)
+    monkeypatch.setattr("metrics.intervals.MIN_IMAGES", 2)
     report = make_report(ROWS, PREDICTIONS, [0.9, 0.8, 0.7, 0.2], {"majority": ["Yes"] * 4})
     assert report["calibration"]["mean_confidence"] == 0.65
     assert report["calibration"]["expected_calibration_error"] == pytest.approx((0.9 + 0.2 + 0.7 + 0.2) / 4)
@@ -114,6 +116,35 @@ def test_report_tells_figures_calibration_and_silence(tmp_path, monkeypatch):
         assert f"({name}.png)" in text
         with Image.open(tmp_path / "report" / f"{name}.png") as picture:
             assert picture.width > 400
+
+
+def test_report_shows_where_the_model_looked_and_the_wrong_answers(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    box = {"label": "Left Lung", "bbox": [0, 0, 20, 20]}
+    rows = [row | {"image": str(tmp_path / "a.png"), "question": "Where?", "boxes": [box]} for row in ROWS]
+    cases = choose_cases(rows, PREDICTIONS, [0.9, 0.8, 0.7, 0.2])
+    cases = [seen(case, np.array([[0.7, 0.1], [0.1, 0.1]])) for case in cases]
+    report = make_report(rows, PREDICTIONS, [0.9, 0.8, 0.7, 0.2], {}, cases)
+    assert report["wrong"] == 3
+    [everything, _, lung] = report["grounding"]
+    assert everything["questions"] == lung["questions"] == 1  # the one whose answer is Left Lung
+    assert (everything["hit"][0], everything["mass"][0], everything["chance"], everything["area"]) == (100, 70, 25, 25)
+    write_report({"test": report}, tmp_path / "report", {"test": cases})
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == {"test": report}
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| Lung | 1 | 1 | 100.00 | 25.00 | 25.00 | 70.00 | 25.00 |" in text
+    assert "`pointing_test.png` shows" in text  # no link: on the Hub it would lead nowhere
+    assert (tmp_path / "report" / "pointing_test.png").is_file()
+    assert "3 answers do not match" not in text
+    assert '"total": 3' in (tmp_path / "report" / "errors.html").read_text()
+
+
+def test_best_thresholds_are_told_where_there_are_any(tmp_path):
+    best = {"best_exact": 50.0, "best_exact_thresh": 0.25, "best_f1": 60.5, "best_f1_thresh": 0.125}
+    report = make_report(ROWS, PREDICTIONS, [0.5] * 4, {}, thresholds=best)
+    write_report({"test": report}, tmp_path)
+    told = "With the best thresholds of SQuAD v2 for no answer, EM is 50.00 (at 0.250) and F1 60.50 (at 0.125)."
+    assert told in (tmp_path / "report.md").read_text()
 
 
 def test_names_of_kinds_can_t_break_the_table(tmp_path):

@@ -49,14 +49,22 @@ def test_run_leaves_everything_that_a_reader_needs(trained):
         *("all_results.json", "trainer_state.json", "loss.png", "metrics.png"),
         *("predictions_validation.jsonl", "predictions_test.jsonl", "report"),
     }
-    plots = {f"{plot}_{split}.png" for plot in ("reliability", "risk") for split in ("validation", "test")}
-    assert {path.name for path in (trained / "report").iterdir()} == {"report.md", "report.json", *plots}
+    kinds = ("reliability", "risk", "pointing")
+    plots = {f"{plot}_{split}.png" for plot in kinds for split in ("validation", "test")}
+    assert {path.name for path in (trained / "report").iterdir()} == {
+        "report.md",
+        "report.json",
+        "errors.html",
+        *plots,
+    }
     report = json.loads((trained / "report" / "report.json").read_text())
     for split, prefix in (("validation", "eval"), ("test", "test")):
         everything = report[split]["figures"][0]
         assert everything["exact_match"][0] == pytest.approx(results(trained)[f"{prefix}_exact_match"], abs=0.01)
         baseline = everything["baselines"]["most frequent answer to the question"]
         assert baseline == pytest.approx(results(trained)[f"{prefix}_majority_exact_match"], abs=0.01)
+        assert report[split]["wrong"] == sum(row["prediction"] != row["answer"] for row in predictions(trained, split))
+        assert 0 < report[split]["grounding"][0]["questions"] < everything["questions"]
 
 
 def test_figures_can_be_recomputed_from_the_predictions(trained, phantoms):

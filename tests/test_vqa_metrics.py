@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metrics.report import format_results, plot_curves
+from metrics.plots import plot_curves
+from metrics.report import format_results
 from metrics.vqa import classification_metrics, majority_answers, score_answers
 
 ROWS = [
