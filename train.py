@@ -20,7 +20,6 @@ import torch
 from datasets import DatasetDict
 from tqdm import tqdm
 from transformers import Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from metrics.calibration import MIN_ANSWERS, choose_threshold, describe_silence
 from metrics.evidence import Case, choose_cases, seen
@@ -30,6 +29,7 @@ from metrics.vqa import all_scores, majority_answers, most_frequent_answer, scor
 from modeling import blip2, vilt
 from modeling.arguments import AnyTrainingArguments, DataArguments, parse_arguments
 from modeling.card import model_card
+from modeling.checkpoints import StopOnSigterm, damage, full_disk_told, last_checkpoint
 from modeling.publish import preflight, publish, take_destination
 from modeling.record import base_model_of, write_record
 from processing.data import load_vqa_dataset
@@ -59,10 +59,12 @@ def main(argv: list[str]) -> None:
     trainer = family.build_trainer(args, model, processor, dataset)
 
     if args.do_train:
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
-        trainer.save_state()
-        trainer.save_metrics("train", result.metrics | {"train_samples": len(dataset["train"])})
+        trainer.add_callback(StopOnSigterm())
+        with full_disk_told(args.output_dir):
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.save_model()
+            trainer.save_state()
+            trainer.save_metrics("train", result.metrics | {"train_samples": len(dataset["train"])})
 
     results: dict[str, dict] = {}
     reports: dict[str, dict] = {}
@@ -111,24 +113,26 @@ def count_images(dataset: DatasetDict) -> int:
 
 
 def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | None:
-    """The checkpoint to go on from: the one asked for, else the last one in `output_dir`.
+    """The checkpoint to go on from: the one asked for, else the last whole one in `output_dir`.
 
     Args:
         args: of this run.
         run: what a checkpoint's config must hold to belong to it.
 
     Raises:
-        UserError: it belongs to a run with another model or answer vocabulary.
+        UserError: it belongs to a run with another model or answer vocabulary, or the one asked for is not whole.
     """
     if not args.do_train:
         return None
     checkpoint = args.resume_from_checkpoint
-    if checkpoint is None and Path(args.output_dir).is_dir():
-        checkpoint = get_last_checkpoint(args.output_dir)
     if checkpoint is None:
-        return None
-    if not Path(checkpoint).is_dir():
+        checkpoint = last_checkpoint(args.output_dir)
+        if checkpoint is None:
+            return None
+    elif not Path(checkpoint).is_dir():
         raise UserError(f"--resume_from_checkpoint {checkpoint}: there is no such folder.")
+    elif reason := damage(checkpoint):
+        raise UserError(f"--resume_from_checkpoint {checkpoint}: it was not finished ({reason}); choose another.")
     for file in ("config.json", "adapter_config.json"):
         if (Path(checkpoint) / file).is_file():
             saved = json.loads((Path(checkpoint) / file).read_text(encoding="utf-8"))

@@ -72,7 +72,7 @@ def plot_pointing(cases: Sequence[Case], file: str | Path) -> None:
     for title, members, line in zip(("best", "worst"), rows, grid, strict=True):
         for case, axes in zip(members, line, strict=False):
             _draw_case(case, axes, title)
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=80, pil_kwargs={"quality": 85})
 
 
 def _of_different_images(cases: Sequence[Case]) -> list[Case]:

@@ -110,7 +110,7 @@ def write_report(
         parts.append(_describe(split, report))
         if report["grounding"]:
             pointing = [case for case in (cases or {})[split] if case.pointing]
-            plot_pointing(pointing, folder / f"pointing_{split}.png")
+            plot_pointing(pointing, folder / f"pointing_{split}.jpg")
             parts.append(_describe_grounding(split, report["grounding"]))
     write_atomically(folder / "report.json", json.dumps(reports, indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / "report.md", "\n".join(parts))
@@ -174,7 +174,7 @@ def _describe_grounding(split: str, figures: Sequence[Mapping[str, Any]]) -> str
         for entry in figures
     ]
     parts = ["### Where it looked", GROUNDING_HEAD.format(**figures[0]), markdown_table(head, lines)]
-    return "\n\n".join([*parts, f"`pointing_{split}.png` shows the best and the worst of the maps.\n"])
+    return "\n\n".join([*parts, f"`pointing_{split}.jpg` shows the best and the worst of the maps.\n"])
 
 
 def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -1,8 +1,11 @@
 """The one exception for what a user can mend."""
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):
@@ -19,3 +22,9 @@ def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}no room left to write; make some and run the same command again.", file=sys.stderr)
+        sys.exit(UserError.exit_status)

@@ -144,6 +144,6 @@ def test_picture_of_the_best_and_worst_maps(images, tmp_path):
     [other] = choose_cases([row_of(b)], ["Yes"], [0.5])
     cases = [seen(case, good), seen(other, bad), seen(other, bad)]
     assert [one.pointing.hit for one in cases] == [1, 0, 0]
-    plot_pointing(cases, tmp_path / "pointing.png")
-    with Image.open(tmp_path / "pointing.png") as picture:
+    plot_pointing(cases, tmp_path / "pointing.jpg")
+    with Image.open(tmp_path / "pointing.jpg") as picture:
         assert picture.width > 800

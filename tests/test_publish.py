@@ -91,7 +91,7 @@ def test_what_goes_up_is_the_model_and_what_explains_it(hub, folder):
         *(".gitattributes", "README.md", "all_results.json", "config.json", "loss.png", "metrics.png"),
         *("model.safetensors", "processor_config.json", "recipe.yaml", "run.json"),
         *("tokenizer.json", "tokenizer_config.json", "report/report.json", "report/report.md"),
-        # not what shows images of the data: errors.html and pointing_*.png
+        # not what shows images of the data: errors.html and pointing_*.jpg
         *(f"report/{plot}_{split}.png" for plot in ("reliability", "risk") for split in ("validation", "test")),
     }
     assert hub.repos[REPO]["model.safetensors"] == (folder / "model.safetensors").read_bytes()

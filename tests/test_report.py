@@ -133,8 +133,8 @@ def test_report_shows_where_the_model_looked_and_the_wrong_answers(tmp_path):
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == {"test": report}
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| Lung | 1 | 1 | 100.00 | 25.00 | 25.00 | 70.00 | 25.00 |" in text
-    assert "`pointing_test.png` shows" in text  # no link: on the Hub it would lead nowhere
-    assert (tmp_path / "report" / "pointing_test.png").is_file()
+    assert "`pointing_test.jpg` shows" in text  # no link: on the Hub it would lead nowhere
+    assert (tmp_path / "report" / "pointing_test.jpg").is_file()
     assert "3 answers do not match" not in text
     assert '"total": 3' in (tmp_path / "report" / "errors.html").read_text()
 

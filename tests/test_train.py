@@ -49,8 +49,8 @@ def test_run_leaves_everything_that_a_reader_needs(trained):
         *("all_results.json", "trainer_state.json", "loss.png", "metrics.png"),
         *("predictions_validation.jsonl", "predictions_test.jsonl", "report"),
     }
-    kinds = ("reliability", "risk", "pointing")
-    plots = {f"{plot}_{split}.png" for plot in kinds for split in ("validation", "test")}
+    kinds = ("reliability_{}.png", "risk_{}.png", "pointing_{}.jpg")
+    plots = {plot.format(split) for plot in kinds for split in ("validation", "test")}
     assert {path.name for path in (trained / "report").iterdir()} == {
         "report.md",
         "report.json",
