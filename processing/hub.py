@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from tqdm import tqdm
 
-from processing.errors import UserError
+from processing.errors import DISK_FULL, UserError
 from processing.utils import cache_dir
 
 ARCHIVE = "imgs.zip"
@@ -78,6 +78,11 @@ def _unzip(archive: Path, target: Path) -> None:
                 outside = not (root / entry.filename).resolve().is_relative_to(root)
                 if outside or stat.S_ISLNK(entry.external_attr >> 16):
                     raise UserError(f"{archive.name}: the entry {entry.filename!r} leaves the folder; refused.")
-                file.extract(entry, root)
+                if entry.filename.startswith("imgs/"):
+                    file.extract(entry, root)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise UserError(f"{archive.name}: a broken zip file ({error}); download it again.") from error
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise UserError(f"{archive.name}: an entry can't be written ({error.strerror}); pack it again.") from error

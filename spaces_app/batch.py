@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("image", "question", "prediction", "confidence", "error")
 MAX_IMAGES = 500
-MAX_ARCHIVE_BYTES = 512 * 2**20  # of all images unpacked
+MAX_ARCHIVE_BYTES = 256 * 2**20  # of all images unpacked
 MAX_QUESTIONS = 5_000
 STEP = 16  # questions between two looks at the progress bar
 
