@@ -1,0 +1,70 @@
+"""benchmarks.cost_model, against what PyTorch counts in the models themselves."""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Blip2Config
+
+from benchmarks import blip2_training as benchmark
+from benchmarks.cost_model import blip2_cost, main
+from modeling.blip2 import LORA_TARGETS
+from processing.collators import Blip2Collator
+from processing.data import load_vqa_dataset
+
+SMALL = {  # the benchmark's proportions at a third of its depth and a quarter of its pixels
+    "vision_config": {**benchmark.CONFIG["vision_config"], "num_hidden_layers": 3, "image_size": 112},
+    "qformer_config": {**benchmark.CONFIG["qformer_config"], "num_hidden_layers": 2},
+    "text_config": {**benchmark.CONFIG["text_config"], "num_hidden_layers": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def rows(phantoms):
+    dataset = load_vqa_dataset(str(phantoms))["train"]
+    image = dataset[0]["image"]
+    return [row for row in dataset if row["image"] == image][:8]
+
+
+def counted(variant: str, rows: list[dict]) -> tuple[float, float]:
+    """FLOPs a question, of training and of an image's features."""
+    processor = benchmark.make_processor([text for row in rows for text in (row["question"], row["answer"])])
+    processor.image_processor.size = {"height": 112, "width": 112}
+    model = benchmark.VARIANTS[variant].model_class(Blip2Config(**{**benchmark.CONFIG, **SMALL}))
+    model.vision_model.requires_grad_(False)
+    lora = LoraConfig(r=8, lora_alpha=32, target_modules=".*" + LORA_TARGETS["attention"])
+    collator = Blip2Collator(processor, benchmark.PROMPT, len(rows), decoder_only=True)
+    with FlopCounterMode(display=False) as seeing:
+        side = benchmark.VARIANTS[variant](collator, get_peft_model(model, lora), rows)
+    with FlopCounterMode(display=False) as counter:
+        side.model(**side.batch(rows)).loss.backward()
+    return counter.get_total_flops() / len(rows), seeing.get_total_flops()
+
+
+def test_counts_are_those_of_the_models_within_a_tenth(rows):
+    torch.manual_seed(0)
+    processor = benchmark.make_processor([text for row in rows for text in (row["question"], row["answer"])])
+    collator = Blip2Collator(processor, benchmark.PROMPT, len(rows), decoder_only=True)
+    answers = [len(collator.answer_ids(row["answer"])) for row in rows]
+    lengths = [
+        len(processor.tokenizer(benchmark.PROMPT.format(row["question"]))["input_ids"]) + answer
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+    packed = collator(list(rows))["input_ids"].numel() / len(rows)  # what begins alike is shared
+    config = Blip2Config(**{**benchmark.CONFIG, **SMALL})
+    cost = blip2_cost(config, len(rows), packed, float(np.mean(answers)), max(lengths))
+    training, features = counted("project", rows)
+    plain, _ = counted("plain", rows)
+    assert cost.training == pytest.approx(training, rel=0.1)
+    assert cost.image == pytest.approx(features, rel=0.1)
+    assert cost.training_plain == pytest.approx(plain, rel=0.1)
+
+
+def test_table_of_a_large_data_set(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["cost_model", "--images", "100000000", "--questions", "152000000"])
+    main()
+    table = capsys.readouterr().out
+    assert "kept features of all" in table
+    features = 2 * 257 * 1408 * 1e8 / 1e9
+    assert f"{features:,.2f} GB" in table
