@@ -10,7 +10,7 @@ READY  := .venv/ready
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test train seeds app lint
+.PHONY: help demo test train seeds app lint audit
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -38,6 +38,11 @@ lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(READY)  ## look for risky code (bandit) and for known holes in the packages (pip-audit, needs the internet)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check bandit pip-audit
+	$(BIN)/bandit --quiet --severity-level medium --configfile pyproject.toml --recursive train.py modeling processing metrics spaces_app benchmarks
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

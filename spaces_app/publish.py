@@ -193,7 +193,8 @@ def _render(name: str, destination: Destination, model: Model) -> bytes:
         # half an hour, the default, is short for the download of a BLIP-2's base
         startup_duration_timeout="1h" if model.large else None,
     )
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    # Markdown and a Dockerfile are no HTML
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # nosec B701
     text = environment.from_string((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")).render(
         card_data=card_data.to_yaml(),
         sdk=sdk,
