@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 from processing.data import load_vqa_dataset
 from tests.app_server import ROOT, free_port
@@ -71,3 +72,22 @@ def test_two_processes_give_the_losses_and_answers_of_one(phantoms, tmp_path, ki
         assert two.count(" computed, 0 read") == 1, "features are to be computed once among the processes"
     left = {file.relative_to(tmp_path / "1") for file in (tmp_path / "1").rglob("*") if "rng_state" not in file.name}
     assert {f.relative_to(tmp_path / "2") for f in (tmp_path / "2").rglob("*") if "rng_state" not in f.name} == left
+
+
+CONFIGS = {
+    "accelerate_config.yaml": ("NO", 1, "fp16"),
+    "recipes/accelerate/cpu.yaml": ("NO", 1, "no"),
+    "recipes/accelerate/multi_gpu.yaml": ("MULTI_GPU", 4, "fp16"),
+    "recipes/accelerate/fsdp.yaml": ("FSDP", 4, "bf16"),
+    "recipes/accelerate/deepspeed_zero2.yaml": ("DEEPSPEED", 4, "fp16"),
+}
+
+
+@pytest.mark.parametrize("file", CONFIGS)
+def test_configs_of_accelerate_are_what_they_are_called(file):
+    config = load_config_from_file(str(ROOT / file))
+    assert (config.distributed_type, config.num_processes, config.mixed_precision) == CONFIGS[file]
+
+
+def test_every_config_of_accelerate_is_tested():
+    assert {str(path.relative_to(ROOT)) for path in ROOT.glob("recipes/accelerate/*")} < CONFIGS.keys()

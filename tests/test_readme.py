@@ -91,6 +91,13 @@ def test_pictures_of_the_readme_exist():
         assert (ROOT / picture).is_file(), picture
 
 
+def test_tests_that_the_threat_table_names_exist():
+    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", (ROOT / "SECURITY.md").read_text())
+    assert len(named) > 20
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
+
+
 def test_files_and_folders_that_the_readme_names_exist():
     for name in re.findall(r"`([\w./]+(?:/|\.py|\.yaml|\.txt|\.cfg))`", README):
         if not name.startswith(("output", "scans", "recipe.yaml")):
