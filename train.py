@@ -39,6 +39,7 @@ from processing.utils import write_jsonl
 logger = logging.getLogger("train")
 
 FAMILIES = {"vilt": vilt, "blip2": blip2}
+HEAT_MAPS = 8  # computed at once
 SAMPLE_LIMITS = {"train": "train", "validation": "eval", "test": "predict"}  # split: name in --max_*_samples
 
 
@@ -206,7 +207,8 @@ def look(trainer: Trainer, family: ModuleType, cases: list[Case]) -> list[Case]:
         return cases
     try:
         rows = [dict(case.row) | {"answer": case.prediction} for case in cases]
-        maps = [family.heat_map(trainer, row) for row in tqdm(rows, desc="Heat maps", unit="question")]
+        parts = [rows[start : start + HEAT_MAPS] for start in range(0, len(rows), HEAT_MAPS)]
+        maps = [heat for part in tqdm(parts, desc="Heat maps") for heat in family.heat_maps(trainer, part)]
     except UserError as error:
         logger.warning("No heat maps: %s", error)
         return cases

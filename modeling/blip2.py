@@ -451,11 +451,12 @@ def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, t
     }
 
 
-def heat_map(trainer: Blip2Trainer, row: Mapping[str, Any]) -> np.ndarray:
-    """Where the model looked for the answer of a row, by `modeling.explain`: ``(rows, columns)`` of image tokens."""
+def heat_maps(trainer: Blip2Trainer, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """Where the model looked for the answer of each row: as `modeling.vilt.heat_maps`."""
     base = trainer.model.eval().get_base_model()
     with trainer.compute_loss_context_manager():
-        return explain.blip2_heat(base, trainer._prepare_inputs(trainer.data_collator([row])))
+        # one by one, as questions of an image would share its pass through the Q-Former
+        return [explain.blip2_heat(base, trainer._prepare_inputs(trainer.data_collator([row]))) for row in rows]
 
 
 def calibrate(output: PredictionOutput, trainer: Blip2Trainer, correct: Mapping[int, float]) -> None:

@@ -60,26 +60,26 @@ def plain_attention(network: Any) -> Iterator[None]:
 
 
 def weighted(target: torch.Tensor, attention: dict[nn.Module, torch.Tensor]) -> dict[nn.Module, torch.Tensor]:
-    """A_bar ``(to, from)`` of each attention module: the mean over heads of max(gradient * A, 0) (eq. 5).
+    """A_bar ``(B, to, from)`` of each attention module: the mean over heads of max(gradient * A, 0) (eq. 5).
 
     Args:
-        target: the number to explain; no parameter gets a gradient of it.
-        attention: A of each module, ``(1, heads, to, from)``.
+        target: the number to explain, of a batch the sum over its questions; no parameter gets a gradient of it.
+        attention: A of each module, ``(B, heads, to, from)``.
     """
     gradients = torch.autograd.grad(target, list(attention.values()))
     pairs = zip(attention.items(), gradients, strict=True)
-    return {module: (gradient * part.detach()).float().clamp_min(0)[0].mean(0) for (module, part), gradient in pairs}
+    return {module: (gradient * part.detach()).float().clamp_min(0).mean(1) for (module, part), gradient in pairs}
 
 
 def self_relevance(layers: Sequence[torch.Tensor]) -> torch.Tensor:
-    """R of self-attention layers ``(tokens, tokens)``: what each token took from each, R + A_bar R (eq. 6).
+    """R of self-attention layers ``(B, tokens, tokens)``: what each token took from each, R + A_bar R (eq. 6).
 
     Args:
-        layers: A_bar of each, ``(tokens, tokens)``, or ``(n, tokens)`` where only the first n take anything.
+        layers: A_bar of each, ``(B, tokens, tokens)``, or ``(B, n, tokens)`` where only the first n take anything.
     """
-    relevance = torch.eye(layers[0].shape[-1]).to(layers[0])
+    relevance = torch.eye(layers[0].shape[-1]).to(layers[0]).repeat(len(layers[0]), 1, 1)
     for layer in layers:
-        relevance[: len(layer)] += layer @ relevance
+        relevance[:, : layer.shape[1]] += layer @ relevance
     return relevance
 
 
@@ -102,12 +102,12 @@ def cross_relevance(layers: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
     return image
 
 
-def vilt_heat(model: Any, batch: dict[str, torch.Tensor], label: int) -> np.ndarray:
-    """The heat map of a ViLT or a starter.
+def vilt_heat(model: Any, batch: dict[str, torch.Tensor], labels: Sequence[int]) -> list[np.ndarray]:
+    """The heat maps of a ViLT or a starter, ``(rows, columns)`` of each question's image.
 
     Args:
-        batch: one question as `ViltCollator` gives it.
-        label: of the answer, whose logit is explained.
+        batch: questions as `ViltCollator` gives them.
+        labels: of their answers, whose logits are explained.
 
     Raises:
         UserError: the model draws some patches of an image and skips others.
@@ -119,16 +119,22 @@ def vilt_heat(model: Any, batch: dict[str, torch.Tensor], label: int) -> np.ndar
             batch = {name: tensor for name, tensor in batch.items() if name not in images}
             batch["image_patches"] = model.patches(**images)
         encoder, start, (height, width) = model.encoder, 1, batch["image_patches"].shape[2:]
+        sizes = [(height, width)] * len(labels)
     else:  # text, whose first token is [CLS], then the image with a [CLS] of its own
         if (config.max_image_length or 0) > 0:
             mend = "set max_image_length of its config to -1"
             raise UserError(f"The model draws some patches of the image and skips others, so it has no map; {mend}.")
         encoder, start = model.vilt.encoder, batch["input_ids"].shape[1] + 1
-        height, width = (side // config.patch_size for side in batch["pixel_values"].shape[2:])
+        mask = batch["pixel_mask"]  # each image fills the top left of its padding
+        height, width = (side // config.patch_size for side in mask.shape[1:])
+        sides = torch.stack([mask[:, :, 0].sum(1), mask[:, 0].sum(1)], 1) // config.patch_size
+        sizes = [(rows, columns) for rows, columns in sides.tolist()]
     with recorded_attention([layer.attention.attention for layer in encoder.layer]) as attention:
-        logit = model(**batch).logits[0, label]
-    relevance = self_relevance(list(weighted(logit, attention).values()))
-    return heat_of(relevance[0, start : start + height * width].view(height, width))
+        logits = model(**batch).logits
+        target = logits[torch.arange(len(labels)), torch.tensor(labels, device=logits.device)].sum()
+    relevance = self_relevance(list(weighted(target, attention).values()))
+    maps = relevance[:, 0, start : start + height * width].unflatten(1, (height, width))
+    return [heat_of(heat[:rows, :columns]) for heat, (rows, columns) in zip(maps, sizes, strict=True)]
 
 
 def blip2_heat(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
@@ -146,7 +152,7 @@ def blip2_heat(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
     with plain_attention(qformer), recorded_attention(modules) as attention:
         mean_loss = model(**batch).loss
     part = weighted(-mean_loss * (batch["labels"] != -100).sum(), attention)
-    relevance = cross_relevance([[part[module] for module in layer] for layer in layers])
+    relevance = cross_relevance([[part[module][0] for module in layer] for layer in layers])
     relevance = relevance.sum(0)  # of all queries, whose gradients say how much each counts
     side = math.isqrt(len(relevance))
     return heat_of(relevance[-side * side :].view(side, side))  # without the [CLS] that a ViT has first

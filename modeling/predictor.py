@@ -329,7 +329,7 @@ class ViltPredictor(Predictor):
         if label is None:
             mend = "ask about one of its answers, model.config.label2id"
             raise UserError(f"answer {answer!r}: not among the {config.num_labels} that the model knows; {mend}.")
-        return explain.vilt_heat(self.model, self._prompts([row], seen), label)
+        return explain.vilt_heat(self.model, self._prompts([row], seen), [label])[0]
 
 
 class Blip2Predictor(Predictor):

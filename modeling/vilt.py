@@ -3,7 +3,7 @@
 import logging
 import string
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -410,16 +410,16 @@ def read_answers(output: PredictionOutput, trainer: Trainer) -> dict[int, tuple[
     return {int(row): (config.id2label[int(label)], float(confidence)) for row, label, confidence in columns}
 
 
-def heat_map(trainer: Trainer, row: Mapping[str, Any]) -> np.ndarray:
-    """Where the model looked for the answer of a row, by `modeling.explain`: ``(rows, columns)`` of image tokens.
+def heat_maps(trainer: Trainer, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """Where the model looked for the answer of each row, by `modeling.explain`: ``(rows, columns)`` of image tokens.
 
     Raises:
         UserError: the model has no map.
     """
     model: Any = trainer.model
-    batch = trainer._prepare_inputs(trainer.data_collator.prompts([row]))
+    batch = trainer._prepare_inputs(trainer.data_collator.prompts(rows))
     del batch["row"]
-    return explain.vilt_heat(model.eval(), batch, model.config.label2id[row["answer"]])
+    return explain.vilt_heat(model.eval(), batch, [model.config.label2id[row["answer"]] for row in rows])
 
 
 def calibrate(output: PredictionOutput, trainer: Trainer, correct: Mapping[int, float]) -> None:

@@ -14,6 +14,7 @@ from modeling import blip2, explain
 from modeling.arguments import ViltTrainingArguments
 from modeling.predictor import Blip2Predictor, Predictor, ViltPredictor
 from modeling.vilt import build_model, build_trainer
+from processing.collators import ViltCollator
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import open_image
@@ -104,6 +105,25 @@ def test_map_of_the_starter_does_not_need_the_rows_that_its_last_layer_leaves_ou
         np.testing.assert_allclose(predictor.heat_map(image, QUESTION, "No"), heat, rtol=1e-4, atol=1e-7)
     finally:
         last.__class__, last.attention.attention.__class__ = short
+
+
+@pytest.mark.parametrize("kind", ["vilt", "starter"])
+def test_maps_of_a_batch_are_those_of_each_question(predictors, image, tmp_path, kind):
+    predictor = predictors(kind)
+    rows = []
+    for number, (size, question) in enumerate(
+        [((96, 64), QUESTION), ((64, 96), "Is it?"), ((64, 64), "Where is/are the abnormality located in this image?")]
+    ):
+        image.resize(size).save(tmp_path / f"{number}.png")
+        rows.append({"row": number, "image": str(tmp_path / f"{number}.png"), "question": question, "answer": "No"})
+    config = predictor.model.config
+    collator = ViltCollator(predictor.processor, {}, config.num_labels, 40, share_images=kind == "starter")
+    batch = collator.prompts(rows)
+    del batch["row"]
+    maps = explain.vilt_heat(predictor.model, batch, [config.label2id["No"]] * 3)
+    for row, heat in zip(rows, maps, strict=True):
+        alone = predictor.heat_map(row["image"], row["question"], "No")
+        np.testing.assert_allclose(heat, alone, rtol=1e-3, atol=1e-6)
 
 
 def published(layers):

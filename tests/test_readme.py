@@ -91,6 +91,26 @@ def test_pictures_of_the_readme_exist():
         assert (ROOT / picture).is_file(), picture
 
 
+REPORTS = {"starter, seed 42": "vilt_starter", "BLIP-2 starter": "blip2_starter"}
+
+
+@pytest.mark.parametrize("row", REPORTS)
+def test_figures_of_the_starters_on_slake_are_those_of_their_reports(row):
+    folder = ROOT / "docs" / "reports" / REPORTS[row]
+    report = json.loads((folder / "report.json").read_text())["validation"]
+    kinds = {(entry["group"], entry["value"]): entry for entry in report["figures"]}
+    everything = kinds["all", ""]
+    cells = [
+        f"{everything['questions']:,}",
+        *("{:.2f} ({:.2f} to {:.2f})".format(*everything[name]) for name in ("exact_match", "f1")),
+    ]
+    cells += ["{:.2f}".format(kinds["answer_type", kind]["exact_match"][0]) for kind in ("OPEN", "CLOSED")]
+    [line] = [line for line in README.splitlines() if f"| {row} |" in line]
+    assert [cell.strip() for cell in line.strip("|").split("|")][2:] == cells
+    for name in re.findall(r"\(([\w.]+)\)", (folder / "report.md").read_text()):
+        assert not name.endswith((".png", ".jpg")) or (folder / name).is_file()
+
+
 def test_tests_that_the_threat_table_names_exist():
     named = re.findall(r"`(tests/\w+\.py)::(\w+)`", (ROOT / "SECURITY.md").read_text())
     assert len(named) > 20

@@ -1,0 +1,30 @@
+"""The versions of packages that are allowed."""
+
+import configparser
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def pins(file: str) -> dict[str, str]:
+    return dict(re.findall(r"^([\w-]+)==([\w.]+)$", (ROOT / file).read_text(), re.MULTILINE))
+
+
+def test_lowest_versions_are_those_of_the_setup():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    least = dict(re.findall(r"^([\w-]+) >= ([\w.]+)$", setup["options"]["install_requires"], re.MULTILINE))
+    lowest = pins("tests/constraints-lowest.txt")
+    assert {"accelerate", "datasets", "huggingface_hub", "peft", "transformers"} < lowest.keys()
+    for package, version in lowest.items():
+        assert version in (least[package], f"{least[package]}.0"), package
+
+
+def test_demo_and_tests_run_with_versions_that_are_allowed():
+    def numbers(version: str) -> list[int]:
+        return [int(part) for part in version.split(".")]
+
+    pinned = pins("constraints.txt")
+    for package, version in pins("tests/constraints-lowest.txt").items():
+        assert numbers(pinned[package]) >= numbers(version), package
