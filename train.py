@@ -195,7 +195,7 @@ def evaluate(
             for row, prediction, confidence in zip(rows, predictions, confidences, strict=True)
         ),
     )
-    cases = look(trainer, family, choose_cases(list(rows), predictions, confidences))
+    cases = look(trainer, family, choose_cases(list(rows), predictions, confidences, family.MAX_CASES))
     thresholds = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items() if "_best_" in name}
     return results, make_report(list(rows), predictions, confidences, baselines, cases, thresholds), cases
 

@@ -16,7 +16,6 @@ from metrics.vqa import all_scores
 from processing.images import open_image
 from processing.utils import write_atomically
 
-LIMIT = 250  # questions of each kind that are looked at; it bounds the time of a report
 THUMBNAIL = 320  # pixels, the longer side
 TEMPLATE = Path(__file__).with_name("errors.html")
 
@@ -34,7 +33,7 @@ class Case(NamedTuple):
 
 
 def choose_cases(
-    rows: Sequence[Mapping[str, Any]], predictions: Sequence[str], confidences: Sequence[float], limit: int = LIMIT
+    rows: Sequence[Mapping[str, Any]], predictions: Sequence[str], confidences: Sequence[float], limit: int
 ) -> list[Case]:
     """The questions to look at, in the order of the rows: those that name a box, `limit` of them drawn at random where
     there are more, and the wrong answers, the `limit` surest of them."""

@@ -1,5 +1,6 @@
 """BLIP-2: LoRA on the Q-Former, everything else frozen; built, trained and evaluated."""
 
+import copy
 import functools
 import json
 import logging
@@ -46,6 +47,7 @@ LORA_TARGETS = {
 }
 
 
+MAX_CASES = 100  # of each kind that a report looks at, as each needs a pass back through the language model
 ANSWERING_FILE = "answering.json"
 MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQuestionAnswering}
 
@@ -453,10 +455,22 @@ def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, t
 
 def heat_maps(trainer: Blip2Trainer, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
     """Where the model looked for the answer of each row: as `modeling.vilt.heat_maps`."""
-    base = trainer.model.eval().get_base_model()
+    collator = copy.copy(trainer.data_collator)
+    collator.images = _OfEach(collator.images)
+    collator.features = None if collator.features is None else _OfEach(collator.features)
+    batch = collator([dict(row) | {"image": (number, row["image"])} for number, row in enumerate(rows)])
     with trainer.compute_loss_context_manager():
-        # one by one, as questions of an image would share its pass through the Q-Former
-        return [explain.blip2_heat(base, trainer._prepare_inputs(trainer.data_collator([row]))) for row in rows]
+        return explain.blip2_heat(trainer.model.eval().get_base_model(), trainer._prepare_inputs(batch))
+
+
+class _OfEach:
+    """A lookup by number and image: questions about an image whose number differs do not share it."""
+
+    def __init__(self, lookup: Any) -> None:
+        self.lookup = lookup
+
+    def __getitem__(self, key: tuple[int, str]) -> Any:
+        return self.lookup[key[1]]
 
 
 def calibrate(output: PredictionOutput, trainer: Blip2Trainer, correct: Mapping[int, float]) -> None:

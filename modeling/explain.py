@@ -137,11 +137,12 @@ def vilt_heat(model: Any, batch: dict[str, torch.Tensor], labels: Sequence[int])
     return [heat_of(heat[:rows, :columns]) for heat, (rows, columns) in zip(maps, sizes, strict=True)]
 
 
-def blip2_heat(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
-    """The heat map of a BLIP-2: where its Q-Former looked, weighed by the log-likelihood of the written answer.
+def blip2_heat(model: Any, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
+    """The heat maps of a BLIP-2, ``(rows, columns)``: where its Q-Former looked, weighed by the log-likelihood of the
+    written answer.
 
     Args:
-        batch: one question and its answer as `Blip2Collator` gives them.
+        batch: questions and their answers as `Blip2Collator` gives them, each with an image of its own.
     """
     qformer = model.qformer
     layers = [
@@ -151,11 +152,14 @@ def blip2_heat(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
     modules = [module for layer in layers for module in layer]
     with plain_attention(qformer), recorded_attention(modules) as attention:
         mean_loss = model(**batch).loss
-    part = weighted(-mean_loss * (batch["labels"] != -100).sum(), attention)
-    relevance = cross_relevance([[part[module][0] for module in layer] for layer in layers])
-    relevance = relevance.sum(0)  # of all queries, whose gradients say how much each counts
-    side = math.isqrt(len(relevance))
-    return heat_of(relevance[-side * side :].view(side, side))  # without the [CLS] that a ViT has first
+    parts = weighted(-mean_loss * (batch["labels"] != -100).sum(), attention)
+    maps = []
+    for question in range(len(batch["image_index"])):
+        relevance = cross_relevance([[parts[module][question] for module in layer] for layer in layers])
+        relevance = relevance.sum(0)  # of all queries, whose gradients say how much each counts
+        side = math.isqrt(len(relevance))
+        maps.append(heat_of(relevance[-side * side :].view(side, side)))  # without the [CLS] that a ViT has first
+    return maps
 
 
 def heat_of(relevance: torch.Tensor) -> np.ndarray:

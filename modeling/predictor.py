@@ -386,7 +386,7 @@ class Blip2Predictor(Predictor):
         ]
 
     def _heat(self, row: Row, seen: dict[str, Any]) -> np.ndarray:
-        return explain.blip2_heat(self.model, self._batch(self._collator(seen)([row])))
+        return explain.blip2_heat(self.model, self._batch(self._collator(seen)([row])))[0]
 
     def _write(self, batch: dict[str, torch.Tensor], **beams: int) -> list[Ranked]:
         tokenizer = self.processor.tokenizer

@@ -53,6 +53,7 @@ SCRATCH = {
         **{"image_size": 192, "patch_size": 32},
     },
 }
+MAX_CASES = 250  # of each kind that a report looks at
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

@@ -37,7 +37,7 @@ def test_what_is_looked_at_is_what_names_a_box_and_what_is_wrong(images):
         row_of(b, question="Is this a CT?", answer="Yes"),  # wrong
         row_of(b, boxes=None),  # wrong, without boxes
     ]
-    cases = choose_cases(rows, ["no", "yes", "No", "Yes"], [0.5, 0.6, 0.7, 0.8])
+    cases = choose_cases(rows, ["no", "yes", "No", "Yes"], [0.5, 0.6, 0.7, 0.8], 9)
     assert [(case.row, case.prediction, case.correct, len(case.boxes)) for case in cases] == [
         *((rows[0], "no", True, 1), (rows[2], "No", False, 0), (rows[3], "Yes", False, 0)),
     ]
@@ -61,7 +61,7 @@ def test_page_of_errors_filters_sorts_and_shows_heat_maps(images, tmp_path, brow
         row_of(b, answer="Yes"),
         row_of(a, answer="Yes"),
     ]
-    cases = choose_cases(rows, ["Spleen", "Heart", "No", "Yes"], [0.2, 0.9, 0.5, 0.9])
+    cases = choose_cases(rows, ["Spleen", "Heart", "No", "Yes"], [0.2, 0.9, 0.5, 0.9], 9)
     heat = np.zeros((3, 4), np.float32)
     heat[1, 1] = 1
     cases = [seen(case, heat) for case in cases]
@@ -117,7 +117,7 @@ def test_page_of_errors_filters_sorts_and_shows_heat_maps(images, tmp_path, brow
 
 def test_page_without_heat_maps_or_errors(images, tmp_path, browser):
     page = browser.new_page()
-    cases = choose_cases([row_of(images[0])], ["Yes"], [0.5])
+    cases = choose_cases([row_of(images[0])], ["Yes"], [0.5], 9)
     write_error_page({"test": cases}, 1, tmp_path / "errors.html")
     page.goto((tmp_path / "errors.html").as_uri())
     assert page.locator("li").count() == 1
@@ -130,7 +130,7 @@ def test_page_without_heat_maps_or_errors(images, tmp_path, browser):
 
 
 def test_page_needs_nothing_else(images, tmp_path):
-    write_error_page({"test": choose_cases([row_of(images[0])], ["Yes"], [0.5])}, 1, tmp_path / "errors.html")
+    write_error_page({"test": choose_cases([row_of(images[0])], ["Yes"], [0.5], 9)}, 1, tmp_path / "errors.html")
     text = (tmp_path / "errors.html").read_text()
     assert not re.search(r"(src|href)=[\"']?http", text)
     assert str(tmp_path) not in text
@@ -140,8 +140,8 @@ def test_picture_of_the_best_and_worst_maps(images, tmp_path):
     a, b = images
     good, bad = np.zeros((3, 4), np.float32), np.zeros((3, 4), np.float32)
     good[1, 1], bad[2, 3] = 1, 1
-    [case] = choose_cases([row_of(a, question="Is the $liver$ " + "very " * 40 + "healthy?")], ["No"], [0.5])
-    [other] = choose_cases([row_of(b)], ["Yes"], [0.5])
+    [case] = choose_cases([row_of(a, question="Is the $liver$ " + "very " * 40 + "healthy?")], ["No"], [0.5], 9)
+    [other] = choose_cases([row_of(b)], ["Yes"], [0.5], 9)
     cases = [seen(case, good), seen(other, bad), seen(other, bad)]
     assert [one.pointing.hit for one in cases] == [1, 0, 0]
     plot_pointing(cases, tmp_path / "pointing.jpg")

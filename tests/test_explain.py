@@ -11,7 +11,7 @@ from transformers.models.vilt.modeling_vilt import ViltLayer, ViltSelfAttention
 
 from metrics.grounding import grounding_figures, named_boxes, point
 from modeling import blip2, explain
-from modeling.arguments import ViltTrainingArguments
+from modeling.arguments import Blip2TrainingArguments, ViltTrainingArguments
 from modeling.predictor import Blip2Predictor, Predictor, ViltPredictor
 from modeling.vilt import build_model, build_trainer
 from processing.collators import ViltCollator
@@ -124,6 +124,23 @@ def test_maps_of_a_batch_are_those_of_each_question(predictors, image, tmp_path,
     for row, heat in zip(rows, maps, strict=True):
         alone = predictor.heat_map(row["image"], row["question"], "No")
         np.testing.assert_allclose(heat, alone, rtol=1e-3, atol=1e-6)
+
+
+def test_maps_of_a_batch_of_a_blip2_are_those_of_each_question(runs, phantoms):
+    """Of questions about two images, three of them about one."""
+    folder = runs("opt")
+    args = Blip2TrainingArguments(output_dir=str(folder), model_name_or_path=str(folder), do_train=False, fp16=False)
+    dataset = load_vqa_dataset(str(phantoms))
+    trainer = blip2.build_trainer(args, *blip2.build_model(args, dataset), dataset)
+    by_image = dataset["validation"].sort("image")
+    rows = [*by_image.select(range(3)), by_image[len(by_image) - 1]]
+    maps = blip2.heat_maps(trainer, rows)
+    assert len({row["image"] for row in rows}) == 2
+    for row, heat in zip(rows, maps, strict=True):
+        np.testing.assert_allclose(heat, blip2.heat_maps(trainer, [row])[0], rtol=1e-3, atol=1e-6)
+    predictor = Predictor.from_pretrained(folder, dtype="float32")
+    alone = predictor.heat_map(rows[0]["image"], rows[0]["question"], rows[0]["answer"])
+    np.testing.assert_allclose(maps[0], alone, rtol=0.02, atol=1e-4)  # features are kept as halves
 
 
 def published(layers):

@@ -122,7 +122,7 @@ def test_report_shows_where_the_model_looked_and_the_wrong_answers(tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     box = {"label": "Left Lung", "bbox": [0, 0, 20, 20]}
     rows = [row | {"image": str(tmp_path / "a.png"), "question": "Where?", "boxes": [box]} for row in ROWS]
-    cases = choose_cases(rows, PREDICTIONS, [0.9, 0.8, 0.7, 0.2])
+    cases = choose_cases(rows, PREDICTIONS, [0.9, 0.8, 0.7, 0.2], 9)
     cases = [seen(case, np.array([[0.7, 0.1], [0.1, 0.1]])) for case in cases]
     report = make_report(rows, PREDICTIONS, [0.9, 0.8, 0.7, 0.2], {}, cases)
     assert report["wrong"] == 3
