@@ -28,6 +28,7 @@ class Case(NamedTuple):
     confidence: float
     correct: bool
     boxes: list[Box]  # of what the question or its gold answer names
+    drawn: bool  # for the figures of where the model looked; others are here because they are wrong
     heat: np.ndarray | None = None  # (rows, columns) over the whole image, 1 in all
     pointing: Pointing | None = None  # the map beside the boxes, where there are both
 
@@ -45,14 +46,14 @@ def choose_cases(
     wrong = np.flatnonzero(~correct)
     wrong = wrong[np.argsort(-np.asarray(confidences)[wrong], kind="stable")][:limit]
     return [
-        Case(rows[i], predictions[i], float(confidences[i]), bool(correct[i]), boxes[i])
+        Case(rows[i], predictions[i], float(confidences[i]), bool(correct[i]), boxes[i], i in named)
         for i in sorted({*named.tolist(), *wrong.tolist()})
     ]
 
 
 def seen(case: Case, heat: np.ndarray) -> Case:
-    """The case with its heat map, and beside its boxes where it has some."""
-    pointing = point(heat, case.boxes, open_image(case.row["image"]).size) if case.boxes else None
+    """The case with its heat map, which lies beside its boxes where it was drawn for that."""
+    pointing = point(heat, case.boxes, open_image(case.row["image"]).size) if case.drawn else None
     return case._replace(heat=heat, pointing=pointing)
 
 

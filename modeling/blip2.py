@@ -47,7 +47,7 @@ LORA_TARGETS = {
 }
 
 
-MAX_CASES = 100  # of each kind that a report looks at, as each needs a pass back through the language model
+MAX_CASES = 60  # of each kind that a report looks at, as each needs a pass back through the language model
 ANSWERING_FILE = "answering.json"
 MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQuestionAnswering}
 

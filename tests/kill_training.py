@@ -100,9 +100,9 @@ def main() -> None:
         whole = outcome(folder / "whole")
         steps, killed_folder = len(whole[0]), folder / "killed"
         found = {"startup": 0, "checkpoint": 0, "end": 0}
-        for _ in range(options.kills):
+        for number in range(options.kills):
             process = child(run("killed"), log)
-            early = chance.random() < 0.2
+            early = number % 5 == 4
             if early:  # while it starts
                 time.sleep(chance.uniform(0, 1))
             else:  # somewhere after some more steps, at a checkpoint or soon after
