@@ -44,7 +44,7 @@ from PIL import Image
 
 from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
-from processing.images import MAX_IMAGE_BYTES, open_image, read_image
+from processing.images import MAX_IMAGE_BYTES, open_image
 from processing.utils import MAX_QUESTION_CHARACTERS
 from spaces_app.content import DEFAULT_MODEL, DISCLAIMER, GENERAL, SILENT, example_images
 from spaces_app.request_cap import RequestCap
@@ -161,7 +161,8 @@ def build(predictor: Predictor) -> gr.Blocks:
 
 def _upload(path: str) -> io.BytesIO:
     """An uploaded file with its own name, which errors tell, and not that of its place on the server."""
-    file = read_image(path)
+    with open(path, "rb") as stream:
+        file = io.BytesIO(stream.read(MAX_IMAGE_BYTES + 1))  # one more shows that it is too large
     file.name = Path(path).name
     return file
 
