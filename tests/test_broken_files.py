@@ -120,7 +120,7 @@ def test_gradio_app_answers_each_broken_file_in_one_sentence(trained, tmp_path):
 
 @pytest.mark.xdist_group("apps")
 def test_streamlit_app_tells_each_broken_file_in_one_sentence(runs, browser, tmp_path):
-    names = [name for name in images() if name.endswith((".png", ".jpg", ".tif", ".dcm")) and name not in OPEN][::6]
+    names = [name for name in images() if name.endswith((".png", ".jpg", ".tif", ".dcm")) and name not in OPEN][::8]
     log = tmp_path / "log"
     with app_server.serve_app(log, str(runs("vilt"))) as url:
         page = browser.new_page()
@@ -132,5 +132,5 @@ def test_streamlit_app_tells_each_broken_file_in_one_sentence(runs, browser, tmp
             expect(page.get_by_text(f"Cannot open '{name}'")).to_be_visible()
             expect(page.get_by_text("Traceback")).to_have_count(0)
         page.close()
-    assert len(names) >= 8
+    assert len(names) >= 6
     assert "Traceback" not in log.read_text()
