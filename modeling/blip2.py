@@ -403,6 +403,11 @@ class Blip2Trainer(Seq2SeqTrainer):
         finally:
             self.data_collator = collator
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Each row once: Seq2SeqTrainer keeps those that fill up the last batch of several processes."""
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
+
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None, **_: Any
     ) -> tuple[None, tuple[torch.Tensor, ...], torch.Tensor]:

@@ -70,7 +70,7 @@ def test_nothing_takes_long_or_much_memory(report):
         if seconds > SECONDS
     }
     assert slow == {}
-    assert report["after_mb"] < MEGABYTES
+    assert report["peak_mb"] < MEGABYTES
 
 
 @pytest.mark.parametrize("kind", hostile_archives())
