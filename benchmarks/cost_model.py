@@ -64,7 +64,6 @@ class Cost:
     feature_bytes: int  # kept of an image, in half precision
     training: float  # FLOPs a question in training, forward and backward, from kept features
     training_plain: float  # the same with the image encoded for each question, one question a sequence
-    answering: float  # FLOPs of the answer's scores in one forward pass
 
 
 def blip2_cost(
@@ -93,25 +92,23 @@ def blip2_cost(
     words = Layers(text.num_hidden_layers, text.hidden_size, inner, gated)
     queries = config.num_query_tokens
 
-    def steps(sharing: float, length: float, scored: float) -> tuple[float, float]:
-        """Forward, and forward and backward, of a sequence of questions about an image, by question."""
+    def step(sharing: float, length: float, scored: float) -> float:
+        """Forward and backward of a sequence of questions about an image, by question."""
         bridge_linear, bridge_attention = former.products(queries, queries**2, patches + 1)
         word_linear, word_attention = words.products(length, length**2)
         word_linear += 2 * scored * text.hidden_size * text.vocab_size
         projection = 2 * queries * bridge.hidden_size * text.hidden_size
         # backward: of frozen weights the gradient of their input alone, of products of states that of both
         linear, attention = bridge_linear + word_linear + projection, bridge_attention + word_attention
-        return (linear + attention) / sharing, (2 * linear + 3 * attention) / sharing
+        return (2 * linear + 3 * attention) / sharing
 
-    shared = questions_per_image * question_tokens
-    forward, training = steps(questions_per_image, queries + shared, questions_per_image * answer_tokens)
+    shared = queries + questions_per_image * question_tokens
     alone = queries + (longest or question_tokens)
     return Cost(
         image=image,
         feature_bytes=2 * (patches + 1) * vision.hidden_size,
-        training=training,
-        training_plain=steps(1, alone, alone)[1] + image,
-        answering=forward,
+        training=step(questions_per_image, shared, questions_per_image * answer_tokens),
+        training_plain=step(1, alone, alone) + image,
     )
 
 

@@ -17,6 +17,8 @@ from processing.images import open_image
 from processing.utils import write_atomically
 
 THUMBNAIL = 320  # pixels, the longer side
+COLORS = "inferno"  # of heat maps; its lightness rises with the value
+OPACITY = 0.65  # of a map's hottest place
 TEMPLATE = Path(__file__).with_name("errors.html")
 
 
@@ -98,11 +100,16 @@ def write_error_page(cases: Mapping[str, Sequence[Case]], total: int, file: str 
     write_atomically(file, page.replace("DATA", data.replace("<", "\\u003c"), 1))
 
 
+def brightness(heat: np.ndarray) -> np.ndarray:
+    """A heat map from 0 for its coldest place to 1 for its hottest; 0 everywhere where all are alike."""
+    return (heat - heat.min()) / max(np.ptp(heat), np.finfo(np.float32).tiny)
+
+
 def _glow(heat: np.ndarray) -> Image.Image:
     """One pixel a cell, the hotter the brighter and the less transparent; a browser smooths it over the image."""
-    values = (heat - heat.min()) / max(heat.max() - heat.min(), np.finfo(np.float32).tiny)
-    colors = matplotlib.colormaps["inferno"](values)
-    colors[..., 3] = 0.65 * values
+    values = brightness(heat)
+    colors = matplotlib.colormaps[COLORS](values)
+    colors[..., 3] = OPACITY * values
     return Image.fromarray((255 * colors).round().astype(np.uint8))
 
 

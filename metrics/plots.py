@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # no pyplot: it keeps global state
 from matplotlib.patches import Rectangle
 
-from metrics.evidence import Case
+from metrics.evidence import COLORS, OPACITY, Case, brightness
 from processing.images import open_image
 
 TITLES = {"exact_match": "EM", "f1": "F1", "open_exact_match": "OPEN EM", "closed_exact_match": "CLOSED EM"}
@@ -84,8 +83,8 @@ def _draw_case(case: Case, axes: Axes, title: str) -> None:
     image = open_image(case.row["image"])
     frame = (0, image.width, image.height, 0)
     axes.imshow(image, extent=frame)
-    heat = (case.heat - case.heat.min()) / max(np.ptp(case.heat), np.finfo(np.float32).tiny)
-    axes.imshow(heat, extent=frame, cmap="inferno", alpha=0.65 * heat, interpolation="bilinear", vmin=0, vmax=1)
+    heat = brightness(case.heat)
+    axes.imshow(heat, extent=frame, cmap=COLORS, alpha=OPACITY * heat, interpolation="bilinear", vmin=0, vmax=1)
     for box in case.boxes:
         x, y, *size = box["bbox"]
         axes.add_patch(Rectangle((x, y), *size, fill=False, edgecolor="#66ccff", linewidth=1.5))

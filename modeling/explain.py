@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from metrics.evidence import COLORS
 from processing.errors import UserError
-
-COLORS = "inferno"  # its lightness rises with the value
 
 
 @contextmanager
