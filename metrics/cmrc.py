@@ -19,9 +19,12 @@ def exact_score(prediction: str, gold: str) -> float:
 def f1_score(prediction: str, gold: str) -> float:
     """F1 of the longest run of characters that both answers share, 0 to 1; a word of another script counts as one.
 
-    With a run of c, P = c / |prediction|, R = c / |gold|: F1 = 2 P R / (P + R).
+    With a run of c, P = c / |prediction|, R = c / |gold|: F1 = 2 P R / (P + R). If either answer holds nothing but
+    punctuation, F1 is 1 where both do and 0 otherwise, as in SQuAD v2: CMRC has no questions without an answer.
     """
     one, other = _TOKEN.findall(_plain(prediction)), _TOKEN.findall(_plain(gold))
+    if not one or not other:
+        return float(one == other)
     common = _common(one, other)
     return 2 * common / (len(one) + len(other)) if common else 0.0
 

@@ -323,8 +323,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, AnyTrainingArgu
         return parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
     except UserError:
         raise
-    except ValueError as error:  # a combination that transformers or __post_init__ refuses
-        raise UserError(str(error)) from error
+    except (ValueError, TypeError, ImportError, OSError) as error:  # what transformers or __post_init__ refuses
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def _recipe_flags(file: Path) -> list[str]:
@@ -336,12 +336,12 @@ def _recipe_flags(file: Path) -> list[str]:
         raise UserError(f"Recipe {file}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(recipe, dict):
         raise UserError(f"Recipe {file}: expected `key: value` lines, got {type(recipe).__name__}.")
-    model_type = recipe.get("model_type", "vilt")
+    model_type = str(recipe.get("model_type", "vilt"))
     known = _field_names(model_type if model_type in TRAINING_ARGUMENTS else "vilt")
     flags: list[str] = []
     for key, value in recipe.items():
         if key not in known:
-            raise UserError(f"Recipe {file}: unknown key {key}{_nearest(str(key), model_type)}.")
+            raise UserError(f"Recipe {file}: unknown key {key!r}{_nearest(str(key), model_type)}.")
         flags += _as_flag(key, value)
     return flags
 

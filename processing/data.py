@@ -118,7 +118,8 @@ def _filter_language(rows: list[Row], language: str) -> list[Row]:
         return rows
     kept = [row for row in rows if row.get("language") in (None, "", language)]
     if rows and not kept:
-        found = ", ".join(f"{name} ({count:,} rows)" for name, count in Counter(r["language"] for r in rows).items())
+        counts = Counter(str(row["language"]) for row in rows)
+        found = ", ".join(f"{name} ({count:,} rows)" for name, count in counts.items())
         raise UserError(f"--language {language}: no row is in that language; the data set has {found}.")
     return kept
 

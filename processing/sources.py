@@ -166,7 +166,7 @@ def _table_rows(file: Path, records: list[tuple[dict, Row]], column_names: Itera
     if missing := [column for column in required if column not in present]:
         raise UserError(
             f"{file}: no column {' and no column '.join(map(repr, missing))} (found: "
-            f"{', '.join(sorted(present)) or 'none'}); name yours by --column_names image=... question=..."
+            f"{', '.join(map(repr, sorted(present))) or 'none'}); name yours by --column_names image=... question=..."
         )
     rows = []
     for record, row in records:

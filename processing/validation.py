@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from processing.errors import UserError
 from processing.images import ImageError, open_image
-from processing.sources import SPLIT_NAMES, Row, Source
+from processing.sources import SPLIT_NAMES, TABLE_FIELDS, Row, Source
 from processing.utils import cache_dir, write_atomically
 
 logger = logging.getLogger(__name__)
 
+CHECKED_FIELDS = ("image", "question", "answer", "split")  # each by a rule of its own
 NAMED_ROWS = 3  # rows named for each kind of problem
 PROGRESS_FROM = 200  # images to decode from which a progress bar is shown
 
@@ -60,6 +61,12 @@ def _problem_of_text(row: Row, allow_no_answer: bool) -> tuple[str, str] | None:
         if split is None:
             return "unknown split", f"{row['split']!r}, expected train, validation or test"
         row["split"] = split
+    for field in TABLE_FIELDS:
+        value = row.get(field)
+        if field not in CHECKED_FIELDS and not isinstance(value, str | int | float | None):
+            return "neither text nor number", f"{field}: {value!r}"[:80]
+        if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            return "half a character (a lone surrogate)", f"{field}: {value!r}"[:80]
     if not isinstance(row["question"], str) or not row["question"].strip():
         return "empty question", repr(row["question"])
     row["question"] = " ".join(row["question"].split())

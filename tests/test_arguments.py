@@ -110,8 +110,8 @@ def test_values_that_look_like_flags_or_are_null_survive(recipe, tmp_path):
 
 
 WRONG_RECIPES = {
-    "unknown-key": ("learning_rat: 1", "unknown key learning_rat; did you mean learning_rate?"),
-    "unknown-and-far": ("zzzzzz: 1", "unknown key zzzzzz; see python train.py --help"),
+    "unknown-key": ("learning_rat: 1", "unknown key 'learning_rat'; did you mean learning_rate?"),
+    "unknown-and-far": ("zzzzzz: 1", "unknown key 'zzzzzz'; see python train.py --help"),
     "no-yaml": ("a: [1,", "not valid YAML"),
     "no-mapping": ("- a", "expected `key: value` lines, got list"),
     "wrong-type": ("num_train_epochs: many", "--num_train_epochs/--num-train-epochs: invalid float value: 'many'"),

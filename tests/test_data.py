@@ -333,7 +333,7 @@ BAD_FILES = {
     "line.jsonl": ('{"image": "a"}\n{oops}\n', "not valid JSON at line 2, column 2"),
     "short.csv": ("image,question,answer\na.png,what\n", "row 1: 2 fields where the header has 3"),
     "quote.csv": ('image,question,answer\n"a.png,what,x\n', "not valid CSV"),
-    "columns.csv": ("picture,question,answer\na.png,what,x\n", "no column 'image' .found: answer, picture, question"),
+    "columns.csv": ("file,question,answer\na.png,what,x\n", "no column 'image' .found: 'answer', 'file', 'question'"),
     "latin.csv": (b"image,question,answer\na.png,what,caf\xe9\n", "not UTF-8 text .byte 36"),
     "empty.json": ("[]", "no column 'image'"),
     "deep.json": ("[" * 100_000, "nested too deeply|not valid JSON"),
