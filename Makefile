@@ -10,7 +10,7 @@ READY  := .venv/ready
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-newest train seeds app lint audit
+.PHONY: help demo test test-lowest test-newest train seeds app lint lock audit
 
 help:  ## list the commands
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):[^#]*## /  make \1\t/' | expand -t 32
@@ -44,6 +44,9 @@ lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lock: $(READY)  ## write the hashes of what a Docker Space installs anew, after a change of constraints.txt
+	$(BIN)/python -m spaces_app.lock
 
 audit: $(READY)  ## look for risky code (bandit) and for known holes in the packages (pip-audit, needs the internet)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check bandit pip-audit

@@ -3,8 +3,8 @@
     python -m spaces_app.publish --space user/medical-vqa --model user/name [--sdk docker|gradio] [--private]
 
 docker runs the Streamlit app, gradio the Gradio app (also on ZeroGPU). The Space gets the packages that answer, the
-app, and requirements pinned as in constraints.txt, in one commit. Exit status 1: something to mend before the push;
-3: the push failed, and the Space has nothing of it.
+app, and requirements pinned as in constraints.txt, for docker with their hashes, in one commit. Exit status 1:
+something to mend before the push; 3: the push failed, and the Space has nothing of it.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from modeling.hub import (
     unreachable,
     with_patience,
 )
-from modeling.starter_parts import INSTALL_LANGUAGE_MODEL, NETWORK_PACKAGE
+from modeling.starter_parts import NETWORK_PACKAGE
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES
 
@@ -46,6 +46,8 @@ PLATFORMS = {"docker": "streamlit", "gradio": "gradio"}
 PYTHON = "3.12"  # of a Gradio Space; ZeroGPU offers few versions
 ONLY_TRAINING = {"evaluate", "tensorboard"}  # of what setup.cfg requires
 CONFIG = "spaces_app/.streamlit/config.toml"
+LOCK = Path(__file__).with_name("requirements.lock")  # of docker, by spaces_app.lock
+STARTER = "# Only for the BLIP-2 starter:"  # in the lock
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # for docker; ZeroGPU wants the CUDA one
 OURS = (*(f"{package}/*" for package in PACKAGES), "app.py", "Dockerfile", "constraints.txt", "requirements.txt")
 MESSAGE = "Publish an app of Medical-VQA"
@@ -136,6 +138,9 @@ def publish(destination: Destination, model: Model) -> str:
 def requirements(sdk: str, needs_starter: bool = False) -> str:
     """The requirements.txt of a Space: what setup.cfg asks for to answer, in the versions of constraints.txt.
 
+    For docker it is the lock: all packages, with hashes. A Gradio Space can't have these, since the Hub installs its
+    own packages, without hashes, by the same command.
+
     Args:
         sdk: docker or gradio.
         needs_starter: with the parts of the BLIP-2 starter.
@@ -143,20 +148,27 @@ def requirements(sdk: str, needs_starter: bool = False) -> str:
     Raises:
         UserError: this is no checkout of the project.
     """
-    setup = _setup()
-    versions = dict(re.findall(r"^([\w.-]+)==(\S+)$", _read("constraints.txt"), re.MULTILINE))
+    if sdk == "docker":
+        base, _, starter = _read(LOCK).partition(f"{STARTER}\n")
+        return base + starter * needs_starter
+    versions = dict(re.findall(r"^([\w.-]+)==(\S+)$", _read(ROOT / "constraints.txt"), re.MULTILINE))
     pins = {_normal(name): f"{name}=={version}" for name, version in versions.items()}
+    return "".join(f"{pins[name]}\n" for name in sorted(needed_packages(sdk, needs_starter)))
+
+
+def needed_packages(sdk: str, needs_starter: bool) -> set[str]:
+    """The packages that setup.cfg asks for to answer by an app, without versions; arguments as `requirements`."""
+    setup = _setup()
     lines = setup["options"]["install_requires"].split("\n")
     lines += setup["options.extras_require"]["starter"].split("\n") if needs_starter else [NETWORK_PACKAGE]
-    names = {_normal(re.split(r"[\s<>=!~\[]", line)[0]) for line in lines if line.strip()} - ONLY_TRAINING
-    pinned = [pins[name] for name in sorted({*names, PLATFORMS[sdk]})]
-    return "\n".join([*([CPU_TORCH] if sdk == "docker" else []), *pinned]) + "\n"
+    names = {_normal(re.split(r"[\s<>=!~\[]", line)[0]) for line in lines if line.strip()}
+    return {*names - ONLY_TRAINING, PLATFORMS[sdk]}
 
 
 def _files(destination: Destination, model: Model) -> Iterator[tuple[str, Path | bytes]]:
     """What goes up: name in the repo and content. A list of what may, so that nothing else ever does."""
     sdk = destination.space_sdk or ""
-    others = {"publish.py", *(app for other, app in APPS.items() if other != sdk)}
+    others = {"publish.py", "lock.py", *(app for other, app in APPS.items() if other != sdk)}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             if package != "spaces_app" or (path.name not in others and path.parent.name == package):
@@ -164,8 +176,6 @@ def _files(destination: Destination, model: Model) -> Iterator[tuple[str, Path |
     if sdk == "docker":
         yield CONFIG, ROOT / CONFIG
     yield "requirements.txt", requirements(sdk, model.needs_starter).encode()
-    if sdk == "docker":
-        yield "constraints.txt", ROOT / "constraints.txt"
     for name in ("README.md", "Dockerfile" if sdk == "docker" else "app.py"):
         yield name, _render(name, destination, model)
 
@@ -203,7 +213,6 @@ def _render(name: str, destination: Destination, model: Model) -> bytes:
         model=model.id,
         private=model.private,
         large=model.large,
-        language_model=INSTALL_LANGUAGE_MODEL if model.needs_starter else "",
         packages=PACKAGES,
         megabytes=MAX_IMAGE_BYTES // 2**20,
         command=_command(destination, model),
@@ -223,15 +232,15 @@ def _normal(name: str) -> str:
 
 def _setup() -> configparser.ConfigParser:
     setup = configparser.ConfigParser()
-    setup.read_string(_read("setup.cfg"))
+    setup.read_string(_read(ROOT / "setup.cfg"))
     return setup
 
 
-def _read(name: str) -> str:
+def _read(file: Path) -> str:
     try:
-        return (ROOT / name).read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{ROOT / name}: can't be read; publish from a checkout of the project.") from error
+        raise UserError(f"{file}: can't be read; publish from a checkout of the project.") from error
 
 
 def main(argv: list[str]) -> None:
