@@ -1,11 +1,13 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and how a command line tells it."""
 
 import errno
 import logging
+import re
 import sys
 from collections.abc import Callable
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # of the Hub
 
 
 class UserError(ValueError):
@@ -14,13 +16,28 @@ class UserError(ValueError):
     exit_status = 1
 
 
+def mask_tokens(text: str) -> str:
+    """The text without what looks like a token of the Hub; a line of a recipe that can't be read may hold one."""
+    return TOKEN.sub(r"\1_***", text)
+
+
+class _MaskingFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_tokens(super().format(record))
+
+
 def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO) -> None:
-    """Runs a command line; what the user can mend ends it with its sentence and exit status, not with a traceback."""
-    logging.basicConfig(level=log_level, format="%(message)s", stream=sys.stderr)
+    """Runs a command line; what the user can mend ends it with its sentence and exit status, not with a traceback.
+
+    Tokens are masked in what is logged and told.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_MaskingFormatter("%(message)s"))
+    logging.basicConfig(level=log_level, handlers=[handler])
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(mask_tokens(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_status)
     except OSError as error:
         if error.errno not in DISK_FULL:
