@@ -63,6 +63,8 @@ def main(argv: list[str]) -> None:
         trainer.add_callback(StopOnSigterm())
         with full_disk_told(args.output_dir):
             result = trainer.train(resume_from_checkpoint=checkpoint)
+            if trainer.is_fsdp_enabled:  # checkpoints may be in shards, the model is whole
+                trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
             trainer.save_model()
             trainer.save_state()
             trainer.save_metrics("train", result.metrics | {"train_samples": len(dataset["train"])})

@@ -259,6 +259,11 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate generated answers."})
 
     def __post_init__(self) -> None:
+        if self.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            raise ValueError(
+                "BLIP-2 can't be spread by FSDP, as its processes write answers of different lengths; its base is "
+                "frozen, so use recipes/accelerate/multi_gpu.yaml, and --quantization 4bit where the base is too large."
+            )
         if self.prompt.count("{}") != 1:
             raise ValueError(f"--prompt {self.prompt!r}: needs one {{}}, where the question goes.")
         if self.alignment_epochs and "qformer" not in (self.modules_to_save or []):

@@ -100,6 +100,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
             nn.Linear(width, width * 2), nn.LayerNorm(width * 2), nn.GELU(), nn.Linear(width * 2, config.num_labels)
         )
         self.post_init()
+        self._no_split_modules = {"ViltLayer"}  # what FSDP shares out, instead of parts that are not here
 
     def train(self, mode: bool = True) -> "ViltStarterForQuestionAnswering":
         """The frozen parts stay so, which loading forgets, and without dropout."""

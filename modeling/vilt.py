@@ -139,6 +139,7 @@ class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
         self.vilt.embeddings.__class__ = DeterministicViltEmbeddings
         for layer in self.vilt.encoder.layer:
             layer.attention.attention.__class__ = SdpaViltSelfAttention
+        self._no_split_modules = {"ViltLayer"}  # what FSDP shares out; the stock names are those of classes replaced
 
 
 AnyVilt = ViltForQuestionAnswering | ViltStarterForQuestionAnswering
