@@ -262,7 +262,7 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
         if self.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise ValueError(
                 "BLIP-2 can't be spread by FSDP, as its processes write answers of different lengths; its base is "
-                "frozen, so use recipes/accelerate/multi_gpu.yaml, and --quantization 4bit where the base is too large."
+                "frozen, so use recipes/accelerate/multi_gpu.yaml, and --quantization 4bit for one that is too large."
             )
         if self.prompt.count("{}") != 1:
             raise ValueError(f"--prompt {self.prompt!r}: needs one {{}}, where the question goes.")
