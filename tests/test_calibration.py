@@ -77,6 +77,18 @@ def test_scale_is_the_logistic_regression_of_the_log_odds(answers):
     assert calibration_error(scaled(confidences, slope, offset), correct) < 0.02
 
 
+def test_scale_turns_log_odds_and_bears_full_certainty():
+    np.testing.assert_allclose(scaled(np.array([0.5, 0.8]), 2, 1), expit(2 * logit(np.array([0.5, 0.8])) + 1))
+    ends = scaled(np.array([0.0, 1.0]), 1, 0)
+    np.testing.assert_allclose(ends, [1e-6, 1 - 1e-6])
+    confidences, correct = np.array([0.0, 0.0, 0.5, 0.5, 1.0, 1.0, 1.0]), np.array([0, 1, 0, 1, 1, 1, 0.0])
+    odds = logit(np.clip(confidences, 1e-6, 1 - 1e-6))
+    expected = LogisticRegression(C=np.inf, tol=1e-8).fit(odds[:, None], correct)
+    slope, offset = fit_scale(confidences, correct)
+    assert slope == pytest.approx(expected.coef_[0, 0], abs=1e-3)
+    assert offset == pytest.approx(expected.intercept_[0], abs=1e-3)
+
+
 def test_risk_and_coverage_by_hand():
     confidences, correct = np.array([0.6, 0.9, 0.8, 0.6]), np.array([1.0, 1, 0, 0])
     curve = risk_coverage(confidences, correct)
@@ -109,6 +121,38 @@ def test_chosen_threshold_answers_what_it_can_and_says_where_it_can_t(answers):
     best, _ = risk_coverage(confidences, correct).coverage_at(0.1)
     assert 0.7 * best < found.coverage < best
     assert choose_threshold(confidences[:40], correct[:40], 0.01) is None
+
+
+@pytest.mark.parametrize(
+    ("correct", "target", "answered"),
+    [
+        ([1, 1, 1, 1, 0, 1, 1], 0.65, 4),  # looks at 4 (holds), 6 and 5
+        ([1, 0, 0, 0, 0, 0, 0], 0.985, 1),  # at 4, 2 and 1 (holds)
+        ([1, 1, 1, 1, 1, 0, 0, 0], 0.67, 5),  # at 4 (holds), 6 and 5 (holds), and has no use for a fourth look
+        ([1, 1, 1, 1, 1, 1, 0, 0], 0.67, 7),  # at 4 (holds), 6 (holds), 7 (holds) and 8
+        ([0, 0, 0, 0, 0, 0, 0], 0.9, None),
+    ],
+)
+def test_chosen_threshold_by_hand(correct, target, answered):
+    """Each look of the log2(N + 1) has its share of the 5 %; confidences fall from 0.9 by tenths."""
+    confidences = np.arange(9, 9 - len(correct), -1) / 10
+    order = np.array([2, 0, 1, *range(3, len(correct))])
+    found = choose_threshold(confidences[order], np.array(correct, float)[order], target)
+    if answered is None:
+        assert found is None
+        return
+    errors = answered - sum(correct[:answered])
+    doubt = 0.05 / {7: 3, 8: 4}[len(correct)]
+    bound = binomtest(errors, answered, alternative="less").proportion_ci(1 - doubt, method="exact").high
+    expected = (confidences[answered - 1], answered / len(correct), errors / answered, pytest.approx(bound))
+    assert found == expected
+    assert choose_threshold(confidences, np.array(correct, float), target, 0.9).bound < found.bound
+
+
+def test_a_bound_that_just_meets_the_target_holds():
+    confidences, correct = np.array([0.9, 0.8, 0.7]), np.array([1.0, 1, 0])
+    found = choose_threshold(confidences, correct, error_bound(0, 2, 1 - 0.05 / 2))
+    assert (found.threshold, found.bound) == (0.8, error_bound(0, 2, 1 - 0.05 / 2))
 
 
 def test_the_promise_of_the_threshold_is_kept_on_other_questions():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from metrics.plots import plot_curves
 from metrics.report import format_results
-from metrics.vqa import classification_metrics, majority_answers, score_answers
+from metrics.vqa import classification_metrics, majority_answers, most_frequent_answer, score_answers
 
 ROWS = [
     {"question": "q1", "answer": "Left Lung", "answer_type": "OPEN"},
@@ -38,11 +38,18 @@ def test_rows_without_answer_types_have_no_such_figures():
 def test_rows_without_an_answer_bring_the_squad_v2_figures():
     rows = [*ROWS[:2], {"question": "q5", "answer": "", "answer_type": "OPEN"}]
     scores = score_answers(rows, ["Left Lung", "Yes", "Liver"], [0.1, 0.2, 0.9])
+    names = ("exact_match", "f1", "total", "open_exact_match", "open_f1", "open_total")
+    names += ("closed_exact_match", "closed_f1", "closed_total", "HasAns_exact", "HasAns_f1", "HasAns_total")
+    names += ("NoAns_exact", "NoAns_f1", "NoAns_total")
+    assert {*scores} == {*names, "best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh"}
     assert scores["exact_match"] == pytest.approx(200 / 3)
     assert scores["NoAns_exact"] == 0
     assert scores["NoAns_total"] == 1
     assert scores["best_exact"] == 100  # by answering nothing above a no-answer probability of 0.2
     assert scores["best_exact_thresh"] == pytest.approx(0.2)
+    assert score_answers(rows, ["Left Lung", "Yes", "Liver"])["best_exact_thresh"] == 0  # told to be sure of all
+    with pytest.raises(ValueError, match="shorter"):
+        score_answers(rows, ["Left Lung", "Yes", "Liver"], [0.1, 0.2])
 
 
 def test_majority_answers_follow_the_question_then_all_rows_and_break_ties_by_alphabet():
@@ -53,6 +60,10 @@ def test_majority_answers_follow_the_question_then_all_rows_and_break_ties_by_al
     ]
     rows = [{"question": question} for question in ("is it ct?", "Where?", "Never asked")]
     assert majority_answers(train, rows) == ["No", "Heart", "No"]
+    train += [{"question": "Which?", "answer": answer} for answer in ("Spleen", "Spleen", "Lung")]
+    train += [{"question": "Why?", "answer": "Spleen"}] * 3
+    assert majority_answers(train, [{"question": "Which?"}, {"question": "Never asked"}]) == ["Spleen", "Spleen"]
+    assert (most_frequent_answer(train), most_frequent_answer([])) == ("Spleen", "")
 
 
 def test_classification_hook_looks_answers_up_by_row_in_any_order():
@@ -60,6 +71,10 @@ def test_classification_hook_looks_answers_up_by_row_in_any_order():
     predictions = (np.array([1, 0]), np.array([0.9, 0.8]), np.array([0.0, 0.0]))
     assert hook(SimpleNamespace(predictions=predictions, label_ids=np.array([9, 7])))["exact_match"] == 100
     assert hook(SimpleNamespace(predictions=predictions, label_ids=np.array([7, 9])))["exact_match"] == 0
+    hook = classification_metrics({7: ROWS[0], 9: ROWS[1] | {"answer": ""}}, {0: "Left lung", 1: "Yes"})
+    predictions = (np.array([1, 0]), np.array([0.9, 0.8]), np.array([0.7, 0.25]))
+    figures = hook(SimpleNamespace(predictions=predictions, label_ids=np.array([9, 7])))
+    assert (figures["best_exact"], figures["best_exact_thresh"]) == (100, 0.25)
 
 
 def test_table_lines_up_and_leaves_out_what_is_not_there():
