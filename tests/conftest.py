@@ -18,7 +18,7 @@ os.environ |= {
     "HF_HOME": f"{_caches.name}/hf",
     "HF_HUB_DISABLE_XET": "1",
     "MEDICAL_VQA_CACHE": f"{_caches.name}/medical-vqa",
-    "NO_PROXY": "127.0.0.1",
+    "NO_PROXY": "127.0.0.1,localhost",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",  # one worker a core: threads that wait for each other cost far more than they bring
 }

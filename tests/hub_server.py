@@ -10,7 +10,7 @@ Routes (ID is user/name, T is models, datasets or spaces; outside /api the T of 
     POST       /api/T/ID/preupload/REV      POST    /api/T/ID/commit/REV[?create_pr=1]
     POST       /T/ID.git/info/lfs/objects/batch and /T/ID.git/info/lfs/objects/verify
     GET, HEAD  /T/ID/resolve/REV/PATH
-    GET, PUT   /storage/T/ID/SHA256         the store of LFS files: another port, signed addresses, never a token
+    GET, PUT   /storage/T/ID/SHA256         the store of LFS files: another host, signed addresses, never a token
 """
 
 import hashlib
@@ -66,8 +66,8 @@ class HubServer:
         self._histories: dict[str, Repo] = {}
         self._faults: list[_Fault] = []
         handler = type("Handler", (_Handler,), {"hub": self})
-        # the client sees another port as another host, which must not get the token
-        self.url, self.storage_url = (_start(handler) for _ in range(2))
+        # the store is another host, which must not get the token
+        self.url, self.storage_url = (_start(handler, host) for host in ("127.0.0.1", "localhost"))
         self.reset()
 
     def reset(self) -> None:
@@ -160,10 +160,10 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def _start(handler: type[BaseHTTPRequestHandler]) -> str:
+def _start(handler: type[BaseHTTPRequestHandler], host: str) -> str:
     server = _Server(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}"
+    return f"http://{host}:{server.server_port}"
 
 
 @dataclass
