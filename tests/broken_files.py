@@ -262,7 +262,8 @@ def hostile_archives() -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Opens every file and prints, by reader and name, the seconds and what was said; then the memory at most."""
+    """Opens every file and prints, by reader and name, the seconds and what was said; then the memory before the
+    first file and the most of all."""
     import torch
 
     from modeling.arguments import ViltTrainingArguments
@@ -280,6 +281,7 @@ def main() -> None:
         args = ViltTrainingArguments(output_dir=folder, model_name_or_path="scratch:tiny")
         predictor = ViltPredictor(*build_model(args, dataset), torch.device("cpu"), torch.float32)
         report: dict[str, dict[str, tuple[float, str]]] = {}
+        start = _megabytes("VmRSS")
 
         def note(reader: str, name: str, function: Callable[[], Any]) -> None:
             started, said = time.monotonic(), ""
@@ -298,8 +300,12 @@ def main() -> None:
             note("data set", name, lambda: load_vqa_dataset(f"{folder}/rows.json", on_bad_rows="error"))
         for name, data in zips.items():
             note("archive", name, lambda data=data: read_archive(data))
-    [peak] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    json.dump({"report": report, "peak_mb": int(peak) // 1024}, sys.stdout)
+    json.dump({"report": report, "start_mb": start, "peak_mb": _megabytes("VmHWM")}, sys.stdout)
+
+
+def _megabytes(field: str) -> int:
+    [kilobytes] = re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) // 1024
 
 
 if __name__ == "__main__":
