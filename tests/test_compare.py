@@ -7,6 +7,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 from metrics.compare import compare, main
+from metrics.intervals import resampled_means
+from metrics.vqa import all_scores
 from processing.errors import UserError
 
 
@@ -29,6 +31,29 @@ def test_a_clear_gain_has_its_interval_above_zero_and_a_small_p_value():
     low, high = expected.confidence_interval()
     assert (exact.low, exact.high) == (pytest.approx(100 * low, abs=0.5), pytest.approx(100 * high, abs=0.5))
     assert exact.p_value == pytest.approx(expected.pvalue, abs=2e-3)
+
+
+def test_interval_and_p_value_are_those_of_the_drawn_samples():
+    generator = np.random.default_rng(1)
+    a, b = (rows(generator.random(90) < share, per_image=3) for share in (0.6, 0.75))
+    found, turned = compare(a, b), compare(b, a)
+    gain = (all_scores(b, [row["prediction"] for row in b]) - all_scores(a, [row["prediction"] for row in a]))[:, :2]
+    means = resampled_means(gain, [row["image_id"] for row in a], 10_000)
+    for column, part in enumerate(found.differences):
+        drawn = means[:, column]
+        assert (part.low, part.high) == pytest.approx(tuple(100 * np.quantile(drawn, [0.025, 0.975])))
+        assert part.p_value == pytest.approx(2 * (1 + (drawn <= 0).sum()) / 10_001)
+        other = turned.differences[column]
+        assert (other.low, other.high, other.p_value) == pytest.approx((-part.high, -part.low, part.p_value))
+    assert (turned.only_a, turned.only_b, turned.mcnemar) == (found.only_b, found.only_a, found.mcnemar)
+    assert compare(rows([0] * 9), rows([1] * 9)).differences[0].p_value == 2 / 10_001  # no sample without a gain
+
+
+def test_half_a_gain_is_none_for_mcnemar():
+    a, b = rows([0, 0, 1]), rows([0, 0, 1])
+    a[0]["prediction"], b[1]["prediction"] = "heart", "heart"
+    found = compare(a, b)
+    assert (found.only_a, found.only_b, found.mcnemar) == (0, 0, 1.0)
 
 
 def test_mcnemar_counts_what_one_alone_gets_right():

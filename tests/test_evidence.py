@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metrics.evidence import choose_cases, seen, write_error_page
+from metrics.evidence import brightness, choose_cases, seen, write_error_page
 from metrics.plots import plot_pointing
 
 NASTY = "</script><script>document.title='broken'</script><b>bold</b>"
@@ -150,3 +150,8 @@ def test_picture_of_the_best_and_worst_maps(images, tmp_path):
     plot_pointing(cases, tmp_path / "pointing.jpg")
     with Image.open(tmp_path / "pointing.jpg") as picture:
         assert picture.width > 800
+
+
+def test_brightness_spans_the_heat_of_a_map():
+    np.testing.assert_allclose(brightness(np.array([[2.0, 4], [3, 2.5]])), [[0, 1], [0.5, 0.25]])
+    np.testing.assert_allclose(brightness(np.full((2, 2), 0.25)), 0)

@@ -57,6 +57,17 @@ def test_map_beside_a_box_by_hand():
     assert point(heat[::-1], [box], (80, 40)).hit == 0
 
 
+@pytest.mark.parametrize(("side", "middle"), [(2, 2), (3, 1), (4, 2), (7, 1), (8, 2)])
+def test_the_middle_is_one_cell_of_an_odd_side_and_two_of_an_even_one(side, middle):
+    heat = np.full((side, side), 1 / side**2)
+    start = 10 * ((side - middle) // 2)
+    inner = {"label": "Liver", "bbox": [start, start, 10 * middle, 10 * middle]}
+    outer = {"label": "Liver", "bbox": [0, 0, start, 10 * side]}
+    assert point(heat, [inner], (10 * side, 10 * side)).center == 1
+    if start:
+        assert point(heat, [outer], (10 * side, 10 * side)).center == 0
+
+
 def test_even_heat_hits_by_chance_and_has_the_mass_of_the_area():
     found = point(np.full((7, 7), 1 / 49), [{"label": "Liver", "bbox": [10, 20, 100, 50]}], (240, 200))
     assert found.hit == found.chance

@@ -107,6 +107,8 @@ def test_report_tells_figures_calibration_and_silence(tmp_path, monkeypatch):
     assert report["calibration"]["expected_calibration_error"] == pytest.approx((0.9 + 0.2 + 0.7 + 0.2) / 4)
     assert report["silence"]["coverage_at_risk"] == {"0.05": 0, "0.1": 0}  # the surest answer is wrong
     assert report["silence"]["area"] == pytest.approx((1 + 1 / 2 + 2 / 3 + 3 / 4) / 4, abs=1e-4)
+    assert report["silence"]["curve"] == [[0.25, 1], [0.5, 0.5], [0.75, 0.6667], [1, 0.75]]
+    assert report["calibration"]["log_loss"] == round(-np.log([0.1, 0.8, 0.3, 0.8]).mean(), 4)
     write_report({"validation": report, "test": report}, tmp_path / "report")
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == {"validation": report, "test": report}
     text = (tmp_path / "report" / "report.md").read_text()
