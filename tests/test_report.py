@@ -12,7 +12,7 @@ from metrics import cmrc
 from metrics.evidence import choose_cases, seen
 from metrics.report import make_report, write_report
 from metrics.squad_v2.scoring import normalize_answer
-from metrics.vqa import answer_scores, breakdown, most_frequent_answer
+from metrics.vqa import all_scores, answer_scores, breakdown, most_frequent_answer
 
 NOTHING = dict.fromkeys(("content_type", "modality", "location"))
 ROWS = [
@@ -33,7 +33,7 @@ def test_of_few_images_there_is_no_interval(tmp_path):
 
 def test_figures_by_kind_of_question_are_the_hand_worked_ones(monkeypatch):
     monkeypatch.setattr("metrics.intervals.MIN_IMAGES", 2)
-    table = breakdown(ROWS, PREDICTIONS, {"yes": ["Yes"] * 4})
+    table = breakdown(ROWS, PREDICTIONS, {"yes": ["Yes"] * 4, "lung": ["Lung"] * 4})
     found = {(entry["group"], entry["value"]): entry for entry in table}
     assert list(found) == [
         *(("all", ""), ("answer_type", "OPEN"), ("answer_type", "CLOSED")),
@@ -48,8 +48,10 @@ def test_figures_by_kind_of_question_are_the_hand_worked_ones(monkeypatch):
     assert found["answer_type", "OPEN"]["llava_med_recall"][0] == 25  # one of two words, none of one
     assert "llava_med_recall" not in found["all", ""]
     assert found["closed", "yes or no"]["exact_match"] == [100, None, None]  # of one image
-    assert found["closed", "other CLOSED"]["baselines"] == {"yes": 0}
-    assert found["all", ""]["baselines"] == {"yes": 25}
+    assert found["closed", "other CLOSED"]["baselines"]["yes"] == 0
+    assert found["all", ""]["baselines"] == {"yes": 25, "lung": 0}  # whose F1 is no Exact Match
+    thirds = breakdown(ROWS[1:], PREDICTIONS[1:], {"yes": ["Yes"] * 3})
+    assert thirds[0]["baselines"] == {"yes": 33.33}
     # drawn with replacement, both images are a (1 of 2 right), both b (none), or one each (1 of 4)
     assert found["all", ""]["exact_match"] == [25, 0, 50]
 
@@ -88,12 +90,22 @@ def test_bleu_of_single_words_is_that_of_a_known_library(prediction, gold):
         ("CT", "MRI", 0, 0),
         ("CT检查", "CT", 0, 2 / 4),  # CT is one word
         ("", "左肺", 0, 0),
+        ("左肺", "。", 0, 0),
+        ("", "。", 1, 1),  # no answer, rightly
     ],
 )
 def test_chinese_is_scored_by_characters(prediction, gold, exact, f1):
     assert cmrc.exact_score(prediction, gold) == exact
     assert cmrc.f1_score(prediction, gold) == pytest.approx(f1)
     assert answer_scores(prediction, gold, "zh")[:2] == (exact, pytest.approx(f1))
+
+
+@pytest.mark.parametrize("language", ["en", None])
+def test_other_languages_are_scored_by_words_without_articles(language):
+    assert answer_scores("the Left Lung", "left lung", language)[:2] == (1, 1)
+    assert answer_scores("lung, left", "left lung", language)[:2] == (0, 1)  # by characters a run of one
+    with pytest.raises(ValueError, match="shorter"):
+        all_scores(ROWS, PREDICTIONS[:3])
 
 
 def test_most_frequent_answer_is_the_first_in_the_alphabet_of_equals():
