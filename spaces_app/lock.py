@@ -11,7 +11,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from modeling.starter_parts import INSTALL_LANGUAGE_MODEL
@@ -53,11 +52,8 @@ def main(argv: list[str]) -> None:
         raise UserError("pip chose a torch for GPUs; set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.")
     starter = locked(*constraints, *sorted(needed_packages("docker", needs_starter=True)))
     starter |= locked(*INSTALL_LANGUAGE_MODEL.split()[2:])
-
-    def lines(packages: Iterable[str]) -> str:
-        return "".join(f"{line}\n" for line in sorted(packages, key=str.lower))
-
-    write_atomically(LOCK, f"{CPU_TORCH}\n{lines(base)}{STARTER}\n{lines(starter - base)}")
+    lines = [CPU_TORCH, *sorted(base, key=str.lower), STARTER, *sorted(starter - base, key=str.lower)]
+    write_atomically(LOCK, "".join(f"{line}\n" for line in lines))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import train
-from metrics.calibration import log_loss
+from metrics.calibration import Silence, log_loss
 from metrics.intervals import error_bound
 from modeling.predictor import Predictor
 from processing.data import load_vqa_dataset
@@ -122,3 +122,16 @@ def test_target_risk_chooses_the_threshold_or_says_that_none_keeps_it(phantoms, 
         train.main([*options, "--output_dir", str(tmp_path / "b"), "--target_risk", "0.001"])
     assert "--target_risk 0.001: no threshold keeps it" in caplog.text
     assert json.loads((tmp_path / "b" / "config.json").read_text())["answer_threshold"] == 0
+
+
+def test_threshold_of_a_blip2_is_kept_with_its_adapter(phantoms, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "MIN_ANSWERS", 10)
+    monkeypatch.setattr(
+        train, "choose_threshold", lambda *_: Silence(0.25, 0.5, 0.1, 0.2)
+    )  # so small a model has none
+    base = tiny_blip2("opt", load_vqa_dataset(str(phantoms)), tmp_path / "base")
+    options = ["--model_type", "blip2", "--model_name_or_path", str(base), "--max_steps", "2", *COMMON]
+    options += ["--merge_adapter", "True", "--target_risk", "0.2"]
+    train.main([*options, "--dataset", str(phantoms), "--output_dir", str(tmp_path / "out")])
+    for folder in (tmp_path / "out", tmp_path / "out" / "merged"):
+        assert Predictor.from_pretrained(folder).answering.threshold == 0.25

@@ -12,6 +12,7 @@ def untested(report: dict) -> list[str]:
         for file, entry in report["files"].items()
         for name, function in entry["functions"].items()
         if name and not any(part.startswith("_") for part in name.split("."))
+        if name.rpartition(".")[0] not in entry["functions"]  # a function inside another is its matter
         if function["summary"]["num_statements"] and not function["summary"]["covered_lines"]
     ]
 
