@@ -89,6 +89,10 @@ def test_scale_turns_log_odds_and_bears_full_certainty():
     assert offset == pytest.approx(expected.intercept_[0], abs=1e-3)
 
 
+def test_loss_of_full_certainty_is_finite():
+    assert log_loss(np.array([0.0, 1.0]), np.array([1.0, 0.0])) == pytest.approx(-np.log(1e-6))
+
+
 def test_risk_and_coverage_by_hand():
     confidences, correct = np.array([0.6, 0.9, 0.8, 0.6]), np.array([1.0, 1, 0, 0])
     curve = risk_coverage(confidences, correct)
@@ -103,7 +107,7 @@ def test_risk_and_coverage_by_hand():
 
 def test_coverage_does_not_end_between_answers_of_one_confidence():
     curve = risk_coverage(np.array([0.9, 0.5, 0.5, 0.5]), np.array([1.0, 1, 1, 0]))
-    assert curve.coverage_at(0.15) == (0.25, 0.9)  # a third of an error in two answers would be 0.11
+    assert curve.coverage_at(0.2) == (0.25, 0.9)  # a third of an error in two answers is 0.17, but a quarter in all
 
 
 @pytest.mark.parametrize(("errors", "total"), [(0, 59), (3, 100), (40, 41), (7, 7)])
