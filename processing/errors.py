@@ -2,11 +2,16 @@
 
 import errno
 import logging
+import lzma
 import re
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# what zipfile raises, beside OSError, for files that are damaged, encrypted or packed in a way it does not know
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # of the Hub
 
 

@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from tqdm import tqdm
 
-from processing.errors import DISK_FULL, UserError
+from processing.errors import BROKEN_ZIP, DISK_FULL, UserError
 from processing.utils import cache_dir
 
 ARCHIVE = "imgs.zip"
@@ -80,9 +80,11 @@ def _unzip(archive: Path, target: Path) -> None:
                     raise UserError(f"{archive.name}: the entry {entry.filename!r} leaves the folder; refused.")
                 if entry.filename.startswith("imgs/"):
                     file.extract(entry, root)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except BROKEN_ZIP as error:
         raise UserError(f"{archive.name}: a broken zip file ({error}); download it again.") from error
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        raise UserError(f"{archive.name}: an entry can't be written ({error.strerror}); pack it again.") from error
+        raise UserError(
+            f"{archive.name}: an entry can't be unpacked ({error.strerror or error}); pack it again."
+        ) from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from processing.errors import UserError
+from processing.errors import BROKEN_ZIP, UserError
 from processing.images import MAX_IMAGE_BYTES, ImageSource
 from processing.sources import parse_csv
 
@@ -44,7 +44,7 @@ def read_archive(data: bytes) -> dict[str, bytes]:
                 if len(images[member.filename]) > room:
                     raise UserError(f"{member.filename}: the images are too large once unpacked; send fewer at once.")
             return images
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (*BROKEN_ZIP, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError("The zip file is damaged or encrypted; pack the images again.") from error

@@ -114,12 +114,20 @@ def nested_dicom(depth: int) -> bytes:
     return plain[:at] + inner + plain[at:]
 
 
+METHODS = {"deflate": zipfile.ZIP_DEFLATED, "bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
+
+
 def packed(*members: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in members:
             archive.writestr(name, content)
     return file.getvalue()
+
+
+def damaged(name: str, method: int) -> bytes:
+    """An archive whose one member's packed bytes are not what they were."""
+    return changed(packed((name, bytes(range(256)) * 40), method=method), 30 + len(name) + 6, b"\xff" * 20)
 
 
 def link(name: str) -> zipfile.ZipInfo:
@@ -242,11 +250,12 @@ def archives() -> dict[str, bytes]:
         "folders-only.zip": packed(("a/", b""), ("b/", b"")),
         "offset.zip": changed(good, directory + 42, b"\xff\xff\xff\x7f"),
         "no-end.zip": good[:-22],
+        **{f"{name}-stream.zip": damaged("a.png", method) for name, method in METHODS.items()},
     }
 
 
 def hostile_archives() -> dict[str, bytes]:
-    """Archives of a data set repo whose members would write elsewhere."""
+    """Archives of a data set repo whose members would write elsewhere or can't be unpacked."""
     inside = ("imgs/xmlab0/source.jpg", encoded("JPEG"))
     return {
         "climbs": packed(inside, ("imgs/../../evil.txt", b"x")),
@@ -258,6 +267,8 @@ def hostile_archives() -> dict[str, bytes]:
         "device": packed(inside, ("imgs/xmlab0/CON", b"x")),
         "long name": packed(inside, ("imgs/" + "a" * 5_000, b"x")),
         "file as folder": packed(inside, ("imgs/xmlab0/source.jpg/evil.txt", b"x")),
+        "encrypted": changed(packed(inside), packed(inside).index(b"PK\x01\x02") + 8, b"\x01\0"),
+        **{f"{name} stream": damaged(inside[0], method) for name, method in METHODS.items()},
     }
 
 
