@@ -116,10 +116,10 @@ def main() -> None:
         for name, (step, unit) in steps.items():
             # a machine's pace changes within minutes, so the few come before the many and after them
             few, many, again = (apart(step, *on) for on in ((small, "1"), (large, "2"), (small, "3")))
-            each = [1000 * one.seconds / one.count for one in (few, many)]
-            each[0] = (each[0] + 1000 * again.seconds / again.count) / 2
+            before, each, after = (1000 * one.seconds / one.count for one in (few, many, again))
+            small_each = (before + after) / 2
             print(
-                f"{name:30}{few.count:>9,} {many.count:>10,}{each[0]:>10.3f}{each[1]:>10.3f}{each[1] / each[0]:>8.2f}"
+                f"{name:30}{few.count:>9,} {many.count:>10,}{small_each:>10.3f}{each:>10.3f}{each / small_each:>8.2f}"
                 f"{few.memory / 1e9:>14.2f}{many.memory / 1e9:>10.2f}   a {unit}",
                 flush=True,
             )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from processing.utils import cache_dir, write_atomically
 logger = logging.getLogger(__name__)
 
 CHECKED_FIELDS = ("image", "question", "answer", "split")  # each by a rule of its own
+HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 NAMED_ROWS = 3  # rows named for each kind of problem
 PROGRESS_FROM = 200  # images to decode from which a progress bar is shown
 
@@ -65,7 +67,7 @@ def _problem_of_text(row: Row, allow_no_answer: bool) -> tuple[str, str] | None:
         value = row.get(field)
         if field not in CHECKED_FIELDS and not isinstance(value, str | int | float | None):
             return "neither text nor number", f"{field}: {value!r}"[:80]
-        if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        if isinstance(value, str) and HALF_CHARACTER.search(value):
             return "half a character (a lone surrogate)", f"{field}: {value!r}"[:80]
     if not isinstance(row["question"], str) or not row["question"].strip():
         return "empty question", repr(row["question"])
