@@ -20,6 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from modeling.arguments import Blip2TrainingArguments
 from modeling.blip2_starter import Blip2StarterForQuestionAnswering
+from modeling.frozen_text import kept_states
 from modeling.starter_parts import MAX_QUESTION_LENGTH, hide_words, minilm, minilm_tokenizer
 from modeling.training import grouped_by_image, set_learning_rate
 from modeling.vilt import build_vocabulary, labels_of
@@ -65,14 +66,16 @@ class QuestionHead(nn.Module):
         labels: torch.Tensor,
         image_embeds: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
         """The loss of answers ``(B, num_labels)`` to questions ``(B, L)`` about images ``(I, ...)``."""
-        with torch.no_grad():
-            text = self.text_encoder(input_ids, attention_mask).last_hidden_state
+        if text_states is None:
+            with torch.no_grad():
+                text_states = self.text_encoder(input_ids, attention_mask).last_hidden_state
         mask = hide_words(attention_mask, WORD_DROPOUT).bool()
         queries = self.base.query_states(pixel_values, image_embeds)[image_index]
-        states = self.layer(text, queries, tgt_key_padding_mask=~mask) * mask.unsqueeze(-1)
+        states = self.layer(text_states.float(), queries, tgt_key_padding_mask=~mask) * mask.unsqueeze(-1)
         logits = self.classifier(states.sum(1) / mask.sum(1, keepdim=True)).float()
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
         return SequenceClassifierOutput(loss=loss, logits=logits)
@@ -115,14 +118,16 @@ def align(
     own.report_to, own.load_best_model_at_end, own.weight_decay = [], False, 0.05
     head = QuestionHead(base, len(answers))
     language_model, base.language_model = base.language_model, None
+    tokenizer = minilm_tokenizer()
     trainer = _AlignmentTrainer(
         head,
         own,
         data_collator=ViltCollator(
-            ViltProcessor(image_processor, minilm_tokenizer()),
+            ViltProcessor(image_processor, tokenizer),
             *(labels_of(set(rows["answer"]), label2id), len(answers), MAX_QUESTION_LENGTH),
             share_images=True,
             features=features,
+            states=kept_states(head.text_encoder, tokenizer, MAX_QUESTION_LENGTH, {"train": rows}),
         ),
         train_dataset=rows,
     )

@@ -132,6 +132,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
         image_patches: torch.Tensor | None = None,
@@ -143,6 +144,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
 
         Args:
             input_ids, attention_mask, token_type_ids: ``(B, L)``.
+            text_states: what `text_encoder` makes of them, ``(B, L, text width)``.
             pixel_values, image_embeds: as for `patches`, or
             image_patches: what that made of them.
             image_index: which of the images each question is about, ``(B,)``; without it they go in pairs.
@@ -154,11 +156,12 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         patches = self.patches(pixel_values, image_embeds) if image_patches is None else image_patches
-        with torch.no_grad():
-            text = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
-            if self.training:
-                attention_mask = hide_words(attention_mask, self.config.word_dropout)
-        logits = self.classifier(self._encode(text, attention_mask, patches, image_index)).float()
+        if text_states is None:
+            with torch.no_grad():
+                text_states = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
+        if self.training:
+            attention_mask = hide_words(attention_mask, self.config.word_dropout)
+        logits = self.classifier(self._encode(text_states.float(), attention_mask, patches, image_index)).float()
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)

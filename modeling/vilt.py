@@ -34,6 +34,7 @@ from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import classification_metrics
 from modeling import explain
 from modeling.arguments import ViltTrainingArguments
+from modeling.frozen_text import kept_states
 from modeling.frozen_vision import KeptFeatures
 from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
 from modeling.training import grouped_by_image, set_learning_rate
@@ -334,6 +335,9 @@ def build_trainer(
         features = KeptFeatures(model.vision, processor.image_processor, args.feature_cache_gb)
         with args.main_process_first(desc="computing image features"):
             features.fill(image for split in dataset.values() for image in split["image"])
+    states = None
+    if hasattr(model, "text_encoder"):
+        states = kept_states(model.text_encoder, processor.tokenizer, config.max_position_embeddings, dataset)
     return ViltTrainer(
         model,
         args,
@@ -341,6 +345,7 @@ def build_trainer(
             *(processor, labels_of(answers, config.label2id), config.num_labels, config.max_position_embeddings),
             share_images=hasattr(model, "vision") and args.n_gpu <= 1,  # torch's DataParallel would cut them apart
             features=features,
+            states=states,
         ),
         train_dataset=dataset.get("train"),
         eval_dataset=dataset.get("validation"),

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Blip2Processor, ViltProcessor
 
 from processing.images import open_image
@@ -17,9 +18,9 @@ IMAGE_CACHE_BYTES = 2**30  # all of SLAKE at 384 px takes 240 MB
 
 
 class FeatureLookup(Protocol):
-    """Features by image path."""
+    """Features by image path, or states by question."""
 
-    def __getitem__(self, image: str) -> torch.Tensor: ...
+    def __getitem__(self, key: str) -> torch.Tensor: ...
 
 
 class ImageLookup(Protocol):
@@ -68,6 +69,7 @@ class ViltCollator:
         features: features of a frozen vision network by image path, ``(channels, height, width)``, for models that
             take them instead of pixels.
         images: resized images; by default each is read and resized once.
+        states: those of a frozen text encoder by question, ``(tokens, width)``.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class ViltCollator:
         share_images: bool = False,
         features: FeatureLookup | None = None,
         images: ImageLookup | None = None,
+        states: FeatureLookup | None = None,
     ) -> None:
+        self.states = states
         self.processor = processor
         self.label_of = label_of
         self.num_labels = num_labels
@@ -103,15 +107,18 @@ class ViltCollator:
         `pixel_values` ``(I, 3, H, W)`` and `pixel_mask` ``(I, H, W)`` padded to the largest image, or `image_embeds`
         ``(I, channels, height, width)`` where features are kept, and `row` ``(B,)``. The images are those of the
         rows, or with `share_images` the distinct ones, and `image_index` ``(B,)`` says which of them a row is
-        about."""
+        about. Where states of questions are kept, `text_states` ``(B, L, width)``."""
+        questions = [row["question"] for row in rows]
         batch = self.processor.tokenizer(
-            [row["question"] for row in rows],
+            questions,
             padding=True,
             truncation=True,
             max_length=self.max_question_length,
             return_token_type_ids=True,
             return_tensors="pt",
         )
+        if self.states is not None:
+            batch["text_states"] = pad_sequence([self.states[question] for question in questions], batch_first=True)
         images = [row["image"] for row in rows]
         if self.share_images:
             distinct = {image: i for i, image in enumerate(dict.fromkeys(images))}

@@ -159,6 +159,7 @@ def image_facts(
             with _quiet():
                 return _dicom_facts(_read_dicom(data, label, max_pixels))
         with _identify(data, label, max_pixels) as image:
+            _check_pixels(*image.size, label, max_pixels)
             return ImageFacts(str(image.format))
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from metrics.vqa import majority_answers, score_answers
 from processing.data import SCHEMA, load_vqa_dataset
 from processing.errors import UserError
+from processing.sources import parse_csv
 
 
 @pytest.fixture
@@ -145,6 +146,13 @@ def test_public_single_file_of_vqa_rad_is_split_by_its_phrase_type(tmp_path):
     assert {split: len(rows) for split, rows in dataset.items()} == {"train": 7, "validation": 1, "test": 1}
     assert dataset["test"]["question_id"] == [8]
     assert dataset["test"]["answer_type"] == ["CLOSED"]
+    row = dataset["test"][0]
+    assert (row["image_id"], row["location"], row["content_type"], row["language"]) == (
+        "20.png",
+        "CHEST",
+        "PRES",
+        "en",
+    )
 
 
 def test_vqa_rad_with_the_official_test_set_is_refused_for_shared_images(tmp_path):
@@ -154,6 +162,12 @@ def test_vqa_rad_with_the_official_test_set_is_refused_for_shared_images(tmp_pat
         load_vqa_dataset(str(tmp_path))
     dataset = load_vqa_dataset(str(tmp_path), drop_leaking_rows=True)
     assert {split: len(rows) for split, rows in dataset.items()} == {"train": 6, "validation": 1, "test": 1}
+
+
+def test_lines_inside_a_csv_field_stay_as_they_are():
+    text = 'image,question,answer\r\na.png,"What\r\nis it?","a ""b"", c"\r\n'
+    expected = {"image": "a.png", "question": "What\r\nis it?", "answer": 'a "b", c'}
+    assert parse_csv(text, Path("t.csv")) == [expected]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])

@@ -210,6 +210,10 @@ def test_a_constant_deep_image_is_constant():
     assert grey(open_image(Image.fromarray(np.full((2, 2), 4000, np.uint16)))) == [[0, 0], [0, 0]]
 
 
+def test_the_whole_range_of_16_bits_neither_overflows_nor_wraps():
+    assert grey(open_image(dicom(np.array([[-32768, 0, 32767]], np.int16)))) == [[0, 128, 255]]
+
+
 def test_a_lesion_of_less_than_one_percent_stays_visible():
     values = np.full((20, 20), 1000, np.uint16)
     values[3, 4] = 3000
@@ -283,9 +287,10 @@ def test_the_linear_window_follows_the_standards_examples():
     stored = np.array([[-51, -50, -49, 0, 49, 50]], np.int16)
     # (-49 + 0.5) / 99 + 0.5 = 0.0101 -> 2.58; 0.5 / 99 + 0.5 = 0.505 -> 128.8
     assert grey(open_image(dicom(stored, WindowCenter=0, WindowWidth=100))) == [[0, 0, 3, 129, 255, 255]]
-    # and a width of 1 is a step at center - 0.5.
-    stored = np.array([[9, 10]], np.int16)
-    assert grey(open_image(dicom(stored, WindowCenter=10, WindowWidth=1))) == [[0, 255]]
+    # and a width of 1 is a step at center - 0.5, for the values between as well.
+    stored = np.array([[90, 94, 96, 100]], np.int16)
+    step = dicom(stored, WindowCenter=10, WindowWidth=1, RescaleSlope=0.1, RescaleIntercept=0)
+    assert grey(open_image(step)) == [[0, 0, 255, 255]]
 
 
 def test_the_other_window_functions_of_the_header_are_followed():
@@ -295,6 +300,8 @@ def test_the_other_window_functions_of_the_header_are_followed():
     # 255 / (1 + exp(-4 x / 100)): x = -50 -> 30.4, 25 -> 186.4, 50 -> 224.6
     sigmoid = dicom(stored, WindowCenter=0, WindowWidth=100, VOILUTFunction="SIGMOID")
     assert grey(open_image(sigmoid)) == [[30, 128, 186, 225]]
+    moved = dicom(stored + 25, WindowCenter=25, WindowWidth=100, VOILUTFunction="SIGMOID")
+    assert grey(open_image(moved)) == [[30, 128, 186, 225]]
 
 
 def test_the_argument_beats_the_header_and_the_first_header_window_is_taken():
@@ -325,6 +332,21 @@ def test_a_voi_table_is_used_when_there_is_no_window(vr):
     assert grey(open_image(dicom(stored, VOILUTSequence=[table]))) == [[5, 5, 100, 200, 200]]
     windowed = dicom(stored, VOILUTSequence=[table], WindowCenter=10, WindowWidth=1)
     assert grey(open_image(windowed)) == [[0, 255, 255, 255, 255]]
+
+
+def test_a_table_of_0_entries_has_65536():
+    table = item(LUTDescriptor=[0, 0, 16], LUTData=np.arange(2**16)[::-1].astype("<u2").tobytes())
+    table["LUTData"].VR = "OW"
+    stored = np.array([[0, 2**15, 2**16 - 1]], np.uint16)
+    assert grey(open_image(dicom(stored, VOILUTSequence=[table]))) == [[255, 127, 0]]
+
+
+def test_the_bytes_of_a_big_endian_table_are_read_in_their_order():
+    table = item(LUTDescriptor=[3, 0, 16])
+    table.add_new("LUTData", "OW", np.array([0, 500, 1000], ">u2").tobytes())
+    stored = np.array([[0, 1, 2]], np.uint8)
+    window = {"ModalityLUTSequence": [table], "WindowCenter": 500.5, "WindowWidth": 1001}
+    assert grey(open_image(dicom(stored, syntax="1.2.840.10008.1.2.2", **window))) == [[0, 128, 255]]
 
 
 @pytest.mark.parametrize("vr", ["US", "OW"])
@@ -711,11 +733,24 @@ def test_an_extended_offset_table_cannot_swap_the_frame_after_the_check():
 
 
 def test_an_rle_frame_with_far_more_data_than_pixels_is_refused_before_it_inflates(monkeypatch):
+    def rle(pixels: np.ndarray, size: int) -> bytes:
+        frame = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\x07" * (size // 2 - 32)
+        return dicom(pixels, syntax="1.2.840.10008.1.2.5", PixelData=encapsulate([frame]))
+
+    pixels = np.zeros((64, 64), np.uint8)
+    assert open_image(rle(pixels, 2 * pixels.size + 4096)).size == (64, 64)
     monkeypatch.setattr("pydicom.pixels.decoders.rle._rle_decode_segment", lambda _: pytest.fail("inflated"))
-    frame = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\x07" * 10_000
-    assert "cut off or damaged" in refusal(
-        dicom(np.zeros((8, 8), np.uint8), syntax="1.2.840.10008.1.2.5", PixelData=encapsulate([frame]))
+    assert "cut off or damaged" in refusal(rle(pixels, 2 * pixels.size + 4098))
+
+
+def test_a_compressed_frame_that_pillow_does_not_read_is_told_with_the_mend(tmp_path):
+    path = tmp_path / "scan.dcm"
+    path.write_bytes(
+        dicom(np.zeros((8, 8), np.uint8), syntax="1.2.840.10008.1.2.4.50", PixelData=encapsulate([b"no JPEG."]))
     )
+    message = refusal(path)
+    assert f"{path}': its frame is no JPEG or JPEG 2000 that Pillow reads" in message
+    assert "uncompressed" in message
 
 
 def test_unknown_photometric_interpretations_are_refused_without_quoting_them():
@@ -826,7 +861,35 @@ def test_facts_show_no_text_of_a_dicom_header():
     assert facts.window == (600, 1600)
 
 
-def test_facts_of_other_files_are_their_format():
+def test_facts_of_a_dicom_file_follow_its_frames_and_window_function():
+    stored = np.array([[[0, 50, 100]], [[7, 7, 7]]], np.uint16)
+    window = {"WindowCenter": 50, "WindowWidth": 0.5}
+    frames = {"NumberOfFrames": 2, "SliceThickness": "0"}
+    # half a unit is a width for LINEAR_EXACT (PS3.3 C.11.2.1.3) and none for LINEAR: then percentiles 1 and 99
+    exact = image_facts(dicom(stored, VOILUTFunction="LINEAR_EXACT", **window, **frames))
+    assert exact.details == {"Frames": "2, of which the first is shown"}
+    assert (exact.window, exact.value_range) == ((50, 0.5), (0, 100))
+    linear = image_facts(dicom(stored, **window, **frames))
+    assert linear.window == pytest.approx((50, 98))
+    flat = image_facts(dicom(np.full((2, 2), 9, np.uint8)))
+    assert (flat.window, flat.value_range) == ((9, 1), (9, 9))
+
+
+def test_facts_of_colour_and_of_nothing_but_padding_have_no_window():
+    assert image_facts(colour_dicom(np.zeros((2, 2, 3), np.uint8), Modality="US")) == ImageFacts(
+        "DICOM", {"Modality": "Ultrasound"}
+    )
+    assert image_facts(dicom(np.zeros((2, 2), np.uint8), PixelPaddingValue=0)) == ImageFacts("DICOM", {})
+
+
+def test_facts_of_other_files_are_their_format(tmp_path):
     assert image_facts(encoded(Image.new("RGB", (4, 3)), "PNG")) == ImageFacts("PNG")
-    with pytest.raises(ImageError, match="Cannot open"):
-        image_facts(b"no image")
+    path = tmp_path / "scan.png"
+    broken = {"no image": b"no image", "bytes": bytes(50), "pixels": encoded(Image.new("L", (9, 9)), "PNG")}
+    broken["DICOM"] = dicom(
+        np.zeros((9, 9), np.uint8), syntax="1.2.840.10008.1.2.4.80", PixelData=encapsulate([b"JPEG-LS."])
+    )
+    for content in broken.values():
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=r"^Cannot open '/.*/scan\.png': "):
+            image_facts(path, max_bytes=49 if content == bytes(50) else 10_000, max_pixels=80)

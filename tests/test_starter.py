@@ -13,7 +13,8 @@ from transformers.models.vilt.modeling_vilt import ViltLayer, ViltSelfAttention
 import train
 from modeling import starter_parts
 from modeling.arguments import ViltTrainingArguments
-from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
+from modeling.starter import ViltStarterConfig, ViltStarterForQuestionAnswering, starter_checkpoint
+from modeling.starter_parts import efficientnet
 from modeling.vilt import build_model, build_trainer
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
@@ -102,6 +103,32 @@ def test_parts_compute_what_their_packages_compute(built):
     torch.testing.assert_close(maps[:, -320:], hidden, atol=2e-2, rtol=1e-2)  # half precision on the way
 
 
+@pytest.mark.parametrize("image_size", [224, 288])
+def test_upper_half_computes_and_learns_what_its_package_does(image_size):
+    torch.manual_seed(0)
+    config = ViltStarterConfig(image_size=image_size, patch_size=32)
+    network = efficientnet(config)[1].train()
+    for norm in network.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_mean.uniform_(-0.1, 0.1)
+            norm.running_var.uniform_(0.5, 1.5)
+    hidden = torch.randn(2, 40, image_size // 8, image_size // 8)
+    maps = {hidden.shape[-1]: hidden}
+    for block in network.blocks:
+        hidden = block(hidden)
+        maps[hidden.shape[-1]] = hidden
+    grid = image_size // 32
+    expected = torch.cat([torch.nn.functional.pixel_unshuffle(m, side // grid) for side, m in maps.items()], 1)
+    found = network(next(iter(maps.values())))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    learned = [p for p in network.parameters() if p.requires_grad]
+    assert len(learned) == 9 * len(network.blocks), "three convolutions and normalisations"
+    weights = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((out * weights).sum(), learned) for out in (expected, found)]
+    for one, other in zip(*gradients, strict=True):
+        assert (one - other).norm() < 1e-2 * one.norm()  # a rounding may turn a ReLU on
+
+
 def test_pixels_are_scaled_as_efficientnet_lite_was_trained(built):
     from PIL import Image
 
@@ -121,6 +148,9 @@ def test_features_and_pixels_give_equal_logits(built, dataset, tmp_path):
         logits = [model(**batch).logits for batch in (with_features, without)]
     assert logits[0].std() > 1e-3
     torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-3)
+    assert with_features.pop("text_states").shape == (*with_features["input_ids"].shape, 384)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**with_features).logits, logits[0], atol=1e-3, rtol=1e-3)
 
 
 def test_frozen_parts_stay_as_they_were_and_the_rest_trains(built, dataset, tmp_path):

@@ -1,0 +1,45 @@
+"""modeling.frozen_text: a frozen text encoder runs once per question."""
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from modeling import frozen_text
+from modeling.frozen_text import KeptStates, kept_states
+from modeling.vilt import build_tokenizer
+
+QUESTIONS = ["What is this?", "Is the left lung healthy?", "Where is the liver?"]
+LONG = " ".join(["What is this?"] * 5)
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return BertModel(BertConfig(vocab_size=100, **sizes), add_pooling_layer=False)
+
+
+@pytest.fixture
+def tokenizer():
+    return build_tokenizer(QUESTIONS)
+
+
+def test_states_are_the_encoders_of_each_question_alone(encoder, tokenizer, monkeypatch):
+    states = kept_states(encoder, tokenizer, 12, {"train": {"question": QUESTIONS[:2]}, "test": {"question": [LONG]}})
+    calls = []
+    forward = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda *args: calls.append(1) or forward(*args))
+    for question in (*QUESTIONS, LONG):
+        inputs = tokenizer(question, truncation=True, max_length=12, return_tensors="pt")
+        with torch.no_grad():
+            expected = forward(inputs["input_ids"]).last_hidden_state[0]
+        torch.testing.assert_close(states[question].float(), expected, atol=2e-3, rtol=2e-3)
+        assert states[question].dtype == torch.float16
+    assert len(states[LONG]) == 12
+    assert len(calls) == 2, "of the one question that the data set does not have, asked for twice"
+
+
+def test_too_many_questions_are_left_to_the_encoder(encoder, tokenizer, monkeypatch):
+    monkeypatch.setattr(frozen_text, "MAX_QUESTIONS", 2)
+    assert isinstance(kept_states(encoder, tokenizer, 12, {"train": {"question": QUESTIONS[:2] * 9}}), KeptStates)
+    assert kept_states(encoder, tokenizer, 12, {"train": {"question": QUESTIONS}}) is None
