@@ -155,6 +155,17 @@ def test_public_single_file_of_vqa_rad_is_split_by_its_phrase_type(tmp_path):
     )
 
 
+def test_images_of_vqa_rad_may_lie_in_the_folder_of_its_archive(tmp_path):
+    rows = [vqa_rad_row(i, "freeform", i) for i in range(8)]
+    write_vqa_rad(tmp_path, "trainset.json", rows)
+    (tmp_path / "images").rename(tmp_path / "VQA_RAD Image Folder")
+    dataset = load_vqa_dataset(str(tmp_path))
+    assert Path(dataset["train"][0]["image"]).parent.name == "VQA_RAD Image Folder"
+    (tmp_path / "VQA_RAD Image Folder").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="8 x missing image"):
+        load_vqa_dataset(str(tmp_path))
+
+
 def test_vqa_rad_with_the_official_test_set_is_refused_for_shared_images(tmp_path):
     write_vqa_rad(tmp_path, "trainset.json", [vqa_rad_row(i, "freeform", i) for i in range(8)])
     write_vqa_rad(tmp_path, "testset.json", [vqa_rad_row(3, "test_freeform", 9)])
@@ -192,10 +203,11 @@ def test_tables_of_all_three_kinds_give_the_same_rows(table, tmp_path, suffix):
 
 def test_columns_of_other_names_are_mapped(table, tmp_path):
     rows = json.loads(table().read_text())
-    renamed = [{"file": row["image"], "q": row["question"], "answer": row["answer"]} for row in rows]
+    renamed = [{"file": row["image"], "q=1": row["question"], "answer": row["answer"]} for row in rows]
     (tmp_path / "other.json").write_text(json.dumps(renamed))
-    dataset = load_vqa_dataset(str(tmp_path / "other.json"), column_names=["image=file", "question=q"])
+    dataset = load_vqa_dataset(str(tmp_path / "other.json"), column_names=["image=file", "question=q=1"])
     assert len(rows_of(dataset)) == 12
+    assert {row["image_id"] for row in rows_of(dataset)} == {row["file"] for row in renamed}
 
 
 def test_images_may_lie_in_a_folder_of_their_own(table, tmp_path):
@@ -344,12 +356,12 @@ BAD_FILES = {
     "bracket.json": ('[{"image": 1,]', r"not valid JSON at line 1, column 14"),
     "object.json": ('{"a": 1}', "expected a JSON list of rows, got dict"),
     "numbers.json": ("[1, 2]", "row 1: expected an object with named fields, got int"),
-    "line.jsonl": ('{"image": "a"}\n{oops}\n', "not valid JSON at line 2, column 2"),
+    "line.jsonl": ('{"image": "a"}\n{oops}\n', "line.jsonl: not valid JSON at line 2, column 2"),
     "short.csv": ("image,question,answer\na.png,what\n", "row 1: 2 fields where the header has 3"),
     "quote.csv": ('image,question,answer\n"a.png,what,x\n', "not valid CSV"),
     "columns.csv": ("file,question,answer\na.png,what,x\n", "no column 'image' .found: 'answer', 'file', 'question'"),
     "latin.csv": (b"image,question,answer\na.png,what,caf\xe9\n", "not UTF-8 text .byte 36"),
-    "empty.json": ("[]", "no column 'image'"),
+    "empty.json": ("[]", "no column 'image' and no column 'question' and no column 'answer' .found: none"),
     "deep.json": ("[" * 100_000, "nested too deeply|not valid JSON"),
 }
 
