@@ -157,7 +157,7 @@ def test_public_single_file_of_vqa_rad_is_split_by_its_phrase_type(tmp_path):
 
 def test_images_of_vqa_rad_may_lie_in_the_folder_of_its_archive(tmp_path):
     rows = [vqa_rad_row(i, "freeform", i) for i in range(8)]
-    write_vqa_rad(tmp_path, "trainset.json", rows)
+    write_vqa_rad(tmp_path, "VQA_RAD Dataset Public.json", rows)
     (tmp_path / "images").rename(tmp_path / "VQA_RAD Image Folder")
     dataset = load_vqa_dataset(str(tmp_path))
     assert Path(dataset["train"][0]["image"]).parent.name == "VQA_RAD Image Folder"
