@@ -147,7 +147,7 @@ class SharedTrainingArguments:
         super().__post_init__()  # type: ignore[misc]
 
     def _choose_precision(self) -> None:
-        """FP16 is for GPUs; on a CPU bf16 autocast is the fast mode where the matrix units know it, else fp32."""
+        """FP16 is for GPUs; on a CPU bf16 autocast is the fast mode where it has AMX, else fp32."""
         if torch.accelerator.is_available() and not self.use_cpu:  # type: ignore[has-type]
             return
         self.use_cpu = True
