@@ -3,8 +3,7 @@
 Data sets ask the same questions of many images, and training asks them again at every epoch.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import datasets
 import torch
@@ -15,51 +14,35 @@ BATCH_SIZE = 64  # questions a forward
 MAX_QUESTIONS = 20_000  # where there are more the encoder runs at each step; MiniLM's states take 15 KB a question
 
 
+@torch.no_grad()
 def kept_states(
     text_encoder: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     dataset: Mapping[str, datasets.Dataset],
-) -> "KeptStates | None":
-    """The states of a data set's questions; None where it has too many to keep."""
-    questions = {question for rows in dataset.values() for question in rows["question"]}
-    if len(questions) > MAX_QUESTIONS:
-        return None
-    states = KeptStates(text_encoder, tokenizer, max_length)
-    states.fill(questions)
-    return states
-
-
-class KeptStates:
-    """States of questions, ``(tokens, hidden_size)`` in half precision, like the features of images.
+) -> dict[str, torch.Tensor] | None:
+    """The states of each question of a data set, ``(tokens, hidden_size)`` in half precision like features of images.
 
     Args:
         text_encoder: frozen; maps `input_ids` and `attention_mask` ``(B, L)`` to a `last_hidden_state`.
         tokenizer: cuts questions at
         max_length: tokens.
+        dataset: its splits have a column `question`.
+
+    Returns:
+        None where there are too many questions to keep.
     """
-
-    def __init__(self, text_encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        self.text_encoder = text_encoder.eval()
-        self.options: dict[str, Any] = {"truncation": True, "max_length": max_length, "return_tensors": "pt"}
-        self.tokenizer = tokenizer
-        self._states: dict[str, torch.Tensor] = {}
-
-    def fill(self, questions: Iterable[str]) -> None:
-        """Computes the states of questions, those of like length together."""
-        ordered = sorted(set(questions), key=lambda question: (len(question), question))
-        for start in range(0, len(ordered), BATCH_SIZE):
-            batch = ordered[start : start + BATCH_SIZE]
-            self._states |= zip(batch, self._compute(batch), strict=True)
-
-    def __getitem__(self, question: str) -> torch.Tensor:
-        """The states of one question, special tokens included."""
-        return self._states[question] if question in self._states else self._compute([question])[0]
-
-    @torch.inference_mode()
-    def _compute(self, questions: Sequence[str]) -> list[torch.Tensor]:
-        batch = self.tokenizer(list(questions), padding=True, **self.options)
-        device = next(self.text_encoder.parameters()).device
-        ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-        states = self.text_encoder(ids, mask).last_hidden_state.half().cpu()
-        return [own[:length].clone() for own, length in zip(states, mask.sum(1).tolist(), strict=True)]
+    questions = {question for rows in dataset.values() for question in rows["question"]}
+    if len(questions) > MAX_QUESTIONS:
+        return None
+    text_encoder.eval()
+    device = next(text_encoder.parameters()).device
+    states: dict[str, torch.Tensor] = {}
+    ordered = sorted(questions, key=lambda question: (len(question), question))  # those of like length together
+    for start in range(0, len(ordered), BATCH_SIZE):
+        chunk = ordered[start : start + BATCH_SIZE]
+        batch = tokenizer(chunk, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(device)
+        padded = text_encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state.half().cpu()
+        lengths = batch["attention_mask"].sum(1).tolist()
+        states |= {chunk[i]: padded[i, :length].clone() for i, length in enumerate(lengths)}
+    return states

@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,9 +18,9 @@ IMAGE_CACHE_BYTES = 2**30  # all of SLAKE at 384 px takes 240 MB
 
 
 class FeatureLookup(Protocol):
-    """Features by image path, or states by question."""
+    """Features by image path."""
 
-    def __getitem__(self, key: str) -> torch.Tensor: ...
+    def __getitem__(self, image: str) -> torch.Tensor: ...
 
 
 class ImageLookup(Protocol):
@@ -81,7 +81,7 @@ class ViltCollator:
         share_images: bool = False,
         features: FeatureLookup | None = None,
         images: ImageLookup | None = None,
-        states: FeatureLookup | None = None,
+        states: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.states = states
         self.processor = processor
