@@ -176,10 +176,10 @@ def test_tokenizer_does_not_depend_on_the_order_of_questions():
 # Batches -------------------------------------------------------------------------------------------------------------
 
 
-def collator_for(tokenizer, labels: dict[str, int], length: int = 40) -> ViltCollator:
+def collator_for(tokenizer, labels: dict[str, int], length: int = 40, **options) -> ViltCollator:
     image_processor = ViltImageProcessorPil(size={"shortest_edge": 64}, size_divisor=16)
     processor = transformers.ViltProcessor(image_processor, tokenizer)
-    return ViltCollator(processor, labels, len(labels), length)
+    return ViltCollator(processor, labels, len(labels), length, **options)
 
 
 def row(image, question="Is this CT?", answer="yes", number=0) -> dict:
@@ -195,10 +195,9 @@ def test_batch_has_float_targets_masks_and_padding_to_its_longest(tmp_path):
     )
     assert batch["input_ids"].shape == batch["token_type_ids"].shape == (2, 7)
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0], [1] * 7]
-    # 64 x 128 is limited to 64 x 106 by ViLT's ratio 1333/800 and cut to a multiple of 16
-    assert batch["pixel_values"].shape == (2, 3, 48, 96) or batch["pixel_values"].shape[0] == 2
-    assert batch["pixel_mask"].shape == (2, *batch["pixel_values"].shape[2:])
-    assert batch["pixel_mask"][1].sum() == 64 * 64
+    # 64 x 128 is limited to 53 x 106 by ViLT's ratio 1333/800 and cut to multiples of 16: 48 x 96
+    assert batch["pixel_values"].shape == (2, 3, 64, 96)
+    assert batch["pixel_mask"].sum((1, 2)).tolist() == [48 * 96, 64 * 64]
     assert batch["labels"].tolist() == [[0.0, 1.0], [0.0, 0.0]]  # an answer outside the vocabulary has no target
     assert batch["row"].tolist() == [4, 9]
 
@@ -215,8 +214,34 @@ def test_pixels_equal_those_of_the_processor_alone(tmp_path):
 
 def test_question_is_cut_at_the_limit(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    collate = collator_for(build_tokenizer(QUESTIONS), {"yes": 0})
-    assert collate([row(tmp_path / "a.png", "is this " * 40)])["input_ids"].shape == (1, 40)
+    collate = collator_for(build_tokenizer(QUESTIONS), {"yes": 0}, 9)
+    assert collate([row(tmp_path / "a.png", "is this " * 40)])["input_ids"].shape == (1, 9)
+
+
+def test_images_are_shared_only_where_asked_and_may_be_given_resized():
+    images = {"a": np.full((3, 32, 48), 255, np.uint8), "b": np.zeros((3, 32, 48), np.uint8)}
+    tokenizer, rows = build_tokenizer(QUESTIONS), [row(name) for name in "baba"]
+    alone = collator_for(tokenizer, {"yes": 0}, images=images)(rows)
+    assert alone["pixel_values"].mean((1, 2, 3)).tolist() == [-1, 1, -1, 1]
+    assert alone["pixel_values"].shape == (4, 3, 32, 48), "a resized image stays as it is"
+    assert "image_index" not in alone
+    shared = collator_for(tokenizer, {"yes": 0}, images=images, share_images=True)(rows)
+    assert shared["image_index"].tolist() == [0, 1, 0, 1]
+    assert shared["pixel_values"].mean((1, 2, 3)).tolist() == [-1, 1]
+
+
+def test_what_is_kept_of_images_and_questions_comes_instead_of_pixels():
+    tokenizer = build_tokenizer(QUESTIONS)
+    features = {name: torch.full((5, 2, 2), float(i)) for i, name in enumerate("ab")}
+    states = {q: torch.randn(len(tokenizer(q)["input_ids"]), 8) for q in ("Is this CT?", "Where is the liver?")}
+    collate = collator_for(tokenizer, {"yes": 0}, share_images=True, features=features, states=states)
+    batch = collate([row("b"), row("a", "Where is the liver?"), row("b", "Where is the liver?")])
+    assert "pixel_values" not in batch
+    assert batch["image_embeds"].shape == (2, 5, 2, 2)
+    assert batch["image_embeds"][batch["image_index"]].mean((1, 2, 3)).tolist() == [1, 0, 1]
+    short, long = states.values()
+    assert torch.equal(batch["text_states"][0], torch.cat([short, torch.zeros(1, 8)]))
+    assert torch.equal(batch["text_states"][1:], torch.stack([long, long]))
 
 
 def test_images_are_decoded_once_and_memory_stays_bounded(tmp_path, monkeypatch):
