@@ -269,8 +269,9 @@ def test_empty_folder_is_filled(tmp_path):
 
 
 def test_command_line_prints_the_folder_or_the_error(tmp_path, capsys):
-    phantom.main([str(tmp_path / "set"), "--num_images", "12", "--image_size", "96"])
+    phantom.main([str(tmp_path / "set"), "--num_images", "12", "--image_size", "96", "--seed", "3"])
     assert str(tmp_path / "set") in capsys.readouterr().out
+    assert digest(tmp_path / "set") == digest(write_phantoms(tmp_path / "same", 12, seed=3, image_size=96))
     with pytest.raises(UserError, match="num_images is 3"):
         phantom.main([str(tmp_path / "few"), "--num_images", "3"])
 
