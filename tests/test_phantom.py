@@ -17,6 +17,7 @@ from processing.errors import UserError
 from processing.phantom import write_phantoms
 
 FIELDS = ["img_id", "img_name", "question", "answer", "q_lang", "location", "modality"]
+REGIONS = ("Chest", "Abdomen", "Head")
 FIELDS += ["answer_type", "base_type", "content_type", "triple", "qid"]
 
 
@@ -175,6 +176,45 @@ def test_answers_agree_with_the_boxes(every_row, boxes):
             assert middles == {answer == "Left"}, row
             checked["side", answer] += 1
     assert len(checked) == 12, checked
+
+
+def test_general_answers_are_those_of_the_kind_of_image(tmp_path):
+    folder = write_phantoms(tmp_path / "set", 240, image_size=96)
+    rows = [row for split in phantom.SPLITS for row in json.loads((folder / f"{split}.json").read_text())]
+    asks_weighting = ("What is the mr weighting in this image?", "What type of MRI is shown in this image?")
+    weighting = {row["img_id"]: row["answer"] for row in rows if row["question"] in asks_weighting}
+    assert set(weighting.values()) == {"T1", "T2"}
+    asked = Counter()
+    for row in rows:
+        kind = phantom.KINDS[row["img_id"] % len(phantom.KINDS)]
+        yes = {True: "Yes", False: "No"}
+        is_mri, is_xray = (yes[kind.modality == modality] for modality in ("MRI", "X-Ray"))
+        coronal, weighted = yes[kind.plane == "Coronal Plane"], weighting.get(row["img_id"])
+        expected = {
+            "What modality is used to take this image?": ("Modality", kind.modality),
+            "How was this image taken?": ("Modality", kind.modality),
+            "Is this an MRI?": ("Modality", is_mri),
+            "Is this image taken via MRI?": ("Modality", is_mri),
+            "Is this a X-Ray?": ("Modality", is_xray),
+            "Is this image taken via X-Ray?": ("Modality", is_xray),
+            **dict.fromkeys(asks_weighting, ("Modality", weighted)),
+            "Is this an MRI image with T1 weighted?": ("Modality", weighted and yes[weighted == "T1"]),
+            "Is this an MRI image with T2 weighted?": ("Modality", weighted and yes[weighted == "T2"]),
+            "What is the scanning plane of this image?": ("Plane", kind.plane),
+            "In what plane is this image scanned?": ("Plane", kind.plane),
+            "Is this a coronal plane?": ("Plane", coronal),
+            "Is this a coronal section?": ("Plane", coronal),
+            "Which organ system is imaged?": ("Organ", kind.region),
+            "What organ system is pictured?": ("Organ", kind.region),
+            "Which part of the body does this image belong to?": ("Position", kind.region),
+            "Where does the picture show?": ("Position", kind.region),
+            **{f"Is this a study of the {part.lower()}?": ("Organ", yes[kind.region == part]) for part in REGIONS},
+        }.get(row["question"])
+        if expected and expected[1]:
+            assert (row["content_type"], row["answer"]) == expected, row
+            assert row["answer_type"] == ("CLOSED" if row["answer"] in yes.values() else "OPEN"), row
+            asked[row["question"]] += 1
+    assert len(asked) == 21, asked
 
 
 def test_answers_need_the_image(rows):
