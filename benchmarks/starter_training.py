@@ -2,26 +2,25 @@
 
     python -m benchmarks.starter_training --dataset path/to/SLAKE
 
-Plain is one image a question: decoded, resized and seen by the whole image network at each step, MiniLM run at each
-step, and the network's blocks as their package has them, in fp32. Images are not moved and words not hidden, so that
-the losses of each step can be compared.
+Plain is one image a question: decoded, resized and seen by the whole image network at each step. Questions are padded
+to 40 tokens and MiniLM runs at each step, the network's blocks are as their package has them, in fp32. Images are not
+moved and words not hidden, so that the losses of each step can be compared.
 """
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
 from torch.utils.data import BatchSampler
 
-from benchmarks.vilt_training import Batch, run
+from benchmarks.vilt_training import Batch, Comparison, plain_batch
 from modeling.arguments import ViltTrainingArguments, cpu_has_bf16
 from modeling.starter_parts import TrainedEfficientNet
 from modeling.vilt import build_model, build_trainer
 from processing.data import load_vqa_dataset
-from processing.images import open_image
 from processing.sampling import ImageGroupedSampler
 
 STILL = {"max_rotation": 0.0, "max_scaling": 0.0, "max_shift": 0.0, "word_dropout": 0.0}
@@ -30,16 +29,10 @@ STILL = {"max_rotation": 0.0, "max_scaling": 0.0, "max_shift": 0.0, "word_dropou
 class PlainEfficientNet(TrainedEfficientNet):
     """The upper half with the blocks' own forward."""
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """As `TrainedEfficientNet`'s."""
-        with torch.autocast(features.device.type, enabled=False):
-            hidden = features.float()
-            maps = {hidden.shape[-1]: hidden}
-            for block in self.blocks:
-                hidden = block(hidden)
-                maps[hidden.shape[-1]] = hidden
-            folded = [nn.functional.pixel_unshuffle(part, size // self.grid) for size, part in maps.items()]
-            return (torch.cat(folded, dim=1) - self.mean) / self.std
+    @staticmethod
+    def run_block(block: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """As the package has it, in PyTorch's usual order of channels."""
+        return cast(torch.Tensor, block(hidden.contiguous()))
 
 
 def main() -> None:
@@ -61,27 +54,14 @@ def main() -> None:
     order = ImageGroupedSampler(rows["image"], options.questions_per_image, seed=0)
     batches = [[rows[i] for i in b] for b in islice(BatchSampler(order, options.batch_size, True), options.steps)]
 
-    def plain(chosen: list[dict[str, Any]]) -> Batch:
-        questions = processor.tokenizer([row["question"] for row in chosen], padding=True, return_tensors="pt")
-        images = processor.image_processor([open_image(row["image"]) for row in chosen], return_tensors="pt")
-        return {**questions, "pixel_values": images["pixel_values"], "labels": collator(chosen)["labels"]}
-
-    baseline: list[tuple[float, list[float]]] = []
+    plain = partial(plain_batch, processor, collator.label_of, collator.num_labels)
+    comparison = Comparison(options.batch_size)
 
     def measure(name: str, upper: type, make: Callable[[list[dict]], Batch], fused: bool, bf16: bool) -> None:
         model.load_state_dict(weights)
         model.vision_top.__class__ = upper
-        losses, seconds = run(model.train(), (make(batch) for batch in batches), fused, bf16)
-        pace = sorted(seconds[1:])[(len(seconds) - 1) // 2]
-        baseline.append((pace, losses))
-        deviation = max(abs(a / b - 1) for a, b in zip(losses, baseline[0][1], strict=True))
-        print(
-            f"{name:34}  {options.batch_size / pace:11.2f}  {baseline[0][0] / pace:6.2f}  {deviation:12.1e}"
-            f"  {losses[0]:8.3f} ... {losses[-1]:.3f}",
-            flush=True,
-        )
+        comparison.measure(name, model, (make(batch) for batch in batches), fused, bf16)
 
-    print(f"{'':34}  questions/s   ratio  largest loss difference  loss of the first and last step")
     measure("plain, fp32", PlainEfficientNet, plain, False, False)
     measure("this project, fp32", TrainedEfficientNet, collator, True, False)
     if cpu_has_bf16():

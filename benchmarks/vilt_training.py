@@ -43,6 +43,31 @@ def run(model: torch.nn.Module, batches: Iterator[Batch], fused: bool, bf16: boo
     return losses, seconds
 
 
+class Comparison:
+    """Variants of one training, each a printed line against the first of them.
+
+    Args:
+        batch_size: questions a step.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.first: tuple[float, list[float]] | None = None  # seconds a step, losses
+        print(f"{'':34}  questions/s   ratio  largest loss difference  loss of the first and last step")
+
+    def measure(self, name: str, model: torch.nn.Module, batches: Iterator[Batch], fused: bool, bf16: bool) -> None:
+        """Trains a model on batches that are made while it trains."""
+        losses, seconds = run(model.train(), batches, fused, bf16)
+        pace = sorted(seconds[1:])[(len(seconds) - 1) // 2]
+        self.first = self.first or (pace, losses)
+        deviation = max(abs(a / b - 1) for a, b in zip(losses, self.first[1], strict=True))
+        print(
+            f"{name:34}  {self.batch_size / pace:11.2f}  {self.first[0] / pace:6.2f}  {deviation:12.1e}"
+            f"  {losses[0]:8.3f} ... {losses[-1]:.3f}",
+            flush=True,
+        )
+
+
 def plain_batch(processor: ViltProcessor, label_of: dict[str, int], num_labels: int, rows: list[dict]) -> Batch:
     """A batch as public notebooks make it."""
     inputs = processor(
@@ -77,23 +102,13 @@ def main() -> None:
     torch.manual_seed(0)
     weights = transformers.ViltForQuestionAnswering(config).state_dict()
 
-    def measure(name: str, cls: type, make: Callable[[list[dict]], Batch], fused: bool, bf16: bool) -> list[float]:
+    comparison = Comparison(options.batch_size)
+
+    def measure(name: str, cls: type, make: Callable[[list[dict]], Batch], fused: bool, bf16: bool) -> None:
         model = cls(config)
         model.load_state_dict(weights)
-        losses, seconds = run(model.train(), (make(batch) for batch in batches), fused, bf16)
-        pace = sorted(seconds[1:])[(len(seconds) - 1) // 2]
-        baseline.setdefault("pace", pace)
-        baseline.setdefault("losses", losses)  # type: ignore[arg-type]
-        deviation = max(abs(a / b - 1) for a, b in zip(losses, baseline["losses"], strict=True))  # type: ignore
-        print(
-            f"{name:34}  {options.batch_size / pace:11.2f}  {baseline['pace'] / pace:6.2f}  {deviation:12.1e}"
-            f"  {losses[0]:8.3f} ... {losses[-1]:.3f}",
-            flush=True,
-        )
-        return losses
+        comparison.measure(name, model, (make(batch) for batch in batches), fused, bf16)
 
-    baseline: dict[str, float] = {}
-    print(f"{'':34}  questions/s   ratio  largest loss difference  loss of the first and last step")
     stock = transformers.ViltForQuestionAnswering
     plain = partial(plain_batch, processor, label_of, len(answers))
     measure("plain: stock class, fp32", stock, plain, False, False)

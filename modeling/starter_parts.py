@@ -124,19 +124,19 @@ class TrainedEfficientNet(nn.Module):
             hidden = features.float().contiguous(memory_format=torch.channels_last)
             maps[hidden.shape[-1]] = hidden
             for block in self.blocks:
-                hidden = _run_block(block, hidden)
+                hidden = self.run_block(block, hidden)
                 maps[hidden.shape[-1]] = hidden
             folded = [nn.functional.pixel_unshuffle(part, size // self.grid) for size, part in maps.items()]
             return (torch.cat(folded, dim=1) - self.mean) / self.std
 
-
-def _run_block(block: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """The block's own forward, with each normalisation inside the convolution before it."""
-    activate = nn.functional.relu6
-    wide = activate(_convolve(block._expand_conv, block._bn0, hidden))
-    wide = activate(_convolve(block._depthwise_conv, block._bn1, wide))
-    narrow = _convolve(block._project_conv, block._bn2, wide)
-    return narrow + hidden if narrow.shape == hidden.shape else narrow
+    @staticmethod
+    def run_block(block: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """The block's own forward, with each normalisation inside the convolution before it."""
+        activate = nn.functional.relu6
+        wide = activate(_convolve(block._expand_conv, block._bn0, hidden))
+        wide = activate(_convolve(block._depthwise_conv, block._bn1, wide))
+        narrow = _convolve(block._project_conv, block._bn2, wide)
+        return narrow + hidden if narrow.shape == hidden.shape else narrow
 
 
 def _convolve(convolution: Any, norm: Any, hidden: torch.Tensor) -> torch.Tensor:

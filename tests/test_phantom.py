@@ -17,8 +17,8 @@ from processing.errors import UserError
 from processing.phantom import write_phantoms
 
 FIELDS = ["img_id", "img_name", "question", "answer", "q_lang", "location", "modality"]
-REGIONS = ("Chest", "Abdomen", "Head")
 FIELDS += ["answer_type", "base_type", "content_type", "triple", "qid"]
+REGIONS = ("Chest", "Abdomen", "Head")
 
 
 @pytest.fixture(scope="module")
