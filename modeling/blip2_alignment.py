@@ -74,7 +74,7 @@ class QuestionHead(nn.Module):
             with torch.no_grad():
                 text_states = self.text_encoder(input_ids, attention_mask).last_hidden_state
         mask = hide_words(attention_mask, WORD_DROPOUT).bool()
-        queries = self.base.query_states(pixel_values, image_embeds)[image_index]
+        queries = self.base.query_states(pixel_values, image_embeds).index_select(0, image_index)
         states = self.layer(text_states.float(), queries, tgt_key_padding_mask=~mask) * mask.unsqueeze(-1)
         logits = self.classifier(states.sum(1) / mask.sum(1, keepdim=True)).float()
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)

@@ -82,7 +82,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         Returns:
             `loss`, the mean over answer tokens, and their `logits` ``(answer tokens, vocabulary)``.
         """
-        prefix = self.image_prefix(pixel_values, image_embeds)[image_index]
+        prefix = self.image_prefix(pixel_values, image_embeds).index_select(0, image_index)
         text = self.get_input_embeddings()(input_ids)
         inputs_embeds = torch.cat([prefix.to(text.dtype), text], dim=1)
         length = prefix.shape[1]

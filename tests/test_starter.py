@@ -190,6 +190,25 @@ def test_questions_that_share_an_image_get_the_logits_they_get_alone(built, data
     torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-3)
 
 
+def test_gradients_are_the_same_to_the_bit_with_two_threads(built):
+    model, processor = built
+    model.eval()
+    batch = processor.tokenizer(["Is the left lung healthy?"] * 32, return_tensors="pt")
+    patches = model.patches(torch.randn(1, 3, 224, 224)).detach().requires_grad_()
+    labels = torch.eye(model.config.num_labels)[:2].repeat(16, 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = set()
+    for _ in range(20):
+        patches.grad = None
+        model(
+            **batch, image_patches=patches, image_index=torch.zeros(32, dtype=torch.long), labels=labels
+        ).loss.backward()
+        seen.add(patches.grad.numpy().tobytes())
+    torch.set_num_threads(threads)
+    assert len(seen) == 1
+
+
 def test_training_moves_images_and_hides_words_but_evaluation_does_not(built, dataset, tmp_path):
     model, processor = built
     batch = build_trainer(arguments(tmp_path), model, processor, dataset).data_collator([dataset["train"][0]])
