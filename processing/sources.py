@@ -55,6 +55,8 @@ def read_source(dataset: str, column_names: Iterable[str] = (), image_folder: st
     Raises:
         UserError: nothing is there, or a file can't be read as what it claims to be.
     """
+    if not dataset:
+        raise UserError("--dataset is empty; name a data set (if it is a variable of the shell, is that set?).")
     if match := PHANTOM.fullmatch(dataset):
         return replace(_read_slake(cached_phantoms(int(match[1] or 60))), kind="phantom")
     path = Path(dataset).expanduser()
