@@ -11,6 +11,7 @@ padded to the longest of the data set. Each variant runs in a process of its own
 """
 
 import argparse
+import logging
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +32,7 @@ from modeling.blip2 import LORA_TARGETS
 from modeling.blip2_model import Blip2ForQuestionAnswering
 from processing.collators import Blip2Collator
 from processing.data import load_vqa_dataset
+from processing.errors import run_command
 from processing.sampling import ImageGroupedSampler
 
 PROMPT = "Question: {} Answer:"
@@ -232,13 +234,13 @@ def minimum_flops(rows: list[dict], threads: int) -> float:
     return total
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Speed and memory of BLIP-2 training against the plain recipe.")
     parser.add_argument("--dataset", default="phantom", help="as train.py's")
     parser.add_argument("--steps", type=int, default=5, help="optimizer steps; the first is not timed")
     parser.add_argument("--batch_size", type=int, default=64, help="questions a step")
     parser.add_argument("--bf16", action="store_true", help="bf16 autocast instead of fp32")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.bf16 and not cpu_has_bf16():
         parser.error("--bf16: this CPU has no bf16 matrix units.")
 
@@ -286,4 +288,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, logging.WARNING)

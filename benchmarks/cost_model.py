@@ -7,10 +7,13 @@ PyTorch counts in the models themselves.
 """
 
 import argparse
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import Blip2Config
+
+from processing.errors import run_command
 
 ROW_BYTES = 281  # of a row of SLAKE in memory, its boxes included: `dataset.data.nbytes / len(dataset)`
 OPT_27B = {  # facebook/opt-2.7b; Blip2Config's default is a small OPT
@@ -112,7 +115,7 @@ def blip2_cost(
     )
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.cost_model", description="What a data set would cost blip2-opt-2.7b."
     )
@@ -122,7 +125,7 @@ def main() -> None:
     parser.add_argument("--questions_per_image", type=int, default=8, help="that share an image in a sequence")
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--tflops", type=float, default=120, help="that the machine reaches, in 1e12 a second")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     sharing = min(options.questions_per_image, options.questions / options.images)
     cost = blip2_cost(Blip2Config(text_config=OPT_27B), sharing, options.question_tokens)
     asked = options.questions * options.epochs
@@ -145,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, logging.WARNING)

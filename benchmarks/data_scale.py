@@ -9,6 +9,7 @@ where others need the room. The large set takes minutes to draw; `--folder` keep
 
 import argparse
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from processing.errors import run_command
 from processing.phantom import write_phantoms
 
 SMALL = 170  # images, with 2,000 rows
@@ -92,11 +94,11 @@ def training(folder: str) -> Measured:
     return Measured(seconds, memory.above(), results["train_samples"] + int(results["eval_total"]))
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.data_scale", description="Few rows against many.")
     parser.add_argument("--images", type=int, default=20_000, help="of the large set; about 12 rows each")
     parser.add_argument("--folder", type=Path, help="where the sets are kept; by default nowhere")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         place = options.folder or Path(temporary)
         small, large = (str(write_phantoms(place / str(n), n, image_size=96)) for n in (SMALL, options.images))
@@ -126,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, logging.WARNING)

@@ -8,6 +8,7 @@ moved and words not hidden, so that the losses of each step can be compared.
 """
 
 import argparse
+import logging
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -21,6 +22,7 @@ from modeling.arguments import ViltTrainingArguments, cpu_has_bf16
 from modeling.starter_parts import TrainedEfficientNet
 from modeling.vilt import build_model, build_trainer
 from processing.data import load_vqa_dataset
+from processing.errors import run_command
 from processing.sampling import ImageGroupedSampler
 
 STILL = {"max_rotation": 0.0, "max_scaling": 0.0, "max_shift": 0.0, "word_dropout": 0.0}
@@ -35,13 +37,13 @@ class PlainEfficientNet(TrainedEfficientNet):
         return cast(torch.Tensor, block(hidden.contiguous()))
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Speed of the starter's training against plain training.")
     parser.add_argument("--dataset", default="phantom", help="as train.py's")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps of each variant; the first is not timed")
     parser.add_argument("--batch_size", type=int, default=32, help="questions a step")
     parser.add_argument("--questions_per_image", type=int, default=4, help="that stay together, as in the recipe")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
 
     args = ViltTrainingArguments(output_dir="output/benchmark", model_name_or_path="starter", fp16=False, use_cpu=True)
     dataset = load_vqa_dataset(options.dataset)
@@ -69,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, logging.WARNING)

@@ -8,6 +8,7 @@ that no download is needed and the losses of each step can be compared.
 """
 
 import argparse
+import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from modeling.arguments import cpu_has_bf16
 from modeling.vilt import ViltForQuestionAnswering, build_tokenizer, build_vocabulary, labels_of
 from processing.collators import ViltCollator
 from processing.data import load_vqa_dataset
+from processing.errors import run_command
 from processing.images import open_image
 
 Batch = dict[str, torch.Tensor]
@@ -80,12 +82,12 @@ def plain_batch(processor: ViltProcessor, label_of: dict[str, int], num_labels: 
     return {**inputs, "labels": labels}
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Speed of ViLT training against the plain recipe.")
     parser.add_argument("--dataset", default="phantom", help="as train.py's")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps of each variant; the first is not timed")
     parser.add_argument("--batch_size", type=int, default=8, help="questions a step")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
 
     rows = load_vqa_dataset(options.dataset)["train"]
     answers = build_vocabulary(rows["answer"])
@@ -118,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, logging.WARNING)

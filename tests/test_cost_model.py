@@ -61,9 +61,8 @@ def test_counts_are_those_of_the_models_within_a_tenth(rows):
     assert cost.training_plain == pytest.approx(plain, rel=0.1)
 
 
-def test_table_of_a_large_data_set(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["cost_model", "--images", "100000000", "--questions", "152000000"])
-    main()
+def test_table_of_a_large_data_set(capsys):
+    main(["--images", "100000000", "--questions", "152000000"])
     table = capsys.readouterr().out
     assert "kept features of all" in table
     features = 2 * 257 * 1408 * 1e8 / 1e9
