@@ -21,6 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from modeling.arguments import Blip2TrainingArguments
 from modeling.blip2_starter import Blip2StarterForQuestionAnswering
 from modeling.frozen_text import kept_states
+from modeling.frozen_vision import one_per_question
 from modeling.starter_parts import MAX_QUESTION_LENGTH, hide_words, minilm, minilm_tokenizer
 from modeling.training import grouped_by_image, set_learning_rate
 from modeling.vilt import build_vocabulary, labels_of
@@ -74,7 +75,7 @@ class QuestionHead(nn.Module):
             with torch.no_grad():
                 text_states = self.text_encoder(input_ids, attention_mask).last_hidden_state
         mask = hide_words(attention_mask, WORD_DROPOUT).bool()
-        queries = self.base.query_states(pixel_values, image_embeds).index_select(0, image_index)
+        queries = one_per_question(self.base.query_states(pixel_values, image_embeds), image_index)
         states = self.layer(text_states.float(), queries, tgt_key_padding_mask=~mask) * mask.unsqueeze(-1)
         logits = self.classifier(states.sum(1) / mask.sum(1, keepdim=True)).float()
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)

@@ -8,6 +8,8 @@ import transformers
 from torch import nn
 from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGenerationModelOutput
 
+from modeling.frozen_vision import one_per_question
+
 
 class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
     """The transformers class, same weights, for many questions an image.
@@ -82,7 +84,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         Returns:
             `loss`, the mean over answer tokens, and their `logits` ``(answer tokens, vocabulary)``.
         """
-        prefix = self.image_prefix(pixel_values, image_embeds).index_select(0, image_index)
+        prefix = one_per_question(self.image_prefix(pixel_values, image_embeds), image_index)
         text = self.get_input_embeddings()(input_ids)
         inputs_embeds = torch.cat([prefix.to(text.dtype), text], dim=1)
         length = prefix.shape[1]

@@ -34,6 +34,14 @@ BATCH_SIZE = 16  # images a forward
 SHARD_SIZE = 512  # images a file
 
 
+def one_per_question(states: torch.Tensor, image_index: torch.Tensor) -> torch.Tensor:
+    """States of images ``(I, ...)`` as one row a question ``(B, ...)``; `image_index` ``(B,)`` says which image's.
+
+    An index in brackets would do the same, but its backward pass adds up an image's gradients in any order.
+    """
+    return states.index_select(0, image_index)
+
+
 class KeptFeatures:
     """Features of images by their path, `(channels, height, width)` in half precision.
 

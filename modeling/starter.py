@@ -23,6 +23,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.vilt.modeling_vilt import ViltEncoder, ViltLayer, ViltPreTrainedModel, ViltSelfAttention
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from modeling.frozen_vision import one_per_question
 from modeling.starter_parts import (
     MINILM,
     PREPROCESSING,
@@ -183,7 +184,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         cls_token = (cls_token + question).unsqueeze(1)
         patches = (patches + positions).to(dtype)
         if image_index is not None:
-            patches = patches.index_select(0, image_index)  # an index in brackets adds gradients in any order
+            patches = one_per_question(patches, image_index)
         tokens = torch.cat([cls_token.to(dtype), patches, text.to(dtype)], dim=1)
         mask = nn.functional.pad(mask, (tokens.shape[1] - mask.shape[1], 0), value=1)[:, None, None]
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)

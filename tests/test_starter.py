@@ -190,14 +190,21 @@ def test_questions_that_share_an_image_get_the_logits_they_get_alone(built, data
     torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-3)
 
 
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_gradients_are_the_same_to_the_bit_with_two_threads(built):
     model, processor = built
     model.eval()
     batch = processor.tokenizer(["Is the left lung healthy?"] * 32, return_tensors="pt")
     patches = model.patches(torch.randn(1, 3, 224, 224)).detach().requires_grad_()
     labels = torch.eye(model.config.num_labels)[:2].repeat(16, 1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
     seen = set()
     for _ in range(20):
         patches.grad = None
@@ -205,7 +212,6 @@ def test_gradients_are_the_same_to_the_bit_with_two_threads(built):
             **batch, image_patches=patches, image_index=torch.zeros(32, dtype=torch.long), labels=labels
         ).loss.backward()
         seen.add(patches.grad.numpy().tobytes())
-    torch.set_num_threads(threads)
     assert len(seen) == 1
 
 
