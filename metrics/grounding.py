@@ -6,22 +6,13 @@ is in it, for the finding may be smaller than any cell.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metrics.intervals import mean_with_interval
-
-Box = Mapping[str, Any]  # `label`, and `bbox` = [x, y, width, height] in pixels of the image, origin top left
-SIDE = re.compile(r"(?:left|right) (.+)")
-OTHER_NAMES = {  # what SLAKE's rows call what its boxes name otherwise
-    "infiltrate": ("infiltration",),
-    "tooth": ("teeth",),
-    "brain enhancing tumor": ("brain tumor", "brain enhance tumor"),
-    "brain non-enhancing tumor": ("brain tumor", "brain no-enhance tumor"),
-}
+from processing.boxes import Box, names_of, organ_of
 
 
 class Pointing(NamedTuple):
@@ -36,23 +27,13 @@ class Pointing(NamedTuple):
 
 def named_boxes(question: str, answer: str, boxes: Sequence[Box]) -> list[Box]:
     """The boxes of what a question or its answer names; "lung" names both lungs, "left lung" one of them."""
-    names = defaultdict(set)
-    for label in {box["label"].lower() for box in boxes}:
-        side = SIDE.fullmatch(label)
-        for name in (label, *OTHER_NAMES.get(label, ()), *([side[1]] if side else [])):
-            names[name].add(label)
+    names = names_of(boxes)
     if not names:
         return []
     longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     found = re.findall(rf"\b({longest_first})s?\b", f"{question}\n{answer}".lower())
     labels = {label for name in found for label in names[name]}
     return [box for box in boxes if box["label"].lower() in labels]
-
-
-def organ_of(label: str) -> str:
-    """The label of a box without its side: "Lung" for "Left Lung"."""
-    side = SIDE.fullmatch(label.lower())
-    return label[-len(side[1]) :] if side else label
 
 
 def point(heat: np.ndarray, boxes: Sequence[Box], size: tuple[int, int]) -> Pointing | None:

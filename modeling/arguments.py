@@ -179,6 +179,10 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
         metadata={"help": "Peak learning rate of the starter's image network; by default the same, 0 freezes it."},
     )
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
+    box_questions: bool = field(
+        default=False,
+        metadata={"help": "Train also on questions in SLAKE's words that the boxes of training images answer."},
+    )
     label_names: list[str] | None = field(
         default_factory=lambda: ["row"],
         metadata={"help": "Must stay row: evaluation looks answers up by row, so that no label matrix piles up."},

@@ -38,6 +38,7 @@ from modeling.frozen_text import kept_states
 from modeling.frozen_vision import KeptFeatures
 from modeling.starter import ViltStarterForQuestionAnswering, starter_checkpoint
 from modeling.training import grouped_by_image, set_learning_rate
+from processing.box_questions import add_box_questions
 from processing.collators import ViltCollator
 from processing.errors import UserError
 
@@ -324,6 +325,9 @@ def build_trainer(
     Where the model has a frozen vision network, batches bring its kept features instead of pixels.
     """
     answers = {answer for rows in dataset.values() for answer in rows["answer"]}
+    training = dataset
+    if args.box_questions and args.do_train:
+        training = datasets.DatasetDict({**dataset, "train": add_box_questions(dataset["train"])})
     config = model.config
     columns = ("answer", "answer_type")
     rows = {row["row"]: row for split in dataset.values() for row in split.select_columns(["row", *columns])}
@@ -337,7 +341,7 @@ def build_trainer(
             features.fill(image for split in dataset.values() for image in split["image"])
     states = None
     if hasattr(model, "text_encoder"):
-        states = kept_states(model.text_encoder, processor.tokenizer, config.max_position_embeddings, dataset)
+        states = kept_states(model.text_encoder, processor.tokenizer, config.max_position_embeddings, training)
     return ViltTrainer(
         model,
         args,
@@ -347,7 +351,7 @@ def build_trainer(
             features=features,
             states=states,
         ),
-        train_dataset=dataset.get("train"),
+        train_dataset=training.get("train"),
         eval_dataset=dataset.get("validation"),
         processing_class=processor,
         compute_metrics=classification_metrics(rows, config.id2label),

@@ -1,0 +1,31 @@
+"""What the boxes of organs and lesions are called in questions and answers."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Box = Mapping[str, Any]  # `label`, and `bbox` = [x, y, width, height] in pixels of the image, origin top left
+SIDE = re.compile(r"(?:left|right) (.+)")
+OTHER_NAMES = {  # what SLAKE's rows call what its boxes name otherwise
+    "infiltrate": ("infiltration",),
+    "tooth": ("teeth",),
+    "brain enhancing tumor": ("brain tumor", "brain enhance tumor"),
+    "brain non-enhancing tumor": ("brain tumor", "brain no-enhance tumor"),
+}
+
+
+def names_of(boxes: Iterable[Box]) -> dict[str, set[str]]:
+    """The lower-case names in use and the labels that each stands for: "lung" for both lungs, "left lung" for one."""
+    names = defaultdict(set)
+    for label in {box["label"].lower() for box in boxes}:
+        side = SIDE.fullmatch(label)
+        for name in (label, *OTHER_NAMES.get(label, ()), *([side[1]] if side else [])):
+            names[name].add(label)
+    return names
+
+
+def organ_of(label: str) -> str:
+    """The label of a box without its side: "Lung" for "Left Lung"."""
+    side = SIDE.fullmatch(label.lower())
+    return label[-len(side[1]) :] if side else label
