@@ -60,8 +60,8 @@ CHEST = {  # what SLAKE's questions call the findings of chest X-rays
     **{"Nodule": "nodule", "Pneumonia": "pneumonia", "Pneumothorax": "pneumothorax"},
 }
 BRAIN = ("Brain Edema", "Brain Enhancing Tumor", "Brain Non-enhancing Tumor")
-OTHER_FINDINGS = ("Brain Tumor", "Cardiomegaly", "Liver Cancer", "Lung Cancer")
-FINDINGS = {label.lower() for label in (*CHEST, *BRAIN, *OTHER_FINDINGS)}
+NOT_ASKED_FOR = ("Brain Tumor", "Cardiomegaly", "Liver Cancer", "Lung Cancer")
+FINDINGS = {label.lower() for label in (*CHEST, *BRAIN, *NOT_ASKED_FOR)}
 
 
 class Topic(NamedTuple):
@@ -190,7 +190,7 @@ def _size_topics(found: Sequence[Part]) -> Iterator[Topic]:
 
 def finding_topics(parts: Sequence[Part]) -> Iterator[Topic]:
     """What is abnormal and on which side, in an image of the brain or the lungs whose boxes show all findings."""
-    brain = [part for part in parts if part.label in BRAIN]
+    brain = [part for part in parts if part.label in (*BRAIN, "Brain Tumor")]
     chest = [part for part in parts if part.label in CHEST]
     if brain:
         kinds = {part.label for part in brain}

@@ -215,6 +215,23 @@ def test_gradients_are_the_same_to_the_bit_with_two_threads(built):
     assert len(seen) == 1
 
 
+def test_box_questions_are_trained_on_and_change_nothing_else(built, dataset, tmp_path):
+    model, processor = built
+    labels = dict(model.config.label2id)
+    plain = build_trainer(arguments(tmp_path), model, processor, dataset)
+    more = build_trainer(arguments(tmp_path, box_questions=True), model, processor, dataset)
+    assert plain.train_dataset.to_list() == dataset["train"].to_list()
+    assert len(more.train_dataset) > 1.5 * len(dataset["train"])
+    assert more.eval_dataset.to_list() == dataset["validation"].to_list()
+    made = more.train_dataset[len(dataset["train"])]
+    batch = more.data_collator([made])
+    assert batch["labels"][0, labels[made["answer"]]] == 1
+    assert batch["text_states"].shape[1] == batch["input_ids"].shape[1]
+    assert model.config.label2id == labels
+    evaluation = build_trainer(arguments(tmp_path, box_questions=True, do_train=False), model, processor, dataset)
+    assert len(evaluation.train_dataset) == len(dataset["train"])
+
+
 def test_training_moves_images_and_hides_words_but_evaluation_does_not(built, dataset, tmp_path):
     model, processor = built
     batch = build_trainer(arguments(tmp_path), model, processor, dataset).data_collator([dataset["train"][0]])
