@@ -159,6 +159,12 @@ def test_run_without_evaluation_has_a_valid_card_without_figures(tmp_path):
     assert check_card(str(card), "model") == ([], [])
 
 
+def test_questions_of_boxes_are_told_beside_the_data(tmp_path):
+    told = "Beside these, training had questions that the boxes of its images answer (`box_questions`)."
+    assert told in str(model_card(write_run(tmp_path, {"box_questions": True})))
+    assert told not in str(model_card(write_run(tmp_path)))
+
+
 def test_all_languages_are_named(tmp_path):
     card = model_card(write_run(tmp_path, dataset={**RECORD["dataset"], "language": "all"}))
     assert metadata(card)["language"] == ["en", "zh"]
