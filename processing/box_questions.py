@@ -121,7 +121,8 @@ def add_box_questions(rows: datasets.Dataset) -> datasets.Dataset:
                 counts[topic.rule] += 1
                 told = {"row": -1 - len(made), "question": question, "answer": answer}
                 made.append(first | told | dict.fromkeys(("question_id", "answer_type", "content_type")))
-    logger.info("%d training questions are added that the boxes of %d images answer.", len(made), len(topics))
+    images = len({row["image"] for row in made})
+    logger.info("%d training questions are added that the boxes of %d images answer.", len(made), images)
     if not made:
         return rows
     columns = {name: [row[name] for row in made] for name in rows.features}

@@ -188,6 +188,12 @@ def test_rows_without_boxes_stay_as_they_are(ask):
     assert add_box_questions(rows) is rows
 
 
+def test_log_counts_the_questions_and_the_images_that_got_some(ask, caplog):
+    caplog.set_level("INFO")
+    rows = ask(("Abdomen", ABDOMEN, TRUE), ("Abdomen", ABDOMEN, [("Is this a CT?", "Yes")]))
+    assert f"{len(added_to(rows))} training questions are added that the boxes of 1 images answer." in caplog.text
+
+
 def held_out(dataset):
     """Pairs of the answers of boxes and of people to questions that the boxes' trust does not rest on."""
     rows = dataset["train"]
