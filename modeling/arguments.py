@@ -176,7 +176,10 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
     vision_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Peak learning rate of the starter's image network; by default the same, 0 freezes it."},
+        metadata={
+            "help": "Peak learning rate of the starter's image network; by default the same. 0 freezes it, and images "
+            "are not moved then."
+        },
     )
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
     box_questions: bool = field(

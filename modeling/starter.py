@@ -50,7 +50,7 @@ class ViltStarterConfig(ViltConfig):
             image tokens, each folded to the grid of `patch_size`.
         label_smoothing: share of the target that goes to all answers alike.
         word_dropout: share of the question's tokens that are hidden in training.
-        max_rotation: of the image in training, in degrees; also
+        max_rotation: of the image in training, in degrees, where the image network trains; also
         max_scaling: in zoom, and
         max_shift: in shares of its side.
     """
@@ -117,14 +117,17 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
     def patches(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the encoder sees of images, ``(I, channels, grid, grid)``; in training they are moved a little.
+        """What the encoder sees of images, ``(I, channels, grid, grid)``.
+
+        Where the network trains, images are moved a little in training. A frozen one can't learn them by heart, and
+        moves cost the encoder what it knows of places.
 
         Args:
             pixel_values: ``(I, 3, image_size, image_size)``, or
             image_embeds: the features ``(I, channels, height, width)`` that `vision` makes of them.
         """
         features = self.vision(pixel_values) if image_embeds is None else image_embeds
-        if self.training:
+        if self.training and any(p.requires_grad for p in self.vision_top.parameters()):
             features = move(features, self.config)
         return self.vision_top(features)
 

@@ -6,6 +6,7 @@ and those of the boxes differ.
 """
 
 import logging
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -17,13 +18,14 @@ import datasets
 
 from processing.boxes import organ_of
 from processing.images import open_image
+from processing.topics import Topic, what, which, yes_no
 
 logger = logging.getLogger(__name__)
 
 AGREEMENT = 0.95  # share of people's answers about the findings of a body part that its boxes must give too
 MARGIN = 1.3  # of areas, from which one organ is larger: boxes are larger than organs
 MIDDLE = 0.05  # of the width, on both sides of the middle, where a box is on neither side
-MOST = {"larger": 6, "largest": 3, "function": 6, "place": 8}  # questions of these rules that an image is asked
+MOST = {"larger": 6, "largest": 3, "function": 6, "place": 8}  # questions of these kinds that an image is asked
 
 PLURALS = {
     **{"ear": "ears", "eye": "eyes", "femoral head": "femoral heads", "kidney": "kidneys", "lung": "lungs"},
@@ -32,8 +34,9 @@ PLURALS = {
 # From SLAKE's knowledge graph: what organs belong to, and what they do.
 SYSTEMS = {
     "circulatory system": {"heart"},
-    "digestive system": {"colon", "duodenum", "esophagus", "liver", "parotid", "rectum", "small bowel", "stomach"}
-    | {"tooth"},
+    "digestive system": {
+        *("colon", "duodenum", "esophagus", "liver", "parotid", "rectum", "small bowel", "stomach", "tooth"),
+    },
     "lymphatic system": {"spleen"},
     "nervous system": {"brain stem", "spinal cord", "temporal lobe"},
     "respiratory system": {"larynx", "lung", "trachea"},
@@ -62,14 +65,6 @@ CHEST = {  # what SLAKE's questions call the findings of chest X-rays
 BRAIN = ("Brain Edema", "Brain Enhancing Tumor", "Brain Non-enhancing Tumor")
 NOT_ASKED_FOR = ("Brain Tumor", "Cardiomegaly", "Liver Cancer", "Lung Cancer")
 FINDINGS = {label.lower() for label in (*CHEST, *BRAIN, *NOT_ASKED_FOR)}
-
-
-class Topic(NamedTuple):
-    """What a question may ask: the rule that gives its answer, and its wordings."""
-
-    rule: str
-    answer: str
-    wordings: tuple[str, ...]
 
 
 class Part(NamedTuple):
@@ -116,9 +111,10 @@ def add_box_questions(rows: datasets.Dataset) -> datasets.Dataset:
         old = {_key(row["question"]) for row in asked[image]}
         counts: Counter[str] = Counter()
         for topic in draw.sample(offered, len(offered)):
-            question, answer = draw.choice(topic.wordings), spelling.get(topic.answer.lower())
-            if answer is not None and _key(question) not in old and counts[topic.rule] < MOST.get(topic.rule, 99):
-                counts[topic.rule] += 1
+            kind, question = topic.kind, draw.choice(topic.wordings)
+            answer = spelling.get(topic.answer.lower())
+            if answer is not None and _key(question) not in old and counts[kind] < MOST.get(kind, math.inf):
+                counts[kind] += 1
                 told = {"row": -1 - len(made), "question": question, "answer": answer}
                 made.append(first | told | dict.fromkeys(("question_id", "answer_type", "content_type")))
     images = len({row["image"] for row in made})
@@ -140,7 +136,7 @@ def organ_topics(parts: Sequence[Part], organs: set[str]) -> Iterator[Topic]:
     present = {part.organ for part in found}
     for organ in sorted(organs):
         name = PLURALS[organ] if organ in ("ear", "eye") else organ
-        yield _yes_no(
+        yield yes_no(
             "organ",
             organ in present,
             f"Does the picture contain {name}?",
@@ -151,17 +147,17 @@ def organ_topics(parts: Sequence[Part], organs: set[str]) -> Iterator[Topic]:
         if plural := PLURALS.get(organ):
             number = len({part.label for part in found if part.organ == organ})
             wordings = f"How many {plural} in this image?", f"How many existing {plural} in this image?"
-            yield Topic("number", str(number), wordings)
+            yield what("number", str(number), *wordings)
     yield from _size_topics(found)
     if found:
         leftmost, rightmost = min(found, key=lambda part: part.left), max(found, key=lambda part: part.right)
-        yield Topic("edge", leftmost.label, ("What is the leftmost organ in this image?",))
-        yield Topic("edge", rightmost.label, ("What is the rightmost organ in this image?",))
+        yield what("edge", leftmost.label, "What is the leftmost organ in this image?")
+        yield what("edge", rightmost.label, "What is the rightmost organ in this image?")
     for system, members in SYSTEMS.items():
         here = bool(members & present)
-        yield _yes_no("system", here, f"Do any of the organs in the picture belong to the {system}?")
+        yield yes_no("system", here, f"Do any of the organs in the picture belong to the {system}?")
     for (do, doing), members in FUNCTIONS.items():
-        yield _yes_no(
+        yield yes_no(
             "function",
             bool(members & present),
             f"Are there organs in the picture that can {do}?",
@@ -179,14 +175,14 @@ def _size_topics(found: Sequence[Part]) -> Iterator[Topic]:
             for pair in (f"{large} or {small}", f"{small} or {large}"):
                 for word, answer in (("bigger", large), ("smaller", small)):
                     wordings = f"Which is {word} in this image, {pair}?", f"Which is {word} in this image,{pair}?"
-                    yield Topic("larger", answer, wordings)
+                    yield which("larger", answer, *wordings)
     for three in combinations(sorted(areas), 3):
         smallest, middle, largest = sorted(three, key=lambda name: areas[name])
         listed = f"{three[0]}, {three[1]} or {three[2]}"
         if areas[largest] > MARGIN * areas[middle]:
-            yield Topic("largest", largest, (f"Which is the biggest in this image, {listed}?",))
+            yield which("largest", largest, f"Which is the biggest in this image, {listed}?")
         if areas[middle] > MARGIN * areas[smallest]:
-            yield Topic("largest", smallest, (f"Which is the smallest in this image, {listed}?",))
+            yield which("largest", smallest, f"Which is the smallest in this image, {listed}?")
 
 
 def finding_topics(parts: Sequence[Part]) -> Iterator[Topic]:
@@ -195,9 +191,9 @@ def finding_topics(parts: Sequence[Part]) -> Iterator[Topic]:
     chest = [part for part in parts if part.label in CHEST]
     if brain:
         kinds = {part.label for part in brain}
-        yield Topic("kinds", str(len(kinds)), ("How many kinds of abnormalities are there in this image?",))
+        yield what("kinds", str(len(kinds)), "How many kinds of abnormalities are there in this image?")
         for label in BRAIN:
-            yield _yes_no("kinds", label in kinds, f"Does the patient have {label.lower()}?")
+            yield yes_no("kinds", label in kinds, f"Does the patient have {label.lower()}?")
     sides = {part.side for part in brain or chest}
     if sides and "" not in sides:
         yield from _side_topics(sides, "brain lobe" if brain else "lung")
@@ -210,28 +206,28 @@ def finding_topics(parts: Sequence[Part]) -> Iterator[Topic]:
         }
         for place in ("upper left", "upper right", "lower left", "lower right"):
             question = f"Can {finding} be observed on the {place} lung in this picture?"
-            yield _yes_no("place", place in places, question)
+            yield yes_no("place", place in places, question)
 
 
 def _side_topics(sides: set[str], organ: str) -> Iterator[Topic]:
     for side in ("Left", "Right"):
         here = f"Is/Are there abnormalities in the patient's {side.lower()} {organ}?"
-        yield _yes_no("side", side in sides, here)
+        yield yes_no("side", side in sides, here)
     abnormal = "Both" if len(sides) == 2 else min(sides)
     normal = {"Left": "Right", "Right": "Left"}.get(abnormal)
     part = "side of lung" if organ == "lung" else "hemisphere"
-    yield Topic("side", abnormal, ("Which lobe is abnormal in this image?",))
-    yield Topic("side", abnormal, (f"Which {part} is abnormal in this image?",))
+    yield what("side", abnormal, "Which lobe is abnormal in this image?")
+    yield what("side", abnormal, f"Which {part} is abnormal in this image?")
     if normal:
-        yield Topic("side", abnormal, ("Which lobe is abnormal,left or right?",))
-        yield Topic("side", abnormal, (f"Which {part} is abnormal in this image,left or right?",))
-        yield Topic("side", normal, ("Which lobe is normal in this image?",))
-        yield Topic("side", normal, (f"Which {part} is normal?",))
+        yield which("side", abnormal, "Which lobe is abnormal,left or right?")
+        yield which("side", abnormal, f"Which {part} is abnormal in this image,left or right?")
+        yield what("side", normal, "Which lobe is normal in this image?")
+        yield what("side", normal, f"Which {part} is normal?")
 
 
 def _trusted_topics(asked: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Topic]]:
     """The topics of each image: those about its organs if people's answers about them are those of its boxes, and
-    those about findings by a rule that holds for the images of its body part."""
+    those about findings if boxes answer that kind of question as people did for images of its body part."""
     parts = {image: _parts(own[0]) for image, own in asked.items()}
     where = {image: own[0]["location"] for image, own in asked.items()}
     organs: dict[str, set[str]] = defaultdict(set)
@@ -245,19 +241,19 @@ def _trusted_topics(asked: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[st
     agreed: dict[tuple[str, str], list[bool]] = defaultdict(list)
     about_findings = {image: list(finding_topics(found)) for image, found in parts.items()}
     for image, offered in about_findings.items():
-        for rule, right in _compare(offered, asked[image]):
-            agreed[where[image], rule].append(right)
+        for kind, right in _compare(offered, asked[image]):
+            agreed[where[image], kind].append(right)
     holds = {key for key, rights in agreed.items() if sum(rights) / len(rights) >= AGREEMENT}
     for image, offered in about_findings.items():
-        topics[image] += [topic for topic in offered if (where[image], topic.rule) in holds]
+        topics[image] += [topic for topic in offered if (where[image], topic.kind) in holds]
     return topics
 
 
 def _compare(topics: Sequence[Topic], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:
-    """The rule of each row that asks what a topic does, and whether both give the same answer."""
+    """The kind of each topic that a row asks too, and whether both give the same answer."""
     by_question = {_key(wording): topic for topic in topics for wording in topic.wordings}
     pairs = [(by_question.get(_key(row["question"])), row["answer"]) for row in rows]
-    return [(topic.rule, topic.answer.lower() == answer.lower()) for topic, answer in pairs if topic]
+    return [(topic.kind, topic.answer.lower() == answer.lower()) for topic, answer in pairs if topic]
 
 
 def _parts(row: Mapping[str, Any]) -> list[Part]:
@@ -268,7 +264,3 @@ def _parts(row: Mapping[str, Any]) -> list[Part]:
 
 def _key(question: str) -> str:
     return re.sub(r"\W+", " ", question.lower()).strip()
-
-
-def _yes_no(rule: str, truth: bool, *wordings: str) -> Topic:
-    return Topic(rule, "Yes" if truth else "No", wordings)

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from processing.errors import UserError, run_command
+from processing.topics import Topic, what, which, yes_no
 from processing.utils import cache_dir
 
 DRAWING = 1  # counts the changes of what is drawn, so that a set in the cache is never an older one
@@ -472,28 +473,6 @@ def draw_scene(index: int, seed: int, size: int) -> tuple[Scene, Image.Image]:
     return scene, scene.finish()
 
 
-class Topic(NamedTuple):
-    """One thing to ask about an image, in SLAKE's wordings, with the answer that was drawn."""
-
-    content_type: str
-    wordings: tuple[str, ...]
-    answer: str
-    closed: bool = False
-
-
-def what(content_type: str, answer: str, *wordings: str) -> Topic:
-    return Topic(content_type, wordings, answer)
-
-
-def which(content_type: str, answer: str, *wordings: str) -> Topic:
-    """A question that names its possible answers, which SLAKE calls closed."""
-    return Topic(content_type, wordings, answer, closed=True)
-
-
-def yes_no(content_type: str, truth: bool, *wordings: str) -> Topic:
-    return which(content_type, "Yes" if truth else "No", *wordings)
-
-
 def general_topics(scene: Scene) -> Iterator[Topic]:
     """Modality, weighting, plane and part of the body."""
     kind, weighting = scene.kind, scene.weighting
@@ -615,11 +594,11 @@ def sample_questions(scene: Scene) -> list[tuple[Topic, str]]:
     even = count // 4
     chosen = [topic for answer in ("Yes", "No") for topic in [t for t in topics if t.answer == answer][:even]]
     others = [topic for topic in topics if topic.answer not in ("Yes", "No")]
-    asked = dict.fromkeys((topic.content_type for topic in others), 0)
+    asked = dict.fromkeys((topic.kind for topic in others), 0)
     while others and len(chosen) < count:
-        topic = min(others, key=lambda t: asked[t.content_type] + 1.5 * (t.answer in COMMON))
+        topic = min(others, key=lambda t: asked[t.kind] + 1.5 * (t.answer in COMMON))
         others.remove(topic)
-        asked[topic.content_type] += 1
+        asked[topic.kind] += 1
         chosen.append(topic)
     return [(topic, str(scene.rng.choice(topic.wordings))) for topic in chosen]
 
@@ -637,7 +616,7 @@ def slake_rows(scene: Scene, index: int) -> list[dict[str, object]]:
             "modality": scene.kind.modality,
             "answer_type": "CLOSED" if topic.closed else "OPEN",
             "base_type": "vqa",
-            "content_type": topic.content_type,
+            "content_type": topic.kind,
             "triple": ["vhead", "_", "_"],
             "qid": index * QUESTIONS[1] + number,
         }

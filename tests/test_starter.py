@@ -246,6 +246,16 @@ def test_training_moves_images_and_hides_words_but_evaluation_does_not(built, da
     torch.testing.assert_close(unmoved, still[0], atol=2e-3, rtol=2e-3)
 
 
+def test_images_are_not_moved_for_a_frozen_network(built, dataset, tmp_path):
+    model, processor = built
+    trainer = build_trainer(arguments(tmp_path, vision_learning_rate=0), model, processor, dataset)
+    images = {"image_embeds": trainer.data_collator([dataset["train"][0]])["image_embeds"]}
+    still = model.eval().patches(**images)
+    assert torch.equal(model.train().patches(**images), still)
+    model.vision_top.requires_grad_(True)
+    assert not torch.equal(model.patches(**images), still)
+
+
 def test_a_moved_image_is_never_mirrored(built):
     torch.manual_seed(0)
     features = torch.zeros(200, 1, 28, 28)
