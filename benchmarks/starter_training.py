@@ -41,8 +41,8 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Speed of the starter's training against plain training.")
     parser.add_argument("--dataset", default="phantom", help="as train.py's")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps of each variant; the first is not timed")
-    parser.add_argument("--batch_size", type=int, default=32, help="questions a step")
-    parser.add_argument("--questions_per_image", type=int, default=4, help="that stay together, as in the recipe")
+    parser.add_argument("--batch_size", type=int, default=64, help="questions a step, as in the recipe")
+    parser.add_argument("--questions_per_image", type=int, default=8, help="that stay together, as there")
     options = parser.parse_args(argv)
 
     args = ViltTrainingArguments(output_dir="output/benchmark", model_name_or_path="starter", fp16=False, use_cpu=True)
