@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,6 +98,38 @@ def trained(runs: Callable[[str], Path]) -> Path:
     return runs("vilt")
 
 
+TROUBLES: list[str] = []  # of the pages of the test that runs: what they could not fetch, and errors of their scripts
+
+
+def _note_troubles(context: Any) -> None:
+    context.on("requestfailed", lambda request: TROUBLES.append(f"{request.method} {request.url}: {request.failure}"))
+    context.on("weberror", lambda error: TROUBLES.append(str(error.error)))
+    context.on("console", lambda message: message.type == "error" and TROUBLES.append(message.text))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A page that is not there in time is tried once more: on a busy machine a browser may lose a request."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun="(?i)timeout"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Adds to the error of a test what its pages show."""
+    TROUBLES.clear()
+    try:
+        return (yield)
+    except Exception as error:
+        browser = getattr(item, "funcargs", {}).get("browser")
+        for page in [page for context in browser.contexts for page in context.pages] if browser else ():
+            with suppress(Exception):  # a page that crashed must not hide why
+                error.add_note(f"{page.url} showed:\n{page.locator('body').inner_text(timeout=5_000)}")
+        for trouble in TROUBLES:
+            error.add_note(trouble)
+        raise
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless chromium, for pages as users see them."""
@@ -108,6 +141,7 @@ def browser() -> Iterator[Any]:
     expect.set_options(timeout=60_000)  # ms, on a busy machine
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable)
+        browser.on("context", _note_troubles)
         yield browser
         browser.close()
 
