@@ -62,18 +62,6 @@ CHEST = {  # what SLAKE's questions call the findings of chest X-rays
     **{"Atelectasis": "atelectasis", "Effusion": "pleural effusion", "Infiltrate": "infiltration", "Mass": "mass"},
     **{"Nodule": "nodule", "Pneumonia": "pneumonia", "Pneumothorax": "pneumothorax"},
 }
-SIDES = {  # which side is abnormal, the same with its answers named, and which is normal
-    "lung": (
-        ("Which lobe is abnormal in this image?", "Which side of lung is abnormal in this image?"),
-        ("Which lobe is abnormal,left or right?", "Which side of lung is abnormal in this image,left or right?"),
-        ("Which lobe is normal in this image?",),
-    ),
-    "brain lobe": (
-        ("Which lobe is abnormal?",),
-        ("Which lobe is abnormal,left or right?", "Which hemisphere is abnormal,left or right?"),
-        ("Which lobe is normal?", "Which hemisphere is normal?"),
-    ),
-}
 BRAIN = ("Brain Edema", "Brain Enhancing Tumor", "Brain Non-enhancing Tumor")
 NOT_ASKED_FOR = ("Brain Tumor", "Cardiomegaly", "Liver Cancer", "Lung Cancer")
 FINDINGS = {label.lower() for label in (*CHEST, *BRAIN, *NOT_ASKED_FOR)}
@@ -227,14 +215,14 @@ def _side_topics(sides: set[str], organ: str) -> Iterator[Topic]:
         yield yes_no("side", side in sides, here)
     abnormal = "Both" if len(sides) == 2 else min(sides)
     normal = {"Left": "Right", "Right": "Left"}.get(abnormal)
-    asked, asked_closed, asked_normal = SIDES[organ]
-    for question in asked:
-        yield what("side", abnormal, question)
+    part = "side of lung" if organ == "lung" else "hemisphere"
+    yield what("side", abnormal, "Which lobe is abnormal in this image?")
+    yield what("side", abnormal, f"Which {part} is abnormal in this image?")
     if normal:
-        for question in asked_closed:
-            yield which("side", abnormal, question)
-        for question in asked_normal:
-            yield what("side", normal, question)
+        yield which("side", abnormal, "Which lobe is abnormal,left or right?")
+        yield which("side", abnormal, f"Which {part} is abnormal in this image,left or right?")
+        yield what("side", normal, "Which lobe is normal in this image?")
+        yield what("side", normal, f"Which {part} is normal?")
 
 
 def _trusted_topics(asked: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Topic]]:

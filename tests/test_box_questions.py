@@ -121,9 +121,10 @@ def test_findings_of_the_brain(ask):
         "Does the patient have brain non-enhancing tumor?": "No",
         "Is/Are there abnormalities in the patient's left brain lobe?": "Yes",
         "Is/Are there abnormalities in the patient's right brain lobe?": "No",
-        "Which lobe is abnormal?": "Left",
-        "Which hemisphere is abnormal,left or right?": "Left",
-        "Which lobe is normal?": "Right",
+        "Which lobe is abnormal in this image?": "Left",
+        "Which hemisphere is abnormal in this image?": "Left",
+        "Which hemisphere is abnormal in this image,left or right?": "Left",
+        "Which lobe is normal in this image?": "Right",
         "Which hemisphere is normal?": "Right",
     }
 
