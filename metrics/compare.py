@@ -112,9 +112,14 @@ def main(argv: list[str]) -> None:
     for part in found.differences:
         print(
             f"{part.figure}: A {part.a:.2f}, B {part.b:.2f}, B - A {part.b - part.a:+.2f} "
-            f"({LEVEL:.0%} interval {part.low:+.2f} to {part.high:+.2f}, p = {part.p_value:.4f})"
+            f"({LEVEL:.0%} interval {part.low:+.2f} to {part.high:+.2f}, {_p_text(part.p_value)})"
         )
-    print(f"right in A alone {found.only_a}, in B alone {found.only_b}: McNemar's exact test p = {found.mcnemar:.4f}")
+    mcnemar = _p_text(found.mcnemar)
+    print(f"right in A alone {found.only_a}, in B alone {found.only_b}: McNemar's exact test {mcnemar}")
+
+
+def _p_text(p_value: float) -> str:
+    return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.4f}"
 
 
 if __name__ == "__main__":

@@ -94,6 +94,11 @@ def test_command_line_tells_both_tests(run, capsys):
     assert "right in A alone 0, in B alone 2: McNemar's exact test p = 0.5000" in out
 
 
+def test_no_p_value_is_printed_as_nothing(run, capsys):
+    main([run("a", rows([0] * 20)), run("b", rows([1] * 20))])  # 2 * 0.5^20
+    assert capsys.readouterr().out.endswith("McNemar's exact test p < 0.0001\n")
+
+
 def test_runs_that_can_t_be_compared(run, tmp_path):
     a = run("a", rows([1, 0]))
     with pytest.raises(UserError, match="answer different validation questions"):
