@@ -22,19 +22,20 @@ from tqdm import tqdm
 from transformers import Trainer, set_seed
 
 from metrics.calibration import MIN_ANSWERS, choose_threshold, describe_silence
-from metrics.evidence import Case, choose_cases, seen
+from metrics.cases import Case, choose_cases, seen
 from metrics.plots import plot_curves
 from metrics.report import format_results, make_report, write_report
 from metrics.vqa import all_scores, majority_answers, most_frequent_answer, score_answers
 from modeling import blip2, vilt
-from modeling.arguments import AnyTrainingArguments, DataArguments, parse_arguments
-from modeling.card import model_card
-from modeling.checkpoints import StopOnSigterm, damage, full_disk_told, last_checkpoint
+from modeling.hub.card import model_card
 from modeling.publish import preflight, publish, take_destination
-from modeling.record import base_model_of, write_record
+from modeling.training.arguments import AnyTrainingArguments, DataArguments
+from modeling.training.checkpoints import StopOnSigterm, damage, full_disk_told, last_checkpoint
+from modeling.training.parser import parse_arguments
+from modeling.training.record import base_model_of, write_record
 from processing.data import load_vqa_dataset
 from processing.errors import UserError, run_command
-from processing.utils import write_jsonl
+from processing.storage import write_jsonl
 
 logger = logging.getLogger("train")
 

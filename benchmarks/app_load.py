@@ -16,9 +16,9 @@ from pathlib import Path
 
 from playwright.async_api import Browser, async_playwright
 
-from modeling.predictor import Predictor
+from modeling.asking.predictor import Predictor
 from processing.errors import UserError, run_command
-from processing.phantom import cached_phantoms
+from processing.phantom.files import cached_phantoms
 from tests.app_server import ROOT, chromium, serve_app
 
 QUESTIONS = (

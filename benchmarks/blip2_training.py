@@ -27,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Blip2Config, Blip2Processor, PreTrainedTokenizerFast
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from modeling.arguments import cpu_has_bf16
-from modeling.blip2 import LORA_TARGETS
-from modeling.blip2_model import Blip2ForQuestionAnswering
+from modeling.blip2.adapter import LORA_TARGETS
+from modeling.blip2.network import Blip2ForQuestionAnswering
+from modeling.training.arguments import cpu_has_bf16
 from processing.collators import Blip2Collator
 from processing.data import load_vqa_dataset
 from processing.errors import run_command

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from processing.errors import run_command
-from processing.phantom import write_phantoms
+from processing.phantom.files import write_phantoms
 
 SMALL = 170  # images, with 2,000 rows
 TRAINED, EVALUATED = 1_400, 280  # rows
@@ -68,9 +68,9 @@ def load(folder: str) -> Measured:
 
 def features(folder: str) -> Measured:
     """Computes and keeps the features of all images, by the starter's image network."""
-    from modeling.frozen_vision import KeptFeatures
-    from modeling.starter import starter_checkpoint
-    from modeling.vilt import load_checkpoint
+    from modeling.parts.kept_features import KeptFeatures
+    from modeling.vilt.checkpoints import load_checkpoint
+    from modeling.vilt.starter import starter_checkpoint
 
     model, processor = load_checkpoint(str(starter_checkpoint()), {"label2id": {"a": 0}, "id2label": {0: "a"}})
     images = [str(image) for image in sorted(Path(folder).glob("imgs/*/source.jpg"))]

@@ -18,9 +18,10 @@ import torch
 from torch.utils.data import BatchSampler
 
 from benchmarks.vilt_training import Batch, Comparison, plain_batch
-from modeling.arguments import ViltTrainingArguments, cpu_has_bf16
-from modeling.starter_parts import TrainedEfficientNet
-from modeling.vilt import build_model, build_trainer
+from modeling.parts.efficientnet import TrainedEfficientNet
+from modeling.training.arguments import ViltTrainingArguments, cpu_has_bf16
+from modeling.vilt.checkpoints import build_model
+from modeling.vilt.family import build_trainer
 from processing.data import load_vqa_dataset
 from processing.errors import run_command
 from processing.sampling import ImageGroupedSampler

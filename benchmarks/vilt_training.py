@@ -18,8 +18,10 @@ import transformers
 from transformers import ViltConfig, ViltProcessor
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
-from modeling.arguments import cpu_has_bf16
-from modeling.vilt import ViltForQuestionAnswering, build_tokenizer, build_vocabulary, labels_of
+from modeling.parts.vocabulary import build_vocabulary, labels_of
+from modeling.training.arguments import cpu_has_bf16
+from modeling.vilt.checkpoints import build_tokenizer
+from modeling.vilt.network import ViltForQuestionAnswering
 from processing.collators import ViltCollator
 from processing.data import load_vqa_dataset
 from processing.errors import run_command

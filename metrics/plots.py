@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # no pyplot: it keeps global state
 from matplotlib.patches import Rectangle
 
-from metrics.evidence import COLORS, OPACITY, Case, brightness
+from metrics.cases import COLORS, OPACITY, Case, brightness
 from processing.images import open_image
 
 TITLES = {"exact_match": "EM", "f1": "F1", "open_exact_match": "OPEN EM", "closed_exact_match": "CLOSED EM"}

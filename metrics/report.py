@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from metrics.calibration import calibration_error, log_loss, reliability, risk_coverage
-from metrics.evidence import Case, write_error_page
+from metrics.cases import Case, write_error_page
 from metrics.grounding import grounding_figures
 from metrics.intervals import interval_text
 from metrics.plots import TITLES, plot_pointing, plot_reliability, plot_risk
 from metrics.vqa import all_scores, breakdown
-from processing.utils import write_atomically
+from processing.storage import write_atomically
 
 RISKS = (0.05, 0.1)
 CURVE_POINTS = 200  # of risk against coverage that are written down

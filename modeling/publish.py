@@ -11,12 +11,12 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from modeling.arguments import AnyTrainingArguments
-from modeling.card import model_card
-from modeling.hub import FAILURES, Destination, PublishError, check_access, find_model, push_files, reason
-from modeling.record import RECIPE_FILE, RECORD_FILE, base_model_of, model_folder, read_record
+from modeling.hub.card import model_card
+from modeling.hub.client import FAILURES, Destination, PublishError, check_access, find_model, push_files, reason
+from modeling.training.arguments import AnyTrainingArguments
+from modeling.training.record import RECIPE_FILE, RECORD_FILE, base_model_of, model_folder, read_record
 from processing.errors import UserError, run_command
-from processing.utils import write_atomically
+from processing.storage import write_atomically
 
 logger = logging.getLogger(__name__)
 

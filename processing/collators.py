@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Blip2Processor, ViltProcessor
 
 from processing.images import open_image
+from processing.packing import QuestionTree, Tokens, padded
+from processing.utils import resize
 
-Tokens = tuple[list[int], list[int]]  # of a prompt and its answer
 IMAGE_CACHE_BYTES = 2**30  # all of SLAKE at 384 px takes 240 MB
 
 
@@ -27,12 +27,6 @@ class ImageLookup(Protocol):
     """Resized images ``(3, height, width)`` uint8 by their path."""
 
     def __getitem__(self, image: str) -> np.ndarray: ...
-
-
-def resize(image_processor: Any, image: Image.Image) -> np.ndarray:
-    """An RGB image in the size that a model sees, not yet scaled: ``(3, height, width)`` uint8."""
-    resized = image_processor(image, do_rescale=False, do_normalize=False, do_pad=False, return_tensors="np")
-    return np.asarray(resized["pixel_values"][0], dtype=np.uint8)
 
 
 class ResizedImages:
@@ -175,9 +169,9 @@ class Blip2Collator:
         prompts = [self._prompt_ids(row["question"]) for row in rows]
         pad = self.tokenizer.pad_token_id
         return {
-            "input_ids": _padded(prompts, pad),
-            "attention_mask": _padded([[1] * len(ids) for ids in prompts], 0),
-            "labels": _padded([self.answer_ids(row["answer"]) for row in rows], -100),
+            "input_ids": padded(prompts, pad),
+            "attention_mask": padded([[1] * len(ids) for ids in prompts], 0),
+            "labels": padded([self.answer_ids(row["answer"]) for row in rows], -100),
             **self._image_batch([row["image"] for row in rows]),
         }
 
@@ -197,9 +191,9 @@ class Blip2Collator:
             for token, path in enumerate(tree.paths):
                 rows_of_tree[token, path] = True
         return {
-            "input_ids": _padded([tree.tokens for tree in trees], self.tokenizer.pad_token_id),
-            "labels": _padded([tree.labels for tree in trees], -100),
-            "position_ids": _padded([[len(path) - 1 for path in tree.paths] for tree in trees], 0),
+            "input_ids": padded([tree.tokens for tree in trees], self.tokenizer.pad_token_id),
+            "labels": padded([tree.labels for tree in trees], -100),
+            "position_ids": padded([[len(path) - 1 for path in tree.paths] for tree in trees], 0),
             "visible": visible,
             **self._image_batch(images),
         }
@@ -229,8 +223,8 @@ class Blip2Collator:
         prompts = [self._prompt_ids(row["question"]) for row in rows]
         return {
             # between image and prompt, where absolute positions skip it; T5's are relative, so there it comes last
-            "input_ids": _padded(prompts, self.tokenizer.pad_token_id, left=self.decoder_only),
-            "attention_mask": _padded([[1] * len(ids) for ids in prompts], 0, left=self.decoder_only),
+            "input_ids": padded(prompts, self.tokenizer.pad_token_id, left=self.decoder_only),
+            "attention_mask": padded([[1] * len(ids) for ids in prompts], 0, left=self.decoder_only),
             **self._image_batch([row["image"] for row in rows]),
             "row": torch.tensor([row["row"] for row in rows]),
         }
@@ -244,40 +238,3 @@ class Blip2Collator:
             [self.images[image] for image in distinct], do_resize=False, return_tensors="pt"
         )
         return batch | {"pixel_values": pixels["pixel_values"]}
-
-
-class QuestionTree:
-    """Questions about an image and their answers as one sequence, where prompts that begin alike share the beginning.
-
-    A token that something is to be predicted after is its question's own.
-
-    Attributes:
-        tokens: of the sequence, ``L``.
-        labels: the token of the answer that follows each, else -100.
-        paths: the tokens that each one sees, itself the last.
-    """
-
-    def __init__(self, questions: Sequence[Tokens]) -> None:
-        self.tokens: list[int] = []
-        self.labels: list[int] = []
-        self.paths: list[list[int]] = []
-        nodes: dict[tuple[int, ...], int] = {}
-        for prompt, answer in questions:
-            path: list[int] = []
-            targets = [-100] * (len(prompt) - 1) + answer
-            for place, (token, target) in enumerate(zip(prompt + answer[:-1], targets, strict=True)):
-                shared = tuple(prompt[: place + 1]) if target == -100 else None
-                node = nodes.get(shared, len(self.tokens)) if shared else len(self.tokens)
-                path = [*path, node]
-                if node == len(self.tokens):
-                    self.tokens.append(token)
-                    self.labels.append(target)
-                    self.paths.append(path)
-                    if shared:
-                        nodes[shared] = node
-
-
-def _padded(sequences: Sequence[Sequence[int]], value: int, left: bool = False) -> torch.Tensor:
-    length = max(map(len, sequences))
-    fill = [[value] * (length - len(sequence)) for sequence in sequences]
-    return torch.tensor([[*pad, *row] if left else [*row, *pad] for row, pad in zip(sequences, fill, strict=True)])

@@ -1,7 +1,6 @@
 """Rows of any known data set as one `DatasetDict` with one schema, validated and free of leaks."""
 
 import logging
-import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,9 +9,12 @@ from pathlib import Path
 import datasets
 
 from processing.errors import UserError
-from processing.sources import Row, read_slake_boxes, read_source
-from processing.utils import write_jsonl
-from processing.validation import describe_problems, refuse_leaks, validate
+from processing.sources import read_source
+from processing.sources.slake import read_slake_boxes
+from processing.sources.tables import Row
+from processing.splits import refuse_leaks, split_by_image
+from processing.storage import write_jsonl
+from processing.validation import describe_problems, validate
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ DATA_SETS = {
 }
 
 SLAKE_ID = "BoKelvin/SLAKE"
+
 SLAKE_IMAGE = "a18a0f99b611c26e868430dcaa8942362a00e29644e6c7de1b07c41922de8a54"  # SHA-256 of its xmlab0/source.jpg
 
 
@@ -106,7 +109,7 @@ def load_vqa_dataset(
     if source.kind in ("slake", "phantom"):
         boxes = {image: read_slake_boxes(Path(image)) for image in {row["image"] for row in good}}
         good = [row | {"boxes": boxes[row["image"]]} for row in good]
-    rows = refuse_leaks(_split_by_image(good, split_seed), drop_leaking_rows=drop_leaking_rows)
+    rows = refuse_leaks(split_by_image(good, split_seed), drop_leaking_rows=drop_leaking_rows)
     kind = source.kind
     if kind == "slake" and dataset != SLAKE_ID and all(row["digest"] != SLAKE_IMAGE for row in rows):
         kind = "table"  # somebody's own data in SLAKE's layout
@@ -122,32 +125,6 @@ def _filter_language(rows: list[Row], language: str) -> list[Row]:
         found = ", ".join(f"{name} ({count:,} rows)" for name, count in counts.items())
         raise UserError(f"--language {language}: no row is in that language; the data set has {found}.")
     return kept
-
-
-def _split_by_image(rows: list[Row], seed: int) -> list[Row]:
-    """Gives splits to rows that have none: 80/10/10 by image, or 10 % of the training images where only a validation
-    split is missing, as in VQA-RAD."""
-    present = {row["split"] for row in rows}
-    if None in present and present != {None}:
-        missing = [row["where"] for row in rows if row["split"] is None]
-        raise UserError(
-            f"{len(missing):,} rows have no split while others do (the first: {missing[0]}); fill them in."
-        )
-    if "validation" in present or present == {"test"}:
-        return rows
-    kept = {row["digest"] for row in rows if row["split"] == "test"}
-    digests = sorted({row["digest"] for row in rows} - kept)
-    random.Random(seed).shuffle(digests)
-    tenth = max(1, round(len(digests) / 10))
-    validation, test = set(digests[:tenth]), set() if kept else set(digests[tenth : 2 * tenth])
-    if len(validation) + len(test) >= len(digests):
-        raise UserError(f"{len(digests)} images are too few to split by image; give at least 3, or a split column.")
-    for row in rows:
-        if row["split"] != "test":
-            row["split"] = (
-                "validation" if row["digest"] in validation else "test" if row["digest"] in test else "train"
-            )
-    return rows
 
 
 def _to_dataset_dict(rows: list[Row], info: datasets.DatasetInfo) -> datasets.DatasetDict:

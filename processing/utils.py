@@ -1,41 +1,14 @@
-"""Small helpers that every station of the pipeline shares: where files are kept and how they are written."""
+"""What the published recipe does to one example: resizing, normalisation, prompts, tokenised question-answer pairs."""
 
-import json
-import os
-import tempfile
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 MAX_QUESTION_CHARACTERS = 1000  # models read 40 tokens; this bounds the work of cutting a question
 
 
-def cache_dir() -> Path:
-    """The folder for everything that can be made again: `MEDICAL_VQA_CACHE`, else the user's cache folder."""
-    if chosen := os.environ.get("MEDICAL_VQA_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "medical-vqa"
-
-
-def write_atomically(path: str | Path, data: bytes | str) -> None:
-    """Writes a file whole or not at all: readers and a killed process never leave or see half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-        # mkstemp files are private; give the usual permissions of a new file instead
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes one JSON object a line, atomically."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_atomically(path, text.encode(errors="backslashreplace"))  # half a character is JSON's own escape then
+def resize(image_processor: Any, image: Image.Image) -> np.ndarray:
+    """An RGB image in the size that a model sees, not yet scaled: ``(3, height, width)`` uint8."""
+    resized = image_processor(image, do_rescale=False, do_normalize=False, do_pad=False, return_tensors="np")
+    return np.asarray(resized["pixel_values"][0], dtype=np.uint8)

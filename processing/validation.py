@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,16 +13,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from processing.errors import UserError
 from processing.images import ImageError, open_image
-from processing.sources import SPLIT_NAMES, TABLE_FIELDS, Row, Source
-from processing.utils import cache_dir, write_atomically
+from processing.sources.tables import SPLIT_NAMES, TABLE_FIELDS, Row, Source
+from processing.storage import cache_dir, write_atomically
 
 logger = logging.getLogger(__name__)
 
 CHECKED_FIELDS = ("image", "question", "answer", "split")  # each by a rule of its own
+
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
+
 NAMED_ROWS = 3  # rows named for each kind of problem
+
 PROGRESS_FROM = 200  # images to decode from which a progress bar is shown
 
 
@@ -162,34 +164,3 @@ def describe_problems(bad: list[Row], total: int) -> str:
         named = "; ".join(f"{row['where']} ({row['detail']})" for row in rows[:NAMED_ROWS])
         lines.append(f"  {len(rows):,} x {problem}: {named}{'; ...' if len(rows) > NAMED_ROWS else ''}")
     return "\n".join(lines)
-
-
-def refuse_leaks(rows: list[Row], *, drop_leaking_rows: bool) -> list[Row]:
-    """Makes sure that no image, told by its content, stands in two splits.
-
-    Args:
-        drop_leaking_rows: removes training rows whose image is also in validation or test, and validation rows whose
-            image is also in test, instead of refusing.
-
-    Raises:
-        UserError: an image stands in two splits.
-    """
-    order = {"train": 0, "validation": 1, "test": 2}
-    splits: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        splits[row["digest"]].add(row["split"])
-    last = {digest: max(found, key=order.__getitem__) for digest, found in splits.items()}
-    leaking = [row for row in rows if row["split"] != last[row["digest"]]]
-    if not leaking:
-        return rows
-    if drop_leaking_rows:
-        counts = Counter(row["split"] for row in leaking)
-        dropped = ", ".join(f"{count:,} {split}" for split, count in sorted(counts.items()))
-        logger.warning("Dropped %s rows whose image is also in a later split.", dropped)
-        return [row for row in rows if row["split"] == last[row["digest"]]]
-    pairs = Counter(" and ".join(sorted(found, key=order.__getitem__)) for found in splits.values() if len(found) > 1)
-    shared = ", ".join(f"{count:,} in {pair}" for pair, count in sorted(pairs.items()))
-    raise UserError(
-        f"The splits share images ({shared}; {len(leaking):,} rows, the first is {leaking[0]['where']}), so figures "
-        "would measure memory; add --drop_leaking_rows to remove such rows from training, or choose one language."
-    )

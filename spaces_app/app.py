@@ -37,7 +37,7 @@ from spaces_app.content import (
 from spaces_app.request_cap import RequestCap
 
 if TYPE_CHECKING:
-    from modeling.predictor import Answer, Predictor
+    from modeling.asking.predictor import Answer, Predictor
 
 MAX_FILES = 100
 THUMBNAIL = 96  # pixels
@@ -138,7 +138,7 @@ def model_names() -> list[str]:
 @st.cache_resource(show_spinner=False)
 def load_model(name: str) -> "Predictor":
     """Loads a model once for all visitors."""
-    from modeling.predictor import Predictor
+    from modeling.asking.predictor import Predictor
 
     return Predictor.from_pretrained(name, dtype=os.environ.get("MODEL_DTYPE") or None)
 
@@ -376,7 +376,7 @@ def mark_difference(turn: Turn) -> None:
 
 def show_heat(frame: Any, models: "dict[str, Predictor]", picture: Picture) -> None:
     """Where the model looked for its newest answer, over the image."""
-    from modeling.explain import overlay
+    from modeling.asking.heat_maps import overlay
 
     turn = picture.turns[-1]
     name = st.session_state.get("looker") or next(iter(models))

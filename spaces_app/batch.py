@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from processing.errors import BROKEN_ZIP, UserError
 from processing.images import MAX_IMAGE_BYTES, ImageSource
-from processing.sources import parse_csv
+from processing.sources.tables import parse_csv
 
 if TYPE_CHECKING:
-    from modeling.predictor import Predictor  # the page is painted before torch is loaded
+    from modeling.asking.predictor import Predictor  # the page is painted before torch is loaded
 
 COLUMNS = ("image", "question", "prediction", "confidence", "error")
 MAX_IMAGES = 500

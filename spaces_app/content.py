@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-from processing.phantom import MIN_IMAGES, cached_phantoms
+from processing.phantom.files import MIN_IMAGES, cached_phantoms
 
 DISCLAIMER = (
     "For research and teaching only, not for clinical use: the model answers every question, right or wrong. "

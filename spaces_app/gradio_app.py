@@ -42,7 +42,7 @@ import torch
 from gradio.components.label import LabelConfidence, LabelData
 from PIL import Image
 
-from modeling.predictor import Predictor
+from modeling.asking.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES, open_image
 from processing.utils import MAX_QUESTION_CHARACTERS

@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from modeling.starter_parts import INSTALL_LANGUAGE_MODEL
+from modeling.parts.packages import INSTALL_LANGUAGE_MODEL
 from processing.errors import UserError, run_command
-from processing.utils import write_atomically
+from processing.storage import write_atomically
 from spaces_app.publish import CPU_TORCH, LOCK, ROOT, STARTER, needed_packages
 
 

@@ -21,7 +21,7 @@ import jinja2
 from huggingface_hub import SpaceCardData
 
 from modeling import blip2, vilt
-from modeling.hub import (
+from modeling.hub.client import (
     FAILURES,
     Destination,
     PublishError,
@@ -32,7 +32,7 @@ from modeling.hub import (
     unreachable,
     with_patience,
 )
-from modeling.starter_parts import NETWORK_PACKAGE
+from modeling.parts.efficientnet import NETWORK_PACKAGE
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES
 

@@ -277,13 +277,13 @@ def main() -> None:
     first file and the most of all."""
     import torch
 
-    from modeling.arguments import ViltTrainingArguments
-    from modeling.predictor import ViltPredictor
-    from modeling.vilt import build_model
+    from modeling.training.arguments import ViltTrainingArguments
+    from modeling.vilt.checkpoints import build_model
+    from modeling.vilt.predictor import ViltPredictor
     from processing.data import load_vqa_dataset
     from processing.errors import UserError
     from processing.images import open_image
-    from processing.phantom import write_phantoms
+    from processing.phantom.files import write_phantoms
     from spaces_app.batch import read_archive
 
     corpus, zips = images(), archives()

@@ -28,7 +28,7 @@ for variable in ("HF_TOKEN", "HF_HUB_OFFLINE", "ACCELERATE_MIXED_PRECISION"):
 
 import pytest  # noqa: E402
 
-from processing.phantom import write_phantoms  # noqa: E402
+from processing.phantom.files import write_phantoms  # noqa: E402
 
 
 @pytest.fixture

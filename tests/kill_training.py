@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import train
-from modeling.checkpoints import checkpoints, damage
+from modeling.training.checkpoints import checkpoints, damage
 from processing.data import load_vqa_dataset
-from processing.phantom import write_phantoms
+from processing.phantom.files import write_phantoms
 from tests.tiny_blip2 import tiny_blip2
 
 KINDS = {

@@ -13,7 +13,7 @@ import pydicom.data
 import pytest
 from playwright.sync_api import Page, expect
 
-from modeling.predictor import Predictor
+from modeling.asking.predictor import Predictor
 from spaces_app.content import DISCLAIMER
 from tests import app_server
 

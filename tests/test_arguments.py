@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeling.arguments import (
+from modeling.training.arguments import (
     TRAINING_ARGUMENTS,
     Blip2TrainingArguments,
     DataArguments,
     SharedTrainingArguments,
     ViltTrainingArguments,
     cpu_has_bf16,
-    parse_arguments,
 )
+from modeling.training.parser import parse_arguments
 from processing.errors import UserError
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))

@@ -10,12 +10,16 @@ import torch
 import transformers
 
 import train
-from modeling.arguments import Blip2TrainingArguments, parse_arguments
-from modeling.blip2 import Answering, build_model, build_trainer, decode_with
-from modeling.blip2_model import AnswerTrie, Blip2ForQuestionAnswering
-from processing.collators import QuestionTree
+from modeling.blip2.adapter import build_model
+from modeling.blip2.answering import Answering, decode_with
+from modeling.blip2.candidates import AnswerTrie
+from modeling.blip2.family import build_trainer
+from modeling.blip2.network import Blip2ForQuestionAnswering
+from modeling.training.arguments import Blip2TrainingArguments
+from modeling.training.parser import parse_arguments
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from processing.packing import QuestionTree
 from tests.tiny_blip2 import QUERIES, tiny_blip2
 
 KINDS = ("opt", "llama", "t5")

@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel
 
 from modeling import starter_parts
-from modeling.arguments import Blip2TrainingArguments
-from modeling.blip2 import build_model, build_trainer, read_answers
-from modeling.blip2_starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
-from modeling.predictor import Predictor
-from modeling.starter import starter_checkpoint
-from modeling.vilt import MODELS
+from modeling.asking.predictor import Predictor
+from modeling.blip2.adapter import build_model
+from modeling.blip2.family import build_trainer, read_answers
+from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
+from modeling.training.arguments import Blip2TrainingArguments
+from modeling.vilt.checkpoints import MODELS
+from modeling.vilt.starter import starter_checkpoint
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from tests.tiny_blip2 import tiny_blip2

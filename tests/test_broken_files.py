@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
-from processing.utils import cache_dir
+from processing.storage import cache_dir
 from spaces_app.request_cap import REQUESTS
 from tests import app_server
 from tests.broken_files import archives, hostile_archives, images

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from modeling.arguments import parse_arguments
-from modeling.card import model_card
-from modeling.record import base_model_of, recipe_of
+from modeling.hub.card import model_card
+from modeling.training.parser import parse_arguments
+from modeling.training.record import base_model_of, recipe_of
 from tests.hub_cards import check_card, read_card
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import train
-from modeling.checkpoints import checkpoints, damage, last_checkpoint
+from modeling.training.checkpoints import checkpoints, damage, last_checkpoint
 from processing.errors import UserError
 
 ROOT = Path(__file__).parent.parent

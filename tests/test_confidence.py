@@ -9,7 +9,7 @@ import pytest
 import train
 from metrics.calibration import Silence, log_loss
 from metrics.intervals import error_bound
-from modeling.predictor import Predictor
+from modeling.asking.predictor import Predictor
 from processing.data import load_vqa_dataset
 from tests.tiny_blip2 import tiny_blip2
 

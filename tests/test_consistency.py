@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling.consistency import (
+from modeling.asking.consistency import (
     EXCLUSIVE,
     OPPOSITE,
     WORDINGS,

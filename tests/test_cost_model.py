@@ -9,7 +9,7 @@ from transformers import Blip2Config
 
 from benchmarks import blip2_training as benchmark
 from benchmarks.cost_model import blip2_cost, main
-from modeling.blip2 import LORA_TARGETS
+from modeling.blip2.adapter import LORA_TARGETS
 from processing.collators import Blip2Collator
 from processing.data import load_vqa_dataset
 

@@ -16,7 +16,7 @@ from PIL import Image
 from metrics.vqa import majority_answers, score_answers
 from processing.data import SCHEMA, load_vqa_dataset
 from processing.errors import UserError
-from processing.sources import parse_csv
+from processing.sources.tables import parse_csv
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metrics.evidence import brightness, choose_cases, seen, write_error_page
+from metrics.cases import brightness, choose_cases, seen, write_error_page
 from metrics.plots import plot_pointing
 
 NASTY = "</script><script>document.title='broken'</script><b>bold</b>"

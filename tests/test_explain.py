@@ -11,14 +11,17 @@ from transformers.models.vilt.modeling_vilt import ViltLayer, ViltSelfAttention
 
 from metrics.grounding import grounding_figures, named_boxes, point
 from modeling import blip2, explain
-from modeling.arguments import Blip2TrainingArguments, ViltTrainingArguments
-from modeling.predictor import Blip2Predictor, Predictor, ViltPredictor
-from modeling.vilt import build_model, build_trainer
+from modeling.asking.predictor import Predictor
+from modeling.blip2.predictor import Blip2Predictor
+from modeling.training.arguments import Blip2TrainingArguments, ViltTrainingArguments
+from modeling.vilt.checkpoints import build_model
+from modeling.vilt.family import build_trainer
+from modeling.vilt.predictor import ViltPredictor
 from processing.collators import ViltCollator
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import open_image
-from processing.phantom import write_phantoms
+from processing.phantom.files import write_phantoms
 from tests.tiny_blip2 import QUERIES, tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("explain")  # one worker makes the models

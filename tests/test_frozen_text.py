@@ -5,8 +5,8 @@ import torch
 from transformers import BertConfig, BertModel
 
 from modeling import frozen_text
-from modeling.frozen_text import kept_states
-from modeling.vilt import build_tokenizer
+from modeling.parts.kept_states import kept_states
+from modeling.vilt.checkpoints import build_tokenizer
 
 QUESTIONS = ["What is this?", "Is the left lung healthy?", "Where is the liver?"]
 LONG = " ".join(["What is this?"] * 5)

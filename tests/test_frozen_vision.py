@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from modeling.frozen_vision import KeptFeatures
-from processing.utils import cache_dir
+from modeling.parts.kept_features import KeptFeatures
+from processing.storage import cache_dir
 
 
 class Counting(nn.Module):

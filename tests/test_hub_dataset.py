@@ -10,7 +10,7 @@ import pytest
 
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
-from processing.utils import cache_dir
+from processing.storage import cache_dir
 
 
 def as_zip(folder: Path) -> bytes:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from processing import phantom
 from processing.errors import UserError
-from processing.phantom import write_phantoms
+from processing.phantom.files import write_phantoms
 
 FIELDS = ["img_id", "img_name", "question", "answer", "q_lang", "location", "modality"]
 FIELDS += ["answer_type", "base_type", "content_type", "triple", "qid"]

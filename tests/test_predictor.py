@@ -21,7 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from modeling import predictor as module
-from modeling.predictor import Answer, Predictor, main
+from modeling.asking.command_line import main
+from modeling.asking.predictor import Answer, Predictor
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import ImageError

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from modeling.predictor import Answer, Predictor
-from modeling.probe import BLIND, HARMLESS, SHUFFLED, ask, main, probe, shuffled
+from modeling.asking.predictor import Answer, Predictor
+from modeling.asking.probe import BLIND, HARMLESS, SHUFFLED, ask, probe, shuffled
+from modeling.probe import main
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import open_image

@@ -13,8 +13,8 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from modeling.arguments import parse_arguments
-from modeling.vilt import load_checkpoint
+from modeling.training.parser import parse_arguments
+from modeling.vilt.checkpoints import load_checkpoint
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from tests.app_server import ROOT, free_port

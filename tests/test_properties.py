@@ -13,10 +13,11 @@ from PIL import Image
 
 from metrics.report import make_report
 from metrics.vqa import all_scores, score_answers
-from modeling.arguments import TRAINING_ARGUMENTS, parse_arguments
+from modeling.training.arguments import TRAINING_ARGUMENTS
+from modeling.training.parser import parse_arguments
 from processing.data import SCHEMA, load_vqa_dataset
 from processing.errors import UserError
-from processing.sources import parse_csv
+from processing.sources.tables import parse_csv
 
 few = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

@@ -37,10 +37,10 @@ from PIL import Image
 
 import train
 from modeling import publish as publishing
-from modeling.arguments import parse_arguments
-from modeling.card import model_card
-from modeling.hub import Destination, PublishError
+from modeling.hub.card import model_card
+from modeling.hub.client import Destination, PublishError
 from modeling.publish import preflight, publish
+from modeling.training.parser import parse_arguments
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from tests.hub_cards import check_card

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from modeling.arguments import parse_arguments
+from modeling.training.parser import parse_arguments
 from processing.data import load_vqa_dataset
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from PIL import Image
 from torchmetrics.functional.text import bleu_score
 
 from metrics import cmrc
-from metrics.evidence import choose_cases, seen
+from metrics.cases import choose_cases, seen
 from metrics.report import make_report, write_report
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import all_scores, answer_scores, breakdown, most_frequent_answer

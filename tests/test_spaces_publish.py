@@ -18,8 +18,8 @@ from huggingface_hub import snapshot_download
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from modeling.hub import PublishError
-from modeling.predictor import Predictor
+from modeling.asking.predictor import Predictor
+from modeling.hub.client import PublishError
 from processing.errors import UserError
 from spaces_app import publish as publishing
 from spaces_app.publish import CONFIG, MESSAGE, ONLY_TRAINING, main, needed_packages, requirements

@@ -12,10 +12,11 @@ from transformers.models.vilt.modeling_vilt import ViltLayer, ViltSelfAttention
 
 import train
 from modeling import starter_parts
-from modeling.arguments import ViltTrainingArguments
-from modeling.starter import ViltStarterConfig, ViltStarterForQuestionAnswering, starter_checkpoint
-from modeling.starter_parts import efficientnet
-from modeling.vilt import build_model, build_trainer
+from modeling.parts.efficientnet import efficientnet
+from modeling.training.arguments import ViltTrainingArguments
+from modeling.vilt.checkpoints import build_model
+from modeling.vilt.family import build_trainer
+from modeling.vilt.starter import ViltStarterConfig, ViltStarterForQuestionAnswering, starter_checkpoint
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import open_image

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import train
-from modeling.vilt import ViltTrainer
+from modeling.vilt.family import ViltTrainer
 from processing.errors import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from processing.utils import cache_dir, write_jsonl
+from processing.storage import cache_dir, write_jsonl
 
 
 def test_cache_is_where_the_user_says_else_where_users_keep_theirs(monkeypatch):

@@ -8,16 +8,11 @@ from PIL import Image
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, ViltConfig
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
-from modeling.arguments import ViltTrainingArguments
-from modeling.vilt import (
-    SCRATCH,
-    ViltForQuestionAnswering,
-    build_model,
-    build_tokenizer,
-    build_trainer,
-    build_vocabulary,
-    labels_of,
-)
+from modeling.parts.vocabulary import build_vocabulary, labels_of
+from modeling.training.arguments import ViltTrainingArguments
+from modeling.vilt.checkpoints import SCRATCH, build_model, build_tokenizer
+from modeling.vilt.family import build_trainer
+from modeling.vilt.network import ViltForQuestionAnswering
 from processing.collators import ResizedImages, ViltCollator
 from processing.data import load_vqa_dataset
 from processing.errors import UserError

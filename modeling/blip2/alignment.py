@@ -1,0 +1,140 @@
+"""The first stage of the BLIP-2 starter: its Q-Former learns to see before the language model comes in.
+
+import logging
+BLIP-2 (Li et al. 2023, https://arxiv.org/abs/2301.12597, section 3.1) trains the Q-Former on images and text without
+the language model first, so that the query tokens hold what text says of an image. The starter does so on the training
+rows: a light head reads the question, looks at the query tokens and chooses the answer. Then the head is thrown away.
+
+Without this stage the query tokens fit the training images and do not carry the plainest facts of others.
+"""
+
+import copy
+import logging
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import Trainer, ViltProcessor
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from modeling.blip2.starter import Blip2StarterForQuestionAnswering
+from modeling.parts.kept_features import one_per_question
+from modeling.parts.kept_states import kept_states
+from modeling.parts.minilm import MAX_QUESTION_LENGTH, hide_words, minilm, minilm_tokenizer
+from modeling.parts.vocabulary import build_vocabulary, labels_of
+from modeling.training.arguments import Blip2TrainingArguments
+from modeling.training.optimization import grouped_by_image, set_learning_rate
+from processing.collators import FeatureLookup, ViltCollator
+
+logger = logging.getLogger(__name__)
+
+LEARNING_RATE = 3e-4  # of Q-Former and head; benchmarks/quality.md has what was tried
+
+VISION_LEARNING_RATE = 2e-4
+
+LABEL_SMOOTHING = 0.1
+
+WORD_DROPOUT = 0.1
+
+
+class QuestionHead(nn.Module):
+    """Answers by a layer in which the question's words look at the query tokens, which never saw the question.
+
+    Args:
+        base: its Q-Former and vision network train.
+        num_labels: size of the answer vocabulary.
+    """
+
+    accepts_loss_kwargs = False  # see modeling.vilt.ViltForQuestionAnswering
+
+    def __init__(self, base: Blip2StarterForQuestionAnswering, num_labels: int) -> None:
+        super().__init__()
+        self.base = base
+        self.text_encoder = minilm()
+        width = self.text_encoder.config.hidden_size
+        self.layer = nn.TransformerDecoderLayer(width, 6, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.classifier = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_labels))
+
+    def train(self, mode: bool = True) -> "QuestionHead":
+        """MiniLM stays frozen and without dropout."""
+        super().train(mode)
+        self.text_encoder.eval().requires_grad_(False)
+        return self
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_index: torch.Tensor,
+        labels: torch.Tensor,
+        image_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """The loss of answers ``(B, num_labels)`` to questions ``(B, L)`` about images ``(I, ...)``."""
+        if text_states is None:
+            with torch.no_grad():
+                text_states = self.text_encoder(input_ids, attention_mask).last_hidden_state
+        mask = hide_words(attention_mask, WORD_DROPOUT).bool()
+        queries = one_per_question(self.base.query_states(pixel_values, image_embeds), image_index)
+        states = self.layer(text_states.float(), queries, tgt_key_padding_mask=~mask) * mask.unsqueeze(-1)
+        logits = self.classifier(states.sum(1) / mask.sum(1, keepdim=True)).float()
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+class _AlignmentTrainer(Trainer):
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if created:
+            set_learning_rate(optimizer, self.model.base.vision_model.parameters(), VISION_LEARNING_RATE)
+        return optimizer
+
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int]:
+        return grouped_by_image(self.args, self.train_dataset if train_dataset is None else train_dataset)
+
+
+def align(
+    base: Blip2StarterForQuestionAnswering,
+    rows: datasets.Dataset,
+    image_processor: Any,
+    features: FeatureLookup | None,
+    args: Blip2TrainingArguments,
+) -> None:
+    """Trains what is trainable of `base` but the language model, for `alignment_epochs` over the rows.
+
+    Args:
+        base: its Q-Former and, where it is trainable, the upper half of its vision network change.
+        rows: of training.
+        image_processor: makes pixels where no features are kept.
+        features: kept features of the frozen half, by image.
+        args: of the run.
+    """
+    answers = build_vocabulary(rows["answer"])
+    label2id = {answer: i for i, answer in enumerate(answers)}
+    logger.info("Aligning the Q-Former for %g epochs, without the language model.", args.alignment_epochs)
+    own = copy.copy(args)
+    own.num_train_epochs, own.max_steps, own.learning_rate = args.alignment_epochs, -1, LEARNING_RATE
+    own.eval_strategy = own.save_strategy = "no"
+    own.report_to, own.load_best_model_at_end, own.weight_decay = [], False, 0.05
+    head = QuestionHead(base, len(answers))
+    language_model, base.language_model = base.language_model, None
+    tokenizer = minilm_tokenizer()
+    trainer = _AlignmentTrainer(
+        head,
+        own,
+        data_collator=ViltCollator(
+            ViltProcessor(image_processor, tokenizer),
+            *(labels_of(set(rows["answer"]), label2id), len(answers), MAX_QUESTION_LENGTH),
+            share_images=True,
+            features=features,
+            states=kept_states(head.text_encoder, tokenizer, MAX_QUESTION_LENGTH, {"train": rows}),
+        ),
+        train_dataset=rows,
+    )
+    trainer.train()
+    base.language_model = language_model

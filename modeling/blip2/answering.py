@@ -1,0 +1,85 @@
+"""How a trained BLIP-2 is asked."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Blip2Processor
+from transformers.utils import cached_file
+
+from metrics.calibration import scaled
+from modeling.training.arguments import Blip2TrainingArguments
+from processing.errors import UserError
+from processing.storage import write_atomically
+
+ANSWERING_FILE = "answering.json"
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How a trained model is asked; its trainer leaves this beside the weights.
+
+    Args:
+        prompt: with one `{}` for the question.
+        max_new_tokens: length of the longest answer.
+        num_beams: 1 is greedy.
+        candidates: the answers to choose from, where they are not free text.
+        confidence_scale: slope and offset that calibrate its confidence, by `metrics.calibration.scaled`.
+        threshold: it gives no answer whose confidence is below.
+    """
+
+    prompt: str = Blip2TrainingArguments.prompt
+    max_new_tokens: int = 20
+    num_beams: int = 1
+    candidates: list[str] | None = None
+    confidence_scale: list[float] | None = None
+    threshold: float = 0.0
+
+    def calibrated(self, confidences: np.ndarray) -> np.ndarray:
+        """Confidences of the model, 0 to 1, as they are told."""
+        return confidences if self.confidence_scale is None else scaled(confidences, *self.confidence_scale)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes it into a model's folder."""
+        write_atomically(Path(folder) / ANSWERING_FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def of(cls, name: str) -> "Answering":
+        """That of a model's folder or Hub id, the defaults where it has none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        file = cached_file(
+            *(name, ANSWERING_FILE),
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if file is None:
+            return cls()
+        try:
+            answering = cls(**json.loads(Path(file).read_text(encoding="utf-8")))
+            if answering.prompt.count("{}") != 1 or min(answering.max_new_tokens, answering.num_beams) < 1:
+                raise ValueError
+            if not 0 <= answering.threshold <= 1:
+                raise ValueError
+            answering.calibrated(np.array([0.5]))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{file}: it does not say how to ask the model; save the model again.") from error
+        return answering
+
+
+def decode_with(processor: Blip2Processor) -> Callable[[Any], list[str]]:
+    """A function from tokens ``(N, T)`` to answers."""
+
+    def decode(tokens: Any) -> list[str]:
+        tokens = torch.as_tensor(tokens)
+        tokens = tokens.masked_fill(tokens < 0, processor.tokenizer.pad_token_id)  # Trainer pads with -100
+        return [answer.strip() for answer in processor.batch_decode(tokens, skip_special_tokens=True)]
+
+    return decode

@@ -1,0 +1,85 @@
+"""Asks a BLIP-2."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling.blip2.answering import Answering, decode_with
+from modeling.blip2.candidates import AnswerTrie
+from modeling.blip2.heat import blip2_heat
+from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row, most_probable
+from processing.collators import Blip2Collator
+
+T5_LENGTH = 512  # tokens; its relative positions have no limit, but it was trained with so many
+
+
+class Blip2Predictor(FamilyPredictor):
+    """Writes answers, or chooses the likeliest of its candidates."""
+
+    def __init__(self, model: Any, processor: Any, device: torch.device, answering: Answering) -> None:
+        self.vision = model.take_frozen_vision().to(device).eval()
+        super().__init__(model, processor, device)
+        self.answering = answering
+        self.abstention_threshold = answering.threshold
+        self.trie = None
+        if answering.candidates:
+            self.trie = AnswerTrie([self._collator().answer_ids(answer) for answer in answering.candidates])
+        length = getattr(model.config.text_config, "max_position_embeddings", T5_LENGTH)
+        prompt = processor.tokenizer(answering.prompt)["input_ids"]
+        taken = processor.num_query_tokens + len(prompt) + answering.max_new_tokens
+        self.max_question_length = max(1, length - taken)
+
+    def fit_question(self, question: str) -> tuple[str, bool]:
+        """The question, cut where prompt and answer leave it no room."""
+        tokenizer = self.processor.tokenizer
+        ids = tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) <= self.max_question_length:
+            return question, False
+        return tokenizer.decode(ids[: self.max_question_length]), True
+
+    def encode_images(self, images: list[np.ndarray]) -> Sequence[Any]:
+        """The features of the frozen vision encoder."""
+        return self.vision(self.pixel_values(images)).cpu()
+
+    def rank_answers(self, rows: Sequence[Row], encoded: Mapping[str, Any], top_k: int) -> list[RankedAnswers]:
+        """The likeliest candidates; without candidates the greedy answer, then other beams by their confidence."""
+        batch = self.to_device(self._collator(encoded).prompts(rows))
+        if self.trie is not None:
+            likelihoods = self.model.score(self.trie, **batch).softmax(-1)
+            return self._calibrated(most_probable(likelihoods, self.answering.candidates, top_k))
+        ranked = [[pair] for pair in self._generate(batch, num_beams=self.answering.num_beams)]
+        if top_k > 1:
+            beams = self._generate(batch, num_beams=top_k, num_return_sequences=top_k)
+            for number, answers in enumerate(ranked):
+                others = sorted(beams[number * top_k : (number + 1) * top_k], key=lambda pair: pair[1])
+                distinct = dict(others)  # beams may differ in spaces only; the most confident one stays
+                distinct.pop(answers[0][0], None)
+                answers += sorted(distinct.items(), key=lambda pair: -pair[1])[: top_k - 1]
+        return self._calibrated(ranked)
+
+    def heat_map(self, row: Row, encoded: Mapping[str, Any]) -> np.ndarray:
+        """By the gradient of the answer's log-likelihood."""
+        return blip2_heat(self.model, self.to_device(self._collator(encoded)([row])))[0]
+
+    def _collator(self, encoded: Mapping[str, Any] | None = None) -> Blip2Collator:
+        decoder_only = self.model.config.use_decoder_only_language_model
+        return Blip2Collator(self.processor, self.answering.prompt, 1, decoder_only, encoded)
+
+    def _calibrated(self, ranked: list[RankedAnswers]) -> list[RankedAnswers]:
+        return [
+            [(text, float(self.answering.calibrated(np.array(confidence)))) for text, confidence in answers]
+            for answers in ranked
+        ]
+
+    def _generate(self, batch: dict[str, torch.Tensor], **beams: int) -> list[tuple[str, float]]:
+        tokenizer = self.processor.tokenizer
+        tokens, confidence = self.model.generate(
+            **batch,
+            **beams,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            max_new_tokens=self.answering.max_new_tokens,
+        )
+        return list(zip(decode_with(self.processor)(tokens), confidence.tolist(), strict=True))

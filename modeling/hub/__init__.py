@@ -1,0 +1,1 @@
+"""The way to the Hub: the client and the model card."""

@@ -1,0 +1,168 @@
+"""The features of a frozen vision network, computed once per image and kept on disk.
+
+import logging
+A frozen network gives the same features for an image at every question and epoch; SLAKE asks 11 questions an image.
+Features are keyed by the image's content, its preprocessing and the network's weights, so what is kept is never stale.
+
+On disk a set of features is a folder named after preprocessing and weights. It holds safetensors shards, each written
+atomically, with a checksum for every image; several processes may add shards at the same time.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+from tqdm import tqdm
+
+from processing.images import open_image
+from processing.storage import cache_dir, write_atomically
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 16  # images a forward
+
+SHARD_SIZE = 512  # images a file
+
+
+def one_per_question(states: torch.Tensor, image_index: torch.Tensor) -> torch.Tensor:
+    """States of images ``(I, ...)`` as one row a question ``(B, ...)``; `image_index` ``(B,)`` says which image's.
+
+    An index in brackets would do the same, but its backward pass adds up an image's gradients in any order.
+    """
+    return states.index_select(0, image_index)
+
+
+class KeptFeatures:
+    """Features of images by their path, `(channels, height, width)` in half precision.
+
+    Args:
+        network: frozen; maps `pixel_values` ``(B, 3, H, W)`` to features ``(B, channels, height, width)``.
+        image_processor: makes its `pixel_values`.
+        max_gb: limit for all features on disk, in 10^9 bytes. The sets of other networks make room first, the least
+            recently used one before the others; what still does not fit is computed whenever it is asked for.
+    """
+
+    def __init__(self, network: nn.Module, image_processor: Any, max_gb: float) -> None:
+        self.network = network.eval()
+        self.image_processor = image_processor
+        self.max_bytes = int(max_gb * 1e9)
+        self.folder = cache_dir() / "features" / _fingerprint(network, image_processor.to_dict())
+        self._storing = True
+        self._digests: dict[str, str] = {}
+        self._shards: dict[str, Any] = {}  # the open shard that holds an image, by the image's digest
+
+    def fill(self, images: Iterable[str]) -> None:
+        """Computes what is not there yet, with a progress bar, and logs how much was computed and read."""
+        wanted = {self._digest(image): image for image in dict.fromkeys(images)}
+        self._open_shards(wanted.keys())
+        missing = [(digest, image) for digest, image in wanted.items() if digest not in self._shards]
+        bar = tqdm(total=len(missing), desc="Image features", unit="image", disable=not missing)
+        for start in range(0, len(missing), SHARD_SIZE):
+            shard: dict[str, torch.Tensor] = {}
+            for at in range(start, min(start + SHARD_SIZE, len(missing)), BATCH_SIZE):
+                batch = missing[at : min(at + BATCH_SIZE, start + SHARD_SIZE)]
+                features = self._compute([image for _, image in batch])
+                shard |= dict(zip((digest for digest, _ in batch), features, strict=True))
+                bar.update(len(batch))
+            self._store(shard)
+            if not self._storing:
+                break
+        bar.close()
+        self._open_shards(wanted.keys())
+        kept = len(wanted) - len(missing)
+        logger.info("Image features: %d computed, %d read from %s", len(missing), kept, self.folder)
+
+    def __getitem__(self, image: str) -> torch.Tensor:
+        """The features of the image at a path."""
+        digest = self._digest(image)
+        if digest in self._shards:
+            return self._shards[digest].get_tensor(digest)
+        return self._compute([image])[0]
+
+    def _digest(self, image: str) -> str:
+        if image not in self._digests:
+            self._digests[image] = hashlib.sha256(Path(image).read_bytes()).hexdigest()
+        return self._digests[image]
+
+    @torch.inference_mode()
+    def _compute(self, images: Sequence[str]) -> torch.Tensor:
+        pixels = self.image_processor([open_image(image) for image in images], return_tensors="pt")["pixel_values"]
+        device = next(self.network.parameters()).device
+        return self.network(pixels.to(device)).half().cpu()
+
+    def _open_shards(self, digests: Iterable[str]) -> None:
+        """Opens shards that hold wanted images; a damaged one is deleted, so that its images are computed again."""
+        wanted = set(digests) - self._shards.keys()
+        if self.folder.is_dir():
+            os.utime(self.folder)  # for the order in which sets make room
+        for file in sorted(self.folder.glob("*.safetensors")) if wanted else ():
+            try:
+                shard = safe_open(file, "pt")
+                checksums = json.loads(shard.metadata()["crc32"])
+                found = wanted & checksums.keys()
+                if any(_checksum(shard.get_tensor(digest)) != checksums[digest] for digest in found):
+                    raise ValueError("wrong checksum")
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                logger.warning("%s is damaged (%s): its features are computed again.", file, error)
+                file.unlink(missing_ok=True)
+                continue
+            self._shards |= dict.fromkeys(found, shard)
+            wanted -= found
+
+    def _store(self, shard: dict[str, torch.Tensor]) -> None:
+        checksums = {digest: _checksum(features) for digest, features in shard.items()}
+        content = save(shard, metadata={"crc32": json.dumps(checksums)})
+        if not self._make_room(len(content)):
+            self._storing = False
+            logger.warning(
+                "Image features need more than --feature_cache_gb %g: the rest is computed at every use, slowly.",
+                self.max_bytes / 1e9,
+            )
+            return
+        try:
+            write_atomically(self.folder / f"{uuid.uuid4().hex}.safetensors", content)
+        except OSError as error:
+            self._storing = False
+            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+            logger.warning(
+                "Image features can't be kept in %s (%s): they are computed at every use, slowly.",
+                *(self.folder, reason),
+            )
+
+    def _make_room(self, size: int) -> bool:
+        sets = {folder: _size(folder) for folder in self.folder.parent.glob("*/") if folder != self.folder}
+        own = _size(self.folder)
+        for folder in sorted(sets, key=lambda folder: folder.stat().st_mtime):
+            if own + sum(sets.values()) + size <= self.max_bytes:
+                break
+            shutil.rmtree(folder, ignore_errors=True)
+            del sets[folder]
+        return own + sum(sets.values()) + size <= self.max_bytes
+
+
+def _fingerprint(network: nn.Module, preprocessing: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(preprocessing, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())  # numpy has no bf16
+    return digest.hexdigest()[:16]
+
+
+def _checksum(features: torch.Tensor) -> int:
+    return zlib.crc32(features.contiguous().numpy().tobytes())
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

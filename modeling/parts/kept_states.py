@@ -1,0 +1,49 @@
+"""The states of a frozen text encoder, computed once per question and kept in memory.
+
+Data sets ask the same questions of many images, and training asks them again at every epoch.
+"""
+
+from collections.abc import Mapping
+
+import datasets
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+BATCH_SIZE = 64  # questions a forward
+
+MAX_QUESTIONS = 20_000  # where there are more the encoder runs at each step; MiniLM's states take 15 KB a question
+
+
+@torch.no_grad()
+def kept_states(
+    text_encoder: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    dataset: Mapping[str, datasets.Dataset],
+) -> dict[str, torch.Tensor] | None:
+    """The states of each question of a data set, ``(tokens, hidden_size)`` in half precision like features of images.
+
+    Args:
+        text_encoder: frozen; maps `input_ids` and `attention_mask` ``(B, L)`` to a `last_hidden_state`.
+        tokenizer: cuts questions at
+        max_length: tokens.
+        dataset: its splits have a column `question`.
+
+    Returns:
+        None where there are too many questions to keep.
+    """
+    questions = {question for rows in dataset.values() for question in rows["question"]}
+    if len(questions) > MAX_QUESTIONS:
+        return None
+    text_encoder.eval()
+    device = next(text_encoder.parameters()).device
+    states: dict[str, torch.Tensor] = {}
+    ordered = sorted(questions, key=lambda question: (len(question), question))  # those of like length together
+    for start in range(0, len(ordered), BATCH_SIZE):
+        chunk = ordered[start : start + BATCH_SIZE]
+        batch = tokenizer(chunk, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(device)
+        padded = text_encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state.half().cpu()
+        lengths = batch["attention_mask"].sum(1).tolist()
+        states |= {chunk[i]: padded[i, :length].clone() for i, length in enumerate(lengths)}
+    return states

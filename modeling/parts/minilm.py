@@ -1,0 +1,46 @@
+"""MiniLM, the frozen text encoder."""
+
+import torch
+from safetensors.torch import load as load_safetensors
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, read_part
+
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+
+MAX_QUESTION_LENGTH = 40
+
+
+def minilm_weights() -> dict[str, torch.Tensor]:
+    """The pretrained weights of `BertModel` without its pooler."""
+    unused = ("pooler.", "embeddings.position_ids")
+    weights = load_safetensors(read_part(*TEXT_WEIGHTS))
+    return {name: value for name, value in weights.items() if not name.startswith(unused)}
+
+
+def minilm() -> BertModel:
+    """The pretrained text encoder; it has no dropout."""
+    with torch.random.fork_rng(devices=[]):
+        model = BertModel(BertConfig(**MINILM), add_pooling_layer=False)
+    model.load_state_dict(minilm_weights())
+    return model.eval()
+
+
+def minilm_tokenizer() -> PreTrainedTokenizerFast:
+    """Its tokenizer, for questions of at most 40 tokens, which is ViLT's limit."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_buffer(read_part(*TOKENIZER)),
+        model_max_length=MAX_QUESTION_LENGTH,
+        **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
+    )
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
+
+
+def hide_words(attention_mask: torch.Tensor, share: float) -> torch.Tensor:
+    """The mask ``(B, L)`` of a question's tokens without a random share of them; the first one always stays."""
+    hidden = torch.rand(attention_mask.shape, device=attention_mask.device) < share
+    hidden[:, 0] = False
+    return attention_mask * ~hidden

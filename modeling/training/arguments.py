@@ -1,0 +1,299 @@
+"""What a run can be told: the data, and the recipe of each model family with its published defaults."""
+
+import logging
+import os
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+import torch
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DataArguments:
+    """The rows to train and evaluate on."""
+
+    dataset: str = field(
+        default="phantom",
+        metadata={
+            "help": "A SLAKE or VQA-RAD folder, a folder of tables, one JSON, JSONL or CSV file, the Hub id "
+            "(user/name) of a data set repo in SLAKE's format, or phantom or phantom:N for 60 or N generated images."
+        },
+    )
+    language: str = field(
+        default="en",
+        metadata={"help": "Language of the rows to keep.", "choices": ["en", "zh", "all"]},
+    )
+    column_names: list[str] = field(
+        default_factory=list,
+        metadata={"help": "field=column pairs for tables whose columns have other names, as in image=file_name."},
+    )
+    image_folder: str | None = field(
+        default=None,
+        metadata={"help": "Folder that a table's image paths are relative to; by default the table's own folder."},
+    )
+    on_bad_rows: str = field(
+        default="skip",
+        metadata={
+            "help": "What to do with rows that can't be used: skip them with a warning, or stop with an error.",
+            "choices": ["skip", "error"],
+        },
+    )
+    drop_leaking_rows: bool = field(
+        default=False,
+        metadata={"help": "Remove training rows whose image is also in validation or test, instead of refusing."},
+    )
+    allow_no_answer: bool = field(
+        default=False,
+        metadata={"help": "Keep rows with an empty answer, which SQuAD v2 reads as 'no answer'."},
+    )
+    split_seed: int = field(
+        default=0,
+        metadata={"help": "Seed of the 80/10/10 split by image where the data set has no splits."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation rows."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Use only the first N test rows."})
+
+
+@dataclass
+class SharedTrainingArguments:
+    """Defaults and fields that the families have in common, mixed into a transformers TrainingArguments."""
+
+    output_dir: str = field(
+        default="output", metadata={"help": "Folder for checkpoints, the model, figures and predictions."}
+    )
+    do_train: bool = field(default=True, metadata={"help": "Train on the train split."})
+    do_eval: bool = field(default=True, metadata={"help": "Evaluate on the validation split."})
+    do_predict: bool = field(default=False, metadata={"help": "Evaluate on the test split too."})
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "Training batch size of one device, in questions."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=64, metadata={"help": "Evaluation batch size of one device, in questions."}
+    )
+    fp16: bool = field(
+        default=True,
+        metadata={"help": "FP16 mixed precision. Without a GPU the run takes bf16 autocast or fp32 and says so."},
+    )
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When to evaluate on validation while training: no, steps or epoch."}
+    )
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch or best."}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
+    logging_steps: float = field(
+        default=10, metadata={"help": "Optimizer steps between log lines (below 1: share of all steps)."}
+    )
+    metric_for_best_model: str | None = field(
+        default="exact_match", metadata={"help": "Validation metric that tells the best checkpoint."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay False: the collator needs the raw columns."}
+    )
+    questions_per_image: int = field(
+        default=1,
+        metadata={"help": "Questions of an image that stay together in training and share what is computed of it."},
+    )
+    feature_cache_gb: float = field(
+        default=10.0,
+        metadata={"help": "Limit for kept features of frozen vision networks on disk, in GB; 0 keeps none."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after this many evaluations without a better metric; needs --load_best_model_at_end True."
+        },
+    )
+
+    target_risk: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of answers that may be wrong, such as 0.05: the model is silent below the confidence that "
+            "keeps this on the validation rows, with 95 % certainty."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        self.recipe = told_values(self)  # transformers' own __post_init__ changes many
+        if self.push_to_hub and not (self.do_train and self.hub_model_id and "/" in self.hub_model_id):  # type: ignore[attr-defined]
+            raise ValueError(
+                "--push_to_hub needs a training run and --hub_model_id user/name; python -m modeling.publish pushes a "
+                "model that is trained."
+            )
+        if not (self.do_train and self.do_eval):
+            self.eval_strategy = "no"  # else transformers turns do_eval on
+        if not self.do_train:
+            self.load_best_model_at_end, self.early_stopping_patience = False, None
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError("--early_stopping_patience needs --load_best_model_at_end True.")
+        if self.target_risk is not None and not 0 < self.target_risk < 1:
+            raise ValueError("--target_risk must be between 0 and 1, such as 0.05.")
+        if self.questions_per_image < 1:
+            raise ValueError("--questions_per_image must be at least 1.")
+        if self.remove_unused_columns:
+            raise ValueError("--remove_unused_columns must stay False: the collator needs the raw columns.")
+        self._choose_precision()
+        super().__post_init__()  # type: ignore[misc]
+
+    def _choose_precision(self) -> None:
+        """FP16 is for GPUs; on a CPU bf16 autocast is the fast mode where it has AMX, else fp32."""
+        if torch.accelerator.is_available() and not self.use_cpu:  # type: ignore[has-type]
+            return
+        self.use_cpu = True
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by `accelerate launch` from its config file
+        if launched == "fp16":
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # Accelerate refuses fp16 on a CPU
+        if self.fp16 or launched == "fp16":
+            self.fp16, self.bf16 = False, cpu_has_bf16()
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                precision = "bf16 autocast" if self.bf16 else "fp32"
+                logger.warning("No GPU here: using %s instead of FP16.", precision)
+
+
+@dataclass
+class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
+    """The published ViLT recipe: batch 64, 2e-5, 3 epochs, FP16 on one A100."""
+
+    model_type: str = field(default="vilt", metadata={"help": "Model family: vilt or blip2.", "choices": ["vilt"]})
+    model_name_or_path: str = field(
+        default="dandelin/vilt-b32-mlm",
+        metadata={
+            "help": "ViLT checkpoint to start from or to evaluate: a Hub id, a folder, starter for the one made of "
+            "pretrained parts in registry packages, or scratch:small (or scratch:tiny) for a small untrained one."
+        },
+    )
+    learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
+    vision_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak learning rate of the starter's image network; by default the same. 0 freezes it, and images "
+            "are not moved then."
+        },
+    )
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
+    box_questions: bool = field(
+        default=False,
+        metadata={"help": "Train also on questions in SLAKE's words that the boxes of training images answer."},
+    )
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["row"],
+        metadata={"help": "Must stay row: evaluation looks answers up by row, so that no label matrix piles up."},
+    )
+
+
+@dataclass
+class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
+    """The published BLIP-2 recipe: batch 64, 2e-3, 10 epochs, FP16 on one A100, LoRA on the Q-Former."""
+
+    model_type: str = field(default="blip2", metadata={"help": "Model family: vilt or blip2.", "choices": ["blip2"]})
+    model_name_or_path: str = field(
+        default="Salesforce/blip2-opt-2.7b",
+        metadata={
+            "help": "BLIP-2 checkpoint to start from, or adapter to go on from or to evaluate: a Hub id, a folder, or "
+            "starter for the base made of pretrained parts in registry packages."
+        },
+    )
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
+    lora_r: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA scale: updates are multiplied by alpha / r."})
+    lora_dropout: float = field(default=0.1, metadata={"help": "Dropout probability on the input of LoRA layers."})
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["attention"],
+        metadata={
+            "help": "What the LoRA matrices are added to: the Q-Former's attention, its dense layers, the language "
+            "projection, the language_model.",
+            "choices": ["attention", "dense", "projection", "language_model"],
+        },
+    )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What is trained whole and saved with the adapter; vision_top is the upper half of the starter's "
+            "image network.",
+            "choices": ["qformer", "language_projection", "vision_top"],
+        },
+    )
+    qformer_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak learning rate of the Q-Former and of vision_top where they are trained whole; by default "
+            "that of the adapter."
+        },
+    )
+    alignment_epochs: float = field(
+        default=0.0,
+        metadata={
+            "help": "Passes over the training rows in which the starter's Q-Former learns without its "
+            "language model first."
+        },
+    )
+    merge_adapter: bool = field(
+        default=False, metadata={"help": "Also write the whole model, adapter merged, into output_dir/merged."}
+    )
+    prompt: str = field(
+        default="Question: {} Answer:", metadata={"help": "What the language model reads, with {} for the question."}
+    )
+    questions_per_image: int = field(
+        default=16,
+        metadata={"help": "Questions of an image that stay together in training and share what is computed of it."},
+    )
+    max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Longest answer in tokens; by default that of the longest training answer."}
+    )
+    answer_candidates: str | None = field(
+        default=None,
+        metadata={
+            "help": "train: the answer is the likeliest of all training answers; the generated one is scored too.",
+            "choices": ["train"],
+        },
+    )
+    quantization: str | None = field(
+        default=None,
+        metadata={"help": "Load the base model in 4bit or 8bit (needs bitsandbytes).", "choices": ["4bit", "8bit"]},
+    )
+    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate generated answers."})
+
+    def __post_init__(self) -> None:
+        if self.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            raise ValueError(
+                "BLIP-2 can't be spread by FSDP, as its processes write answers of different lengths; its base is "
+                "frozen, so use recipes/accelerate/multi_gpu.yaml, and --quantization 4bit for one that is too large."
+            )
+        if self.prompt.count("{}") != 1:
+            raise ValueError(f"--prompt {self.prompt!r}: needs one {{}}, where the question goes.")
+        if self.alignment_epochs and "qformer" not in (self.modules_to_save or []):
+            raise ValueError("--alignment_epochs needs --modules_to_save qformer: else nothing would be aligned.")
+        super().__post_init__()
+
+
+TRAINING_ARGUMENTS = {"vilt": ViltTrainingArguments, "blip2": Blip2TrainingArguments}
+
+AnyTrainingArguments = ViltTrainingArguments | Blip2TrainingArguments
+
+# Where a run reads and writes, whom it talks to and how it is shown: no part of its recipe.
+LOCAL_FIELDS = {
+    *("output_dir", "image_folder", "resume_from_checkpoint", "disable_tqdm", "run_name", "log_level", "report_to"),
+    *("push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_revision", "hub_strategy"),
+    *("project", "do_train", "do_eval", "do_predict", "feature_cache_gb"),
+    *("debug", "include_num_input_tokens_seen"),  # parsed to another value than their default
+}
+
+
+def told_values(arguments: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults and belong to a recipe."""
+    told = {}
+    for f in fields(arguments):
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if f.name not in LOCAL_FIELDS and getattr(arguments, f.name) != default:
+            told[f.name] = getattr(arguments, f.name)
+    return told
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices faster than fp32 ones: by AMX, but not by AVX512-BF16 on a Xeon."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))

@@ -1,0 +1,148 @@
+"""What a run leaves about itself, so that it can be run again and its card can be written; no path and no token."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from datasets import DatasetDict
+from peft import PeftConfig
+
+from modeling.training.arguments import AnyTrainingArguments, DataArguments, told_values
+from processing.errors import UserError
+from processing.sources import HUB_ID
+from processing.storage import write_atomically
+
+RECIPE_FILE = "recipe.yaml"
+
+RECORD_FILE = "run.json"
+
+CORE_FIELDS = (  # told in every recipe, also where they have their defaults
+    *("model_name_or_path", "learning_rate", "lr_scheduler_type", "num_train_epochs", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "lora_r", "lora_alpha", "lora_dropout", "lora_targets", "prompt", "seed"),
+)
+
+PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "huggingface_hub")
+
+
+def write_record(data_args: DataArguments, args: AnyTrainingArguments, dataset: DatasetDict, seconds: float) -> None:
+    """Writes `recipe.yaml`, which `train.py` takes, and `run.json`, what the model card tells beside the figures.
+
+    Args:
+        data_args, args: of the run.
+        dataset: all its splits.
+        seconds: how long it took, evaluation included.
+    """
+    recipe = recipe_of(data_args, args)
+    command = "accelerate launch train.py recipe.yaml --output_dir out"
+    if "dataset" not in recipe:
+        command += " --dataset path/to/data"
+    base = base_model_of(args.model_name_or_path)
+    if base is None:
+        command += " --model_name_or_path path/to/base"
+    info = next(iter(dataset.values())).info
+    hub_id = data_args.dataset if "dataset" in recipe and HUB_ID.fullmatch(data_args.dataset) else None
+    if hub_id is None and info.homepage:
+        hub_id = info.homepage.partition("/datasets/")[2]
+    record = {
+        "model_type": args.model_type,
+        "base_model": base,
+        "command": command,
+        "dataset": {
+            **{
+                "name": info.dataset_name,
+                "id": hub_id,
+                "license": info.license or None,
+                "language": data_args.language,
+            },
+            "citation": info.citation or None,
+            "splits": {
+                split: {"questions": len(rows), "images": len(set(rows["image"]))} for split, rows in dataset.items()
+            },
+        },
+        "seconds": round(seconds),
+        "peak_memory_gb": round(_peak_memory() / 1e9, 1),
+        "hardware": _hardware(args),
+        "versions": {"medical-vqa": _version("medical-vqa"), "python": platform.python_version()}
+        | {package: _version(package) for package in PACKAGES},
+    }
+    folder = Path(args.output_dir)
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)
+    write_atomically(folder / RECIPE_FILE, f"# {command}\n{text}")
+    write_atomically(folder / RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """The content of a run's `run.json`.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    file = Path(folder) / RECORD_FILE
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: can't be read; give the --output_dir of a training run that ended.") from error
+
+
+def recipe_of(data_args: DataArguments, args: AnyTrainingArguments) -> dict[str, Any]:
+    """What a run was told, without anything of this machine."""
+    recipe: dict[str, Any] = {"model_type": args.model_type, "dataset": data_args.dataset}
+    recipe |= {name: getattr(args, name) for name in CORE_FIELDS if hasattr(args, name)}
+    recipe |= told_values(data_args) | args.recipe
+    recipe["lr_scheduler_type"] = args.lr_scheduler_type.value
+    if Path(data_args.dataset).expanduser().exists():
+        recipe.pop("dataset", None)
+    if base_model_of(args.model_name_or_path) is None:
+        recipe.pop("model_name_or_path", None)
+    return recipe
+
+
+def base_model_of(name: str) -> str | None:
+    """What a run started from: a Hub id, `starter` or `scratch:SIZE`; None where it was a folder.
+
+    A folder with an adapter stands for the adapter's base.
+    """
+    if not Path(name).is_dir():
+        return name
+    if (Path(name) / "adapter_config.json").is_file():
+        return base_model_of(str(PeftConfig.from_pretrained(name).base_model_name_or_path))
+    return None
+
+
+def model_folder(folder: str | Path) -> Path:
+    """Where in a run's folder the model to publish lies: in `merged` where an adapter's base is a folder, too."""
+    merged = Path(folder) / "merged"
+    return merged if merged.is_dir() and base_model_of(str(folder)) is None else Path(folder)
+
+
+def _peak_memory() -> int:
+    """In bytes: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _hardware(args: AnyTrainingArguments) -> str:
+    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "fp32"
+    if not args.use_cpu and torch.cuda.is_available():
+        return f"{args.world_size} x {torch.cuda.get_device_name()}, {precision}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return f"{cores} cores of {name}, {precision}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""ViLT: a classifier over an answer vocabulary."""

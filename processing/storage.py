@@ -1,0 +1,39 @@
+"""Where files are kept and how they are written: the cache folder, whole files or none."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def cache_dir() -> Path:
+    """The folder for everything that can be made again: `MEDICAL_VQA_CACHE`, else the user's cache folder."""
+    if chosen := os.environ.get("MEDICAL_VQA_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "medical-vqa"
+
+
+def write_atomically(path: str | Path, data: bytes | str) -> None:
+    """Writes a file whole or not at all: readers and a killed process never leave or see half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+        # mkstemp files are private; give the usual permissions of a new file instead
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes one JSON object a line, atomically."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(path, text.encode(errors="backslashreplace"))  # half a character is JSON's own escape then
