@@ -20,8 +20,8 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import cpu_has_bf16
-from modeling.vilt.checkpoints import build_tokenizer
 from modeling.vilt.network import ViltForQuestionAnswering
+from modeling.vilt.scratch import build_tokenizer
 from processing.collators import ViltCollator
 from processing.data import load_vqa_dataset
 from processing.errors import run_command

@@ -150,6 +150,7 @@ def describe_abstention(abstention: Abstention | None) -> str:
     if abstention is None:
         return "no threshold keeps it on these validation rows, so the model answers everything."
     return (
-        f"silent below a confidence of {abstention.threshold:.3f}; that answers {abstention.coverage:.1%} of the validation "
-        f"rows, {abstention.risk:.1%} of these answers wrong, and on other rows of the kind at most {abstention.bound:.1%}."
+        f"silent below a confidence of {abstention.threshold:.3f}; that answers {abstention.coverage:.1%} of the "
+        f"validation rows, {abstention.risk:.1%} of these answers wrong, and on other rows of the kind at most "
+        f"{abstention.bound:.1%}."
     )

@@ -36,7 +36,7 @@ PREDICTION_FILES = ("predictions_*.jsonl",)
 MESSAGE = "Upload a model trained with Medical-VQA"
 
 
-def take_destination(args: AnyTrainingArguments) -> Destination | None:
+def pop_destination(args: AnyTrainingArguments) -> Destination | None:
     """The destination that `--push_to_hub` asks for, None where it does not.
 
     It is taken out of the arguments: the Trainer's own push sends more than should leave this machine, and saves the

@@ -10,9 +10,10 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import ViltTrainingArguments
-from modeling.vilt.checkpoints import SCRATCH, build_model, build_tokenizer
+from modeling.vilt.checkpoints import build_model
 from modeling.vilt.family import build_trainer
 from modeling.vilt.network import ViltForQuestionAnswering
+from modeling.vilt.scratch import SIZES, build_tokenizer
 from processing.collators import ResizedImages, ViltCollator
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
@@ -38,7 +39,7 @@ def built(dataset, tmp_path):
 
 
 def tiny(num_labels: int = 5, **changes) -> ViltConfig:
-    return ViltConfig(**SCRATCH["tiny"], vocab_size=50, num_labels=num_labels, initializer_range=0.3, **changes)
+    return ViltConfig(**SIZES["tiny"], vocab_size=50, num_labels=num_labels, initializer_range=0.3, **changes)
 
 
 def batch_of(sizes: list[tuple[int, int]], seed: int = 0) -> dict[str, torch.Tensor]:

@@ -104,13 +104,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Which organs of the {} system does this image show?",
     ),
 }
-
 EXCLUSIVE = {  # at most one is to be answered by yes
     "modality": ("Is this a CT scan?", "Is this an MRI scan?", "Is this a X-Ray?"),
     "plane": ("Is this a transverse plane?", "Is this a coronal plane?", "Is this sagittal plane?"),
     "part of the body": tuple(f"Is this a study of the {part}?" for part in ("chest", "abdomen", "head")),
 }
-
 OPPOSITE = {  # exactly one is to be answered by yes
     "normal or abnormal": ("Does this image look normal?", "Does this image look abnormal?"),
     "abnormalities or normal": ("Are there abnormalities in this image?", "Is this image normal?"),

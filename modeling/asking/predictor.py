@@ -44,8 +44,8 @@ class Answer:
             validation rows of its training where there were enough.
         alternatives: other answers, the likeliest first.
         question_cut: the question was longer than the model reads, so its end was left out.
-        silent: the model gives no answer at so little confidence. `answer` is "" and `confidence` that of its likeliest
-            answer, which stands first among the alternatives.
+        silent: the model gives no answer at so little confidence. `answer` is "" and `confidence` that of its
+            likeliest answer, which stands first among the alternatives.
     """
 
     answer: str

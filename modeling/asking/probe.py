@@ -22,19 +22,12 @@ from processing.errors import UserError
 from processing.images import open_image
 
 Change = Callable[[Image.Image], Image.Image]
-
 STEP = 256  # questions between two looks at the progress bar
-
 BLUR = 1 / 16  # standard deviation in shares of the image's longer side
-
 ROTATION = 5  # degrees
-
 CONTRAST = 1.3
-
 NOISE = 8  # standard deviation in grey values of 0 to 255
-
 JPEG_QUALITY = 30
-
 CROP = 0.04  # of each side
 
 
@@ -59,7 +52,6 @@ BLIND: dict[str, Change] = {  # beside "image of another row"
     "blank": lambda image: Image.new("RGB", image.size, (127, 127, 127)),
     "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(max(image.size) * BLUR)),
 }
-
 HARMLESS: dict[str, Change] = {
     "turned": lambda image: image.rotate(ROTATION, Image.Resampling.BICUBIC),
     "contrast": lambda image: ImageEnhance.Contrast(image).enhance(CONTRAST),
@@ -67,7 +59,6 @@ HARMLESS: dict[str, Change] = {
     "JPEG": _jpeg,
     "cropped": _cropped,
 }
-
 SHUFFLED = "image of another row"
 
 

@@ -22,20 +22,17 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering
 from modeling.parts.kept_features import one_per_question
 from modeling.parts.kept_states import kept_states
-from modeling.parts.minilm import MAX_QUESTION_LENGTH, hide_words, minilm, minilm_tokenizer
+from modeling.parts.minilm import MAX_QUESTION_LENGTH, drop_tokens, minilm, minilm_tokenizer
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import Blip2TrainingArguments
-from modeling.training.optimization import grouped_by_image, set_learning_rate
+from modeling.training.trainers import grouped_by_image, set_learning_rate
 from processing.collators import FeatureLookup, ViltCollator
 
 logger = logging.getLogger(__name__)
 
 LEARNING_RATE = 3e-4  # of Q-Former and head; benchmarks/quality.md has what was tried
-
 VISION_LEARNING_RATE = 2e-4
-
 LABEL_SMOOTHING = 0.1
-
 WORD_DROPOUT = 0.1
 
 
@@ -78,7 +75,7 @@ class QuestionHead(nn.Module):
         if text_states is None:
             with torch.no_grad():
                 text_states = self.text_encoder(input_ids, attention_mask).last_hidden_state
-        mask = hide_words(attention_mask, WORD_DROPOUT).bool()
+        mask = drop_tokens(attention_mask, WORD_DROPOUT).bool()
         queries = one_per_question(self.base.query_states(pixel_values, image_embeds), image_index)
         states = self.layer(text_states.float(), queries, tgt_key_padding_mask=~mask) * mask.unsqueeze(-1)
         logits = self.classifier(states.sum(1) / mask.sum(1, keepdim=True)).float()

@@ -34,7 +34,6 @@ __all__ = [
     "read_answers",
     "set_abstention_threshold",
 ]
-
 MODEL_TYPES = tuple(MODELS)
 MAX_CASES = 60  # each needs a pass back through the language model
 

@@ -19,7 +19,8 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2VisionConfig
 
 from modeling.blip2.network import Blip2ForQuestionAnswering
-from modeling.parts.efficientnet import PREPROCESSING, efficientnet, load_efficientnet, move
+from modeling.parts.efficientnet import PREPROCESSING, efficientnet, load_efficientnet, random_affine
+from modeling.parts.loading import load_auto
 from modeling.parts.minilm import MINILM, minilm_weights
 from modeling.parts.packages import (
     LANGUAGE_MODEL,
@@ -31,7 +32,6 @@ from modeling.parts.packages import (
 )
 
 PLACE_CHANNELS = 64
-
 ASSEMBLY = 2  # counts the changes of what is assembled
 
 
@@ -107,7 +107,7 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
         """As in BLIP-2; the features are those of `vision_model.vision`, and in training they are moved a little."""
         features = self.vision_model.vision(pixel_values) if image_embeds is None else image_embeds
         if self.training:
-            features = move(features, self.config.vision_config)
+            features = random_affine(features, self.config.vision_config)
         return super().query_states(image_embeds=self.vision_model(features))
 
 
@@ -136,13 +136,13 @@ def blip2_starter_checkpoint() -> Path:
         if importlib.util.find_spec("gguf") is None:
             raise missing_package("gguf")
         options = {"gguf_file": language_file.name}
-        text_config = AutoConfig.from_pretrained(language_file.parent, **options)
+        text_config = load_auto(AutoConfig, language_file.parent, **options)
         config = Blip2StarterConfig(**settings, text_config=text_config, image_token_index=text_config.vocab_size)
         model = Blip2StarterForQuestionAnswering(config).eval()
         size = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
         image_processor = BlipImageProcessorPil(size=size, **PREPROCESSING)
         load_efficientnet(model.vision_model.vision, model.vision_model.vision_top, image_processor)
-        language_model = AutoModelForCausalLM.from_pretrained(language_file.parent, dtype=torch.bfloat16, **options)
+        language_model = load_auto(AutoModelForCausalLM, language_file.parent, dtype=torch.bfloat16, **options)
         model.language_model.load_state_dict(language_model.state_dict())
         _load_qformer(model.qformer, minilm_weights())
         _draw_cross_attention(model.qformer)
@@ -152,7 +152,7 @@ def blip2_starter_checkpoint() -> Path:
         nn.init.normal_(model.language_projection.weight, std=float(embeddings.std()) / width**0.5)
         model.language_model.to(torch.bfloat16)
         model.save_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(language_file.parent, padding_side="left", **options)
+        tokenizer = load_auto(AutoTokenizer, language_file.parent, padding_side="left", **options)
         Blip2Processor(image_processor, tokenizer, config.num_query_tokens).save_pretrained(folder)
 
     key = settings | {"assembly": ASSEMBLY}

@@ -108,8 +108,8 @@ class Blip2Trainer(Seq2SeqTrainer):
         """Answers a batch.
 
         Returns:
-            None for the loss; tokens ``(B, T)`` and their confidence ``(B,)``, and where there are candidates the number
-            of the likeliest ``(B,)`` and its probability among them ``(B,)``; row numbers ``(B,)``.
+            None for the loss. Tokens ``(B, T)`` and their confidence ``(B,)``; where there are candidates also the
+            number of the likeliest ``(B,)`` and its probability among them ``(B,)``. Row numbers ``(B,)``.
         """
         inputs = self._prepare_inputs(inputs)
         rows = inputs.pop("row")

@@ -17,7 +17,6 @@ from modeling.parts.packages import INSTALL, INSTALL_LANGUAGE_MODEL, PARTS
 from modeling.training.record import RECIPE_FILE, model_folder, read_record
 
 TEMPLATE = Path(__file__).with_name("card.md")
-
 FAMILIES = {"vilt": "ViLT", "blip2": "BLIP-2"}
 
 # Of the published recipes, which are the defaults of the families' arguments.
@@ -54,9 +53,7 @@ FIGURES = {
         kind=("answer_type", "CLOSED"),
     ),
 }
-
 REPORT_FILE = Path("report/report.json")
-
 BASELINE = "most frequent answer to the question"
 
 

@@ -26,11 +26,8 @@ from processing.errors import UserError
 logger = logging.getLogger(__name__)
 
 TRANSIENT = {408, 429, 500, 502, 503, 504}
-
 WAITS = (1, 2, 4, 8, 16)  # seconds before the tries after the first
-
 FAILURES = (HTTPError, OSError, RuntimeError, ValueError)  # of a push
-
 T = TypeVar("T")
 
 

@@ -16,7 +16,6 @@ from processing.images import open_image
 from processing.phantom.files import cached_phantoms
 
 NETWORK_PACKAGE = "efficientnet-lite-pytorch"
-
 PREPROCESSING = {  # (pixel - 127) / 128, as EfficientNet-Lite was trained
     "image_mean": [127 / 255] * 3,
     "image_std": [128 / 255] * 3,
@@ -155,7 +154,7 @@ def efficientnet(config: Any) -> tuple[FrozenEfficientNet, TrainedEfficientNet]:
     )
 
 
-def move(features: torch.Tensor, config: Any) -> torch.Tensor:
+def random_affine(features: torch.Tensor, config: Any) -> torch.Tensor:
     """Features of images turned, zoomed and shifted a little at random, never mirrored: left must stay left.
 
     Args:

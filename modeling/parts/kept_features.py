@@ -32,7 +32,6 @@ from processing.storage import cache_dir, write_atomically
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 16  # images a forward
-
 SHARD_SIZE = 512  # images a file
 
 

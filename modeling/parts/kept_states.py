@@ -11,7 +11,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 BATCH_SIZE = 64  # questions a forward
-
 MAX_QUESTIONS = 20_000  # where there are more the encoder runs at each step; MiniLM's states take 15 KB a question
 
 

@@ -8,7 +8,6 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, read_part
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-
 MAX_QUESTION_LENGTH = 40
 
 
@@ -39,7 +38,7 @@ def minilm_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def hide_words(attention_mask: torch.Tensor, share: float) -> torch.Tensor:
+def drop_tokens(attention_mask: torch.Tensor, share: float) -> torch.Tensor:
     """The mask ``(B, L)`` of a question's tokens without a random share of them; the first one always stays."""
     hidden = torch.rand(attention_mask.shape, device=attention_mask.device) < share
     hidden[:, 0] = False

@@ -118,7 +118,7 @@ class SharedTrainingArguments:
     )
 
     def __post_init__(self) -> None:
-        self.recipe = told_values(self)  # transformers' own __post_init__ changes many
+        self.recipe = non_default_values(self)  # transformers' own __post_init__ changes many
         if self.push_to_hub and not (self.do_train and self.hub_model_id and "/" in self.hub_model_id):  # type: ignore[attr-defined]
             raise ValueError(
                 "--push_to_hub needs a training run and --hub_model_id user/name; python -m modeling.publish pushes a "
@@ -272,26 +272,41 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
 
 
 TRAINING_ARGUMENTS = {"vilt": ViltTrainingArguments, "blip2": Blip2TrainingArguments}
-
 AnyTrainingArguments = ViltTrainingArguments | Blip2TrainingArguments
 
 # Where a run reads and writes, whom it talks to and how it is shown: no part of its recipe.
 LOCAL_FIELDS = {
-    *("output_dir", "image_folder", "resume_from_checkpoint", "disable_tqdm", "run_name", "log_level", "report_to"),
-    *("push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_revision", "hub_strategy"),
-    *("project", "do_train", "do_eval", "do_predict", "feature_cache_gb"),
-    *("debug", "include_num_input_tokens_seen"),  # parsed to another value than their default
+    "output_dir",
+    "image_folder",
+    "resume_from_checkpoint",
+    "disable_tqdm",
+    "run_name",
+    "log_level",
+    "report_to",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_token",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
+    "project",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "feature_cache_gb",
+    "debug",  # parsed to another value than its default, as is
+    "include_num_input_tokens_seen",
 }
 
 
-def told_values(arguments: Any) -> dict[str, Any]:
+def non_default_values(arguments: Any) -> dict[str, Any]:
     """The fields of a dataclass that differ from their defaults and belong to a recipe."""
-    told = {}
+    values = {}
     for f in fields(arguments):
         default = f.default if f.default_factory is MISSING else f.default_factory()
         if f.name not in LOCAL_FIELDS and getattr(arguments, f.name) != default:
-            told[f.name] = getattr(arguments, f.name)
-    return told
+            values[f.name] = getattr(arguments, f.name)
+    return values
 
 
 def cpu_has_bf16() -> bool:

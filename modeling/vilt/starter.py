@@ -23,9 +23,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.vilt.modeling_vilt import ViltEncoder, ViltLayer, ViltPreTrainedModel, ViltSelfAttention
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from modeling.parts.efficientnet import PREPROCESSING, efficientnet, load_efficientnet, move
+from modeling.parts.efficientnet import PREPROCESSING, efficientnet, load_efficientnet, random_affine
 from modeling.parts.kept_features import one_per_question
-from modeling.parts.minilm import MINILM, hide_words, minilm_tokenizer, minilm_weights
+from modeling.parts.minilm import MINILM, drop_tokens, minilm_tokenizer, minilm_weights
 from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, VISION_WEIGHTS, cached_checkpoint
 from modeling.vilt.network import queries_keys_values
 
@@ -116,7 +116,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         """
         features = self.vision(pixel_values) if image_embeds is None else image_embeds
         if self.training and any(p.requires_grad for p in self.vision_top.parameters()):
-            features = move(features, self.config)
+            features = random_affine(features, self.config)
         return self.vision_top(features)
 
     def forward(
@@ -152,7 +152,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
             with torch.no_grad():
                 text_states = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
         if self.training:
-            attention_mask = hide_words(attention_mask, self.config.word_dropout)
+            attention_mask = drop_tokens(attention_mask, self.config.word_dropout)
         logits = self.classifier(self._encode(text_states.float(), attention_mask, patches, image_index)).float()
         loss = None
         if labels is not None:
@@ -254,5 +254,4 @@ def starter_checkpoint() -> Path:
 
 
 AutoConfig.register(ViltStarterConfig.model_type, ViltStarterConfig)
-
 AutoModelForVisualQuestionAnswering.register(ViltStarterConfig, ViltStarterForQuestionAnswering)
