@@ -42,7 +42,7 @@ def read_source(dataset: str, column_names: Iterable[str] = (), image_folder: st
     if path.is_file():
         return _read_file(path, column_names, image_folder)
     if HUB_ID.fullmatch(dataset):
-        from processing.hub import download_slake
+        from processing.sources.hub import download_slake
 
         return read_slake(download_slake(dataset))
     raise UserError(
