@@ -20,6 +20,7 @@ from modeling.training.parser import parse_arguments
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.packing import QuestionTree
+from processing.utils import normalize
 from tests.tiny_blip2 import QUERIES, tiny_blip2
 
 KINDS = ("opt", "llama", "t5")
@@ -76,7 +77,7 @@ def plain_inputs(kind, stock, collator, row, answer=None):
     labels = answer_ids
     if kind != "t5":
         ids, labels = ids + answer_ids, [-100] * len(ids) + answer_ids
-    image = collator.processor.image_processor([collator.images[row["image"]]], do_resize=False, return_tensors="pt")
+    image = normalize(collator.processor.image_processor, [collator.images.resized[row["image"]]])
     ids = torch.tensor([ids])
     return {
         **{"pixel_values": image["pixel_values"], "input_ids": ids, "attention_mask": torch.ones_like(ids)},

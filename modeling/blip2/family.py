@@ -1,6 +1,5 @@
 """BLIP-2: LoRA on the Q-Former, everything else frozen; built, trained and evaluated."""
 
-import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -119,7 +118,7 @@ class Blip2Trainer(Seq2SeqTrainer):
         if self.args.alignment_epochs and not resume_from_checkpoint:
             base = self.model.get_base_model()
             collator = self.data_collator
-            align(base, self.train_dataset, collator.processor.image_processor, collator.features, self.args)
+            align(base, self.train_dataset, collator.processor.image_processor, collator.images.features, self.args)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -207,22 +206,9 @@ def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, t
 
 def heat_maps(trainer: Blip2Trainer, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
     """Where the model looked for the answer of each row: as `modeling.vilt.heat_maps`."""
-    collator = copy.copy(trainer.data_collator)
-    collator.images = _OfEach(collator.images)
-    collator.features = None if collator.features is None else _OfEach(collator.features)
-    batch = collator([dict(row) | {"image": (number, row["image"])} for number, row in enumerate(rows)])
+    batch = trainer.data_collator.with_image_for_each_row()(rows)
     with trainer.compute_loss_context_manager():
         return explain.blip2_heat(trainer.model.eval().get_base_model(), trainer._prepare_inputs(batch))
-
-
-class _OfEach:
-    """A lookup by number and image: questions about an image whose number differs do not share it."""
-
-    def __init__(self, lookup: Any) -> None:
-        self.lookup = lookup
-
-    def __getitem__(self, key: tuple[int, str]) -> Any:
-        return self.lookup[key[1]]
 
 
 def calibrate(output: PredictionOutput, trainer: Blip2Trainer, correct: Mapping[int, float]) -> None:
