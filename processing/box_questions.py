@@ -104,10 +104,11 @@ def _compare(topics: Sequence[Topic], rows: Sequence[Row]) -> list[tuple[str, bo
 
 def _relative_boxes(row: Row) -> list[RelativeBox]:
     width, height = open_image(row["image"]).size
-    corners = ((box["label"], *box["bbox"]) for box in row["boxes"])
-    return [
-        RelativeBox(label, x / width, y / height, (x + w) / width, (y + h) / height) for label, x, y, w, h in corners
-    ]
+    boxes = []
+    for box in row["boxes"]:
+        x, y, w, h = box["bbox"]
+        boxes.append(RelativeBox(box["label"], x / width, y / height, (x + w) / width, (y + h) / height))
+    return boxes
 
 
 def _key(question: str) -> str:
