@@ -184,7 +184,7 @@ def _check_compressed_frame(dataset: "Dataset", syntax: str, label: str) -> None
         with Image.open(BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
             size = image.size
     except UnidentifiedImageError:
-        problem = "its frame is no JPEG or JPEG 2000 that Pillow reads (12-bit JPEG is not)"
+        problem = "its frame is not a JPEG or JPEG 2000 that Pillow can read (12-bit JPEG is not supported)"
         raise cannot_open(label, problem, CONVERT) from None
     if size != (columns, rows):
         raise ValueError("the JPEG and the DICOM header differ in size")

@@ -87,7 +87,7 @@ def read_records(file: Path, split: str | None) -> list[Record]:
         split: that of all its rows, where it is known.
 
     Raises:
-        UserError: it is no table, can't be read, or has an entry that is not an object.
+        UserError: it is not a table, can't be read, or has an entry that is not an object.
     """
     readers: dict[str, Callable[[Path], list[Any]]] = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": read_csv}
     reader = readers.get(file.suffix.lower())

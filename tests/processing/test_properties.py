@@ -39,7 +39,7 @@ rows = st.fixed_dictionaries(
 )
 
 
-def told(error: UserError) -> str:
+def check_message(error: UserError) -> str:
     """The sentence of an error, checked to be one for people."""
     text = str(error)
     assert text.strip()
@@ -74,7 +74,7 @@ def test_rows_of_json_become_clean_splits_or_a_sentence(folder, table, language,
     try:
         dataset = load_vqa_dataset(str(file), **options)
     except UserError as error:
-        told(error)
+        check_message(error)
         return
     seen: dict[str, str] = {}
     for split, members in dataset.items():
@@ -110,7 +110,7 @@ def test_any_bytes_as_csv_are_rows_or_a_sentence(folder, data):
     file.write_bytes(data)
     with pytest.raises(UserError) as raised:  # none of these has an image column
         load_vqa_dataset(str(file))
-    assert "rows.csv" in told(raised.value)
+    assert "rows.csv" in check_message(raised.value)
 
 
 # Recipes -------------------------------------------------------------------------------------------------------------
@@ -123,24 +123,24 @@ keys = sorted({name for cls in TRAINING_ARGUMENTS.values() for name in cls.__dat
 @example({"model_type": ["vilt"]})
 @example({"deepspeed": "nowhere.json"})
 @example({"lr_scheduler_kwargs": "no"})
-def test_any_recipe_is_taken_or_told_in_a_sentence(folder, recipe):
+def test_any_recipe_is_taken_or_refused_in_a_sentence(folder, recipe):
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
     try:
         parse_arguments([str(file), "--output_dir", str(folder / "out")])
     except UserError as error:
-        told(error)
+        check_message(error)
 
 
 @few
 @given(st.binary() | st.text(alphabet="ab:[]{}&*!- \n\t'\"").map(str.encode))
-def test_any_bytes_as_a_recipe_are_taken_or_told_in_a_sentence(folder, data):
+def test_any_bytes_as_a_recipe_are_taken_or_refused_in_a_sentence(folder, data):
     file = folder / "recipe.yaml"
     file.write_bytes(data)
     try:
         parse_arguments([str(file), "--output_dir", str(folder / "out")])
     except UserError as error:
-        told(error)
+        check_message(error)
 
 
 # Answers -------------------------------------------------------------------------------------------------------------
