@@ -71,10 +71,20 @@ def test_language_that_no_row_has_names_those_there_are(table):
 
 
 def test_rooms_without_models_do_not_import_torch():
-    code = (
-        "import sys, processing.data, processing.images, processing.phantom, metrics.vqa, metrics.report;"
-        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    )
+    light = [
+        "box_questions",
+        "data",
+        "dicom",
+        "images",
+        "phantom",
+        "sources",
+        "splits",
+        "storage",
+        "utils",
+        "validation",
+    ]
+    modules = ", ".join([*(f"processing.{name}" for name in light), "metrics.vqa", "metrics.report"])
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
