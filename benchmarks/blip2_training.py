@@ -103,7 +103,7 @@ class Plain:
 
     def pixels(self, rows: list[dict]) -> torch.Tensor:
         """Pixels of each row's image."""
-        images = [self.collator.images[row["image"]] for row in rows]
+        images = [self.collator.images.resized[row["image"]] for row in rows]
         return self.collator.processor.image_processor(images, do_resize=False, return_tensors="pt")["pixel_values"]
 
     def batch(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -141,11 +141,11 @@ class Project:
         with torch.no_grad():
             for image in dict.fromkeys(row["image"] for row in rows):
                 pixels = collator.processor.image_processor(
-                    [collator.images[image]], do_resize=False, return_tensors="pt"
+                    [collator.images.resized[image]], do_resize=False, return_tensors="pt"
                 )["pixel_values"]
                 self.features[image] = base.vision_model(pixels).last_hidden_state[0].half()
         base.vision_model = None
-        collator.features = self.features
+        collator.images.features = self.features
 
     def batch(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """A training batch."""

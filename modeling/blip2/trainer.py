@@ -54,7 +54,7 @@ class Blip2Trainer(Seq2SeqTrainer):
         if self.args.alignment_epochs and not resume_from_checkpoint:
             base = self.model.get_base_model()
             collator = self.data_collator
-            align(base, self.train_dataset, collator.processor.image_processor, collator.features, self.args)
+            align(base, self.train_dataset, collator.processor.image_processor, collator.images.features, self.args)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""processing.utils: where files are kept, and that their text stays text."""
+"""processing.storage: where files are kept, and that their text stays text."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Files that should open nothing: images and archives that are broken, lie or attack, made from scratch.
 
-python -m tests.broken_files
+python -m tests.support.broken_files
 
-opens each with the image reader, the data set reader and a predictor, and prints what came of it as JSON.
+opens each with the image reader, the data set reader and a predictor, and prints the time and the message as JSON.
 """
 
 import functools
@@ -49,7 +49,7 @@ def png(width: int, height: int, *chunks: bytes, bits: int = 8, color: int = 0) 
 
 
 def zeros(megabytes: int) -> bytes:
-    """So many zeros, deflated to a thousandth."""
+    """This many megabytes of zeros, deflated to a thousandth."""
     packer = zlib.compressobj(9, wbits=-15)
     piece = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
     checksum = struct.pack(">HH", megabytes * 2**20 % 65_521, 1)  # Adler-32 of zeros
@@ -68,7 +68,7 @@ def grey_tiff(width: int, height: int, compression: int = 1, offset: int = 8, co
 
 
 def pages(count: int) -> bytes:
-    """A good TIFF of so many pages of 8 x 8 pixels, which share theirs."""
+    """A good TIFF of this many pages of 8 x 8 pixels, which share their pixels."""
     size = len(grey_tiff(8, 8)) - 8
     first = 8 + 64
     file = b"II*\0" + struct.pack("<I", first) + bytes(range(64))
@@ -273,10 +273,14 @@ def hostile_archives() -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Opens every file and prints, by reader and name, the seconds and what was said; then the memory before the
-    first file and the most of all."""
+    """Opens every file and prints what each reader made of it.
+
+    Printed are, by reader and name, the seconds on the CPU and the message, empty where the file opened; then the
+    memory in MB before the first file, and the most of all.
+    """
     import torch
 
+    from modeling.asking.predictor import Predictor
     from modeling.training.arguments import ViltTrainingArguments
     from modeling.vilt.checkpoints import build_model
     from modeling.vilt.predictor import ViltPredictor
@@ -290,17 +294,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         dataset = load_vqa_dataset(str(write_phantoms(Path(folder) / "good", num_images=28, image_size=96)))
         args = ViltTrainingArguments(output_dir=folder, model_name_or_path="scratch:tiny")
-        predictor = ViltPredictor(*build_model(args, dataset), torch.device("cpu"), torch.float32)
+        model, processor = build_model(args, dataset)
+        predictor = Predictor(ViltPredictor(model, processor, torch.device("cpu"), torch.float32))
         report: dict[str, dict[str, tuple[float, str]]] = {}
         start = _megabytes("VmRSS")
 
         def note(reader: str, name: str, function: Callable[[], Any]) -> None:
-            started, said = time.monotonic(), ""
+            started, message = time.process_time(), ""
             try:
                 function()
             except UserError as error:
-                said = str(error)
-            report.setdefault(reader, {})[name] = (round(time.monotonic() - started, 3), said)
+                message = str(error)
+            report.setdefault(reader, {})[name] = (round(time.process_time() - started, 3), message)
 
         for name, data in corpus.items():
             note("image", name, lambda data=data: open_image(data))

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from processing import phantom
 from processing.errors import UserError
-from processing.phantom.files import write_phantoms
+from processing.phantom import files
+from processing.phantom.__main__ import main
+from processing.phantom.anatomy import KINDS, draw_scene
+from processing.phantom.files import SPLITS, write_phantoms
+from processing.phantom.questions import QUESTIONS
+from processing.phantom.scene import tight_box
 
 FIELDS = ["img_id", "img_name", "question", "answer", "q_lang", "location", "modality"]
 FIELDS += ["answer_type", "base_type", "content_type", "triple", "qid"]
@@ -28,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(folder) -> dict[str, list[dict]]:
-    return {split: json.loads((folder / f"{split}.json").read_text()) for split in phantom.SPLITS}
+    return {split: json.loads((folder / f"{split}.json").read_text()) for split in SPLITS}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,7 @@ def test_files_and_fields_are_those_of_slake(folder, every_row):
         assert (folder / "imgs" / row["img_name"]).is_file()
         assert (row["q_lang"], row["base_type"], row["triple"]) == ("en", "vqa", ["vhead", "_", "_"])
         assert row["answer_type"] in ("OPEN", "CLOSED")
-        assert (row["location"], row["modality"]) in {(kind.location, kind.modality) for kind in phantom.KINDS}
+        assert (row["location"], row["modality"]) in {(kind.location, kind.modality) for kind in KINDS}
         assert row["answer"]
         assert row["answer"] not in ("Yes", "No") or row["answer_type"] == "CLOSED"
 
@@ -90,11 +94,11 @@ def test_images_open_as_rgb_at_the_asked_size(folder, tmp_path):
 @pytest.mark.parametrize("num_images", [12, 60])
 def test_splits_share_no_image_and_each_has_every_kind(tmp_path, num_images):
     root = write_phantoms(tmp_path / "set", num_images, image_size=96)
-    rows = {split: json.loads((root / f"{split}.json").read_text()) for split in phantom.SPLITS}
+    rows = {split: json.loads((root / f"{split}.json").read_text()) for split in SPLITS}
     images = {split: {row["img_id"] for row in rows[split]} for split in rows}
     assert sum(map(len, images.values())) == len(set.union(*images.values())) == num_images
     for split in rows:
-        assert {index % len(phantom.KINDS) for index in images[split]} == set(range(len(phantom.KINDS)))
+        assert {index % len(KINDS) for index in images[split]} == set(range(len(KINDS)))
 
 
 def test_default_split_is_about_70_15_15(rows):
@@ -106,16 +110,16 @@ def test_question_ids_are_unique_and_no_question_is_asked_twice(every_row):
     assert len({row["qid"] for row in every_row}) == len(every_row)
     assert len({(row["img_id"], row["question"]) for row in every_row}) == len(every_row)
     per_image = Counter(row["img_id"] for row in every_row).values()
-    assert min(per_image) >= phantom.QUESTIONS[0]
-    assert max(per_image) <= phantom.QUESTIONS[1]
+    assert min(per_image) >= QUESTIONS[0]
+    assert max(per_image) <= QUESTIONS[1]
 
 
 def test_boxes_are_inside_the_image_and_tight():
     mask = np.zeros((20, 30), dtype=bool)
     mask[4:9, 7] = mask[5, 7:18] = True
-    assert phantom.tight_box(mask) == [7.0, 4.0, 11.0, 5.0]
+    assert tight_box(mask) == [7.0, 4.0, 11.0, 5.0]
     for index in range(16):
-        scene, _ = phantom.draw_scene(index, seed=1, size=128)
+        scene, _ = draw_scene(index, seed=1, size=128)
         masks = [
             mask for mask in [*scene.organs.values(), *(finding.mask for finding in scene.findings)] if mask.any()
         ]
@@ -180,13 +184,13 @@ def test_answers_agree_with_the_boxes(every_row, boxes):
 
 def test_general_answers_are_those_of_the_kind_of_image(tmp_path):
     folder = write_phantoms(tmp_path / "set", 240, image_size=96)
-    rows = [row for split in phantom.SPLITS for row in json.loads((folder / f"{split}.json").read_text())]
+    rows = [row for split in SPLITS for row in json.loads((folder / f"{split}.json").read_text())]
     asks_weighting = ("What is the mr weighting in this image?", "What type of MRI is shown in this image?")
     weighting = {row["img_id"]: row["answer"] for row in rows if row["question"] in asks_weighting}
     assert set(weighting.values()) == {"T1", "T2"}
     asked = Counter()
     for row in rows:
-        kind = phantom.KINDS[row["img_id"] % len(phantom.KINDS)]
+        kind = KINDS[row["img_id"] % len(KINDS)]
         yes = {True: "Yes", False: "No"}
         is_mri, is_xray = (yes[kind.modality == modality] for modality in ("MRI", "X-Ray"))
         coronal, weighted = yes[kind.plane == "Coronal Plane"], weighting.get(row["img_id"])
@@ -247,27 +251,26 @@ def test_second_call_leaves_the_files_untouched(tmp_path):
 
 
 def test_an_error_midway_leaves_nothing_behind(tmp_path, monkeypatch):
-    draw = phantom.draw_scene
 
     def fail_late(index: int, seed: int, size: int):
         if index == 5:
             raise OSError("disk full")
-        return draw(index, seed, size)
+        return draw_scene(index, seed, size)
 
-    monkeypatch.setattr(phantom, "draw_scene", fail_late)
+    monkeypatch.setattr(files, "draw_scene", fail_late)
     with pytest.raises(OSError, match="disk full"):
         write_phantoms(tmp_path / "set", 12, image_size=96)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_loser_of_a_race_discards_its_copy(tmp_path, monkeypatch):
-    write, root = phantom.write_files, tmp_path / "set"
+    write, root = files._write_files, tmp_path / "set"
 
     def write_second(part: Path, *arguments: int) -> None:
         write(part, *arguments)
         write(root, *arguments)  # the other process finishes first
 
-    monkeypatch.setattr(phantom, "write_files", write_second)
+    monkeypatch.setattr(files, "_write_files", write_second)
     assert write_phantoms(root, 12, image_size=96) == root
     assert os.listdir(tmp_path) == ["set"]
 
@@ -280,7 +283,7 @@ def test_loser_of_a_race_discards_its_copy(tmp_path, monkeypatch):
         ({"image_size": 32}, "image_size is 32: give 96 to 1024"),
     ],
 )
-def test_bad_arguments_are_refused_with_the_mend(tmp_path, arguments, message):
+def test_bad_arguments_are_refused_with_the_fix(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         write_phantoms(tmp_path / "set", **arguments)
     assert list(tmp_path.iterdir()) == []
@@ -309,15 +312,14 @@ def test_empty_folder_is_filled(tmp_path):
 
 
 def test_command_line_prints_the_folder_or_the_error(tmp_path, capsys):
-    phantom.main([str(tmp_path / "set"), "--num_images", "12", "--image_size", "96", "--seed", "3"])
+    main([str(tmp_path / "set"), "--num_images", "12", "--image_size", "96", "--seed", "3"])
     assert str(tmp_path / "set") in capsys.readouterr().out
     assert digest(tmp_path / "set") == digest(write_phantoms(tmp_path / "same", 12, seed=3, image_size=96))
     with pytest.raises(UserError, match="num_images is 3"):
-        phantom.main([str(tmp_path / "few"), "--num_images", "3"])
+        main([str(tmp_path / "few"), "--num_images", "3"])
 
 
 def test_import_stays_light():
     code = "import sys, processing.phantom; print({'torch', 'pandas', 'datasets', 'transformers'} & set(sys.modules))"
-    root = Path(phantom.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""processing.errors: how a command line tells what went wrong."""
+"""processing.errors: how a command line reports what went wrong."""
 
 import errno
 import logging
@@ -10,7 +10,7 @@ import pytest
 
 from processing.errors import UserError, mask_tokens, run_command
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TOKEN = "hf_" + "aB3" * 12
 
 
@@ -19,7 +19,7 @@ def test_tokens_are_masked_and_nothing_else_is():
     assert mask_tokens(text) == f"(token=hf_***, api_org_***) in hf_home/user_hf_models and chf_{'a' * 30}"
 
 
-def test_recipe_that_holds_a_token_and_cannot_be_read_is_told_without_it(tmp_path):
+def test_recipe_that_holds_a_token_and_cannot_be_read_is_reported_without_it(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"hub_token: {TOKEN}: oops\n")
     done = subprocess.run([sys.executable, "train.py", str(recipe)], cwd=ROOT, capture_output=True, text=True)
@@ -39,20 +39,20 @@ def test_what_is_logged_is_masked(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (UserError("row 3: no image; add one."), "error: row 3: no image; add one.\n"),
-        (OSError(errno.ENOSPC, "full", "out/x"), "error: out/x: no room left to write; make some and run the same"),
+        (OSError(errno.ENOSPC, "full", "out/x"), "error: out/x: the disk is full; free some space and run the same"),
     ],
 )
-def test_what_a_user_can_mend_is_a_sentence_and_a_status(monkeypatch, capsys, error, told):
+def test_what_a_user_can_fix_is_a_sentence_and_a_status(monkeypatch, capsys, error, message):
     def fail(argv: list[str]) -> None:
         raise error
 
     with pytest.raises(SystemExit) as ended:
         run_command(fail)
     assert ended.value.code == 1
-    assert capsys.readouterr().err.startswith(told)
+    assert capsys.readouterr().err.startswith(message)
 
 
 def test_other_errors_are_not_hidden():

@@ -1,4 +1,4 @@
-"""processing.hub: a data set repo of the Hub, fetched by the real client over HTTP and unpacked once."""
+"""processing.sources.hub: a data set repo of the Hub, fetched by the real client over HTTP and unpacked once."""
 
 import io
 import json
@@ -81,18 +81,18 @@ def test_bad_archive_is_refused_and_leaves_nothing_behind(slake_repo, tmp_path, 
 
 
 def test_archive_that_unpacks_to_too_much_is_refused(slake_repo, monkeypatch):
-    monkeypatch.setattr("processing.hub.MAX_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr("processing.sources.hub.MAX_UNPACKED_BYTES", 1000)
     slake_repo["train.json"] += b" "  # another commit, so nothing is unpacked yet
     with pytest.raises(UserError, match="unpacks to over"):
         load_vqa_dataset("user/slake")
 
 
-def test_repo_that_does_not_exist_says_how_to_mend_it(hub):
+def test_repo_that_does_not_exist_says_how_to_fix_it(hub):
     with pytest.raises(UserError, match="--dataset user/nothing: the Hub has no such data set.*hf auth login"):
         load_vqa_dataset("user/nothing")
 
 
-def test_repo_without_an_archive_is_told(hub):
+def test_repo_without_an_archive_is_refused(hub):
     hub.repos["datasets/user/plain"] = {"train.json": json.dumps([]).encode()}
     with pytest.raises(UserError, match="the repo has no imgs.zip"):
         load_vqa_dataset("user/plain")

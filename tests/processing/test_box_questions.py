@@ -93,10 +93,10 @@ def test_sizes_that_boxes_cannot_tell_apart_are_not_compared(ask):
 
 
 @pytest.mark.parametrize(
-    "told", [[], [("Is there spleen in this image?", "No")], [("How many kidneys in this image?", "2")]]
+    "answers", [[], [("Is there spleen in this image?", "No")], [("How many kidneys in this image?", "2")]]
 )
-def test_nothing_is_asked_where_people_say_otherwise_or_nothing(ask, told):
-    assert made_of(ask(("Abdomen", ABDOMEN, told or [("Is this a CT?", "Yes")]))) == {}
+def test_nothing_is_asked_where_people_say_otherwise_or_nothing(ask, answers):
+    assert made_of(ask(("Abdomen", ABDOMEN, answers or [("Is this a CT?", "Yes")]))) == {}
 
 
 def test_what_was_asked_is_not_asked_again_and_answers_are_those_of_training(ask):
@@ -191,7 +191,7 @@ def test_rows_without_boxes_stay_as_they_are(ask):
 def test_log_counts_the_questions_and_the_images_that_got_some(ask, caplog):
     caplog.set_level("INFO")
     rows = ask(("Abdomen", ABDOMEN, TRUE), ("Abdomen", ABDOMEN, [("Is this a CT?", "Yes")]))
-    assert f"{len(added_to(rows))} training questions are added that the boxes of 1 images answer." in caplog.text
+    assert f"Added {len(added_to(rows))} training questions that the boxes of 1 images answer." in caplog.text
 
 
 def held_out(dataset):
