@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from metrics.breakdown import breakdown
 from metrics.calibration import calibration_error, log_loss, reliability, risk_coverage
 from metrics.cases import Case, write_error_page
 from metrics.grounding import grounding_figures
 from metrics.intervals import interval_text
 from metrics.plots import TITLES, plot_pointing, plot_reliability, plot_risk
-from metrics.vqa import ScoredAnswers, breakdown
+from metrics.vqa import ScoredAnswers
 from processing.storage import write_atomically
 
 RISKS = (0.05, 0.1)

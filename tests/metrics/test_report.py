@@ -9,10 +9,11 @@ from PIL import Image
 from torchmetrics.functional.text import bleu_score
 
 from metrics import cmrc
+from metrics.breakdown import breakdown
 from metrics.cases import choose_cases, with_heat_map
 from metrics.report import make_report, write_report
 from metrics.squad_v2.scoring import normalize_answer
-from metrics.vqa import all_scores, answer_scores, breakdown, most_frequent_answer, score_each
+from metrics.vqa import all_scores, answer_scores, most_frequent_answer, score_each
 
 NOTHING = dict.fromkeys(("content_type", "modality", "location"))
 ROWS = [
