@@ -7,12 +7,7 @@ from metrics.intervals import mean_with_interval
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import ANSWER_TYPES, AnswerScores, ScoredAnswers, all_scores
 
-KINDS = (
-    "content_type",
-    "modality",
-    "location",
-    "language",
-)  # columns with a kind of question for each of their values
+KINDS = ("content_type", "modality", "location", "language")  # columns; each of their values is a kind of question
 YES_NO = ("yes", "no", "是", "是的", "否", "不是")
 
 

@@ -80,11 +80,12 @@ class AnswerScores(NamedTuple):
 def answer_scores(prediction: str, gold: str, language: str | None = None) -> AnswerScores:
     """Scores an answer.
 
-    Exact Match and F1 compare words, as SQuAD v2 does. In Chinese (`language` zh) they compare characters, as CMRC 2018
-    does. `llava_med_recall` is the recall that LLaVA-Med (Li et al. 2023, https://arxiv.org/abs/2306.00890) reports for
-    OPEN questions: t / (t + m), with t the words of the prediction that the gold answer has, and m the gold words that
-    the prediction does not have. `bleu_1` is BLEU (Papineni et al. 2002) of single words. Recall and BLEU compare words
-    after SQuAD's normalisation, in every language.
+    Exact Match and F1 compare words, as SQuAD v2 does. In Chinese (`language` zh) they compare characters, as CMRC
+    2018 does. The other two compare words in every language, after SQuAD's normalisation.
+
+    `llava_med_recall` is the recall that LLaVA-Med (Li et al. 2023, https://arxiv.org/abs/2306.00890) reports for OPEN
+    questions: t / (t + m), with t the words of the prediction that the gold answer has, and m the gold words that the
+    prediction does not have. `bleu_1` is BLEU (Papineni et al. 2002) of single words.
     """
     exact, f1 = (cmrc.exact_score, cmrc.f1_score) if language == "zh" else (exact_score, f1_score)
     words, expected = (Counter(normalize_answer(text).split()) for text in (prediction, gold))
@@ -131,7 +132,7 @@ def score_each(
     """Scores the answers to the questions of a split, once for all that need the scores.
 
     Args:
-        rows: with `answer` and `language`, and the columns that the functions need which the answers go to.
+        rows: with `answer` and `language`. What reads the scored answers may need more columns.
         predictions: one answer a row.
         confidences: one a row, 0 to 1.
 
