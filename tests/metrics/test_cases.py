@@ -52,8 +52,8 @@ def test_of_many_the_surest_errors_and_the_same_named_ones_are_looked_at(images)
     ]
     assert len(right) == 5
     mixed = choose_cases(score_each(rows, ["Yes"] * 10 + ["No"] * 10, [0.5] * 20), limit=5)
-    assert sum(case.drawn for case in mixed) == 5  # a sample of all, of which no more are wrong than of all
-    assert sum(not case.correct for case in mixed) > sum(case.drawn and not case.correct for case in mixed)
+    assert sum(case.for_grounding for case in mixed) == 5  # a sample of all, of which no more are wrong than of all
+    assert sum(not case.correct for case in mixed) > sum(case.for_grounding and not case.correct for case in mixed)
     unnamed = [row | {"boxes": []} for row in rows]
     wrong = choose_cases(score_each(unnamed, ["Yes"] * 20, np.linspace(0, 1, 20).tolist()), limit=5)
     assert [case.row["question_id"] for case in wrong] == [15, 16, 17, 18, 19]
