@@ -92,7 +92,10 @@ def plot_pointing(cases: Sequence[Case], file: str | Path) -> None:
 
 
 def _first_of_each_image(cases: Sequence[Case]) -> list[Case]:
-    return list({case.row["image_id"]: case for case in reversed(cases)}.values())[::-1]
+    first: dict[str, Case] = {}
+    for case in cases:
+        first.setdefault(case.row["image_id"], case)
+    return list(first.values())
 
 
 def _draw_case(case: Case, axes: Axes, title: str) -> None:

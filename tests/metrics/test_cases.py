@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from metrics.cases import brightness, choose_cases, with_heat_map, write_error_page
+from metrics.grounding import Pointing
 from metrics.plots import plot_pointing
 from metrics.vqa import score_each
 
@@ -157,6 +158,19 @@ def test_picture_of_the_best_and_worst_maps(images, tmp_path):
     plot_pointing(cases, tmp_path / "pointing.jpg")
     with Image.open(tmp_path / "pointing.jpg") as picture:
         assert picture.width > 800
+
+
+def test_picture_shows_the_very_best_and_worst_maps_and_no_image_twice_in_a_row(images, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "metrics.plots._draw_case", lambda case, _, title: shown.append((title, case.prediction, case.pointing.mass))
+    )
+    cases = []
+    for image, name, mass in ((0, "a", 0.9), (1, "b", 0.5), (0, "again a", 0.1)):
+        [case] = choose_cases(score_each([row_of(images[image])], [name], [0.5]), 9)
+        cases.append(case._replace(pointing=Pointing(hit=1, mass=mass, area=0.2, chance=0.2, center=0)))
+    plot_pointing(cases[::-1], tmp_path / "pointing.jpg")
+    assert shown == [("best", "a", 0.9), ("best", "b", 0.5), ("worst", "again a", 0.1), ("worst", "b", 0.5)]
 
 
 def test_brightness_spans_the_heat_of_a_map():
