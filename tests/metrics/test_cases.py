@@ -1,4 +1,4 @@
-"""metrics.evidence: which answers are looked at, and the page of errors in a real browser."""
+"""metrics.cases: which questions the report shows, and the page of wrong answers in a real browser."""
 
 import re
 
@@ -15,12 +15,19 @@ NASTY = "</script><script>document.title='broken'</script><b>bold</b>"
 
 
 def row_of(image, question="Is the liver healthy?", answer="No", **others):
-    return {
-        **{"image": str(image), "image_id": image.stem, "question": question, "answer": answer, "language": "en"},
-        **{"answer_type": "CLOSED", "content_type": "Organ", "modality": "CT", "location": "Abdomen"},
-        **{"boxes": [{"label": "Liver", "bbox": [10.0, 20.0, 30.0, 20.0]}]},
-        **others,
+    row = {
+        "image": str(image),
+        "image_id": image.stem,
+        "question": question,
+        "answer": answer,
+        "language": "en",
+        "answer_type": "CLOSED",
+        "content_type": "Organ",
+        "modality": "CT",
+        "location": "Abdomen",
+        "boxes": [{"label": "Liver", "bbox": [10.0, 20.0, 30.0, 20.0]}],
     }
+    return row | others
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def images(tmp_path):
     return files
 
 
-def test_what_is_looked_at_is_what_names_a_box_and_what_is_wrong(images):
+def test_cases_are_questions_that_name_a_box_and_wrong_answers(images):
     a, b = images
     rows = [
         row_of(a),  # right, named
@@ -41,11 +48,13 @@ def test_what_is_looked_at_is_what_names_a_box_and_what_is_wrong(images):
     ]
     cases = choose_cases(score_each(rows, ["no", "yes", "No", "Yes"], [0.5, 0.6, 0.7, 0.8]), 9)
     assert [(case.row, case.prediction, case.correct, len(case.boxes)) for case in cases] == [
-        *((rows[0], "no", True, 1), (rows[2], "No", False, 0), (rows[3], "Yes", False, 0)),
+        (rows[0], "no", True, 1),
+        (rows[2], "No", False, 0),
+        (rows[3], "Yes", False, 0),
     ]
 
 
-def test_of_many_the_surest_errors_and_the_same_named_ones_are_looked_at(images):
+def test_of_many_the_most_confident_errors_and_always_the_same_sample_are_chosen(images):
     rows = [row_of(images[0], question_id=i) for i in range(20)]
     right = choose_cases(score_each(rows, ["No"] * 20, np.linspace(0, 1, 20).tolist()), limit=5)
     assert [case.row for case in right] == [
@@ -86,7 +95,9 @@ def test_page_of_errors_filters_sorts_and_shows_heat_maps(images, tmp_path, brow
         "7 answers do not match the gold answer exactly; these are the 3 surest" in page.locator("#about").inner_text()
     )
     assert [text.split("\n")[0] for text in cards.all_inner_texts()] == [
-        *("Where is the tumor?", "Is the liver healthy?", NASTY),
+        "Where is the tumor?",
+        "Is the liver healthy?",
+        NASTY,
     ]
     assert "Heart" in cards.first.inner_text()
     assert "90.0 %" in cards.first.inner_text()

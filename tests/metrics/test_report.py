@@ -1,4 +1,4 @@
-"""The figures of metrics.vqa.breakdown, metrics.cmrc and the report folder."""
+"""metrics.report: the report folder, and the figures of it that are worked out by hand."""
 
 import json
 import math
@@ -6,23 +6,11 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
-from torchmetrics.functional.text import bleu_score
 
-from metrics import cmrc
-from metrics.breakdown import breakdown
 from metrics.cases import choose_cases, with_heat_map
 from metrics.report import make_report, write_report
-from metrics.squad_v2.scoring import normalize_answer
-from metrics.vqa import all_scores, answer_scores, most_frequent_answer, score_each
-
-NOTHING = dict.fromkeys(("content_type", "modality", "location"))
-ROWS = [
-    {"answer": "Left Lung", "answer_type": "OPEN", "image_id": "a", **NOTHING, "language": "en", "modality": "CT"},
-    {"answer": "Yes", "answer_type": "CLOSED", "image_id": "a", **NOTHING, "language": "en", "modality": "CT"},
-    {"answer": "T1", "answer_type": "CLOSED", "image_id": "b", **NOTHING, "language": "en", "modality": "MRI"},
-    {"answer": "左肺", "answer_type": "OPEN", "image_id": "b", **NOTHING, "language": "zh", "modality": "MRI"},
-]
-PREDICTIONS = ["lung", "yes", "T2", "右肺"]
+from metrics.vqa import score_each
+from tests.metrics.mixed_rows import PREDICTIONS, ROWS
 
 
 def test_of_few_images_there_is_no_interval(tmp_path):
@@ -32,88 +20,7 @@ def test_of_few_images_there_is_no_interval(tmp_path):
     assert "| all | 4 | 2 | 25.00 | 54.17 |" in (tmp_path / "report.md").read_text()
 
 
-def test_figures_by_kind_of_question_are_the_hand_worked_ones(monkeypatch):
-    monkeypatch.setattr("metrics.intervals.MIN_IMAGES", 2)
-    table = breakdown(score_each(ROWS, PREDICTIONS, [0.5] * 4), {"yes": ["Yes"] * 4, "lung": ["Lung"] * 4})
-    found = {(entry["group"], entry["value"]): entry for entry in table}
-    assert list(found) == [
-        *(("all", ""), ("answer_type", "OPEN"), ("answer_type", "CLOSED")),
-        *(("closed", "yes or no"), ("closed", "other CLOSED")),
-        *(("modality", "CT"), ("modality", "MRI"), ("language", "en"), ("language", "zh")),
-    ]
-    assert {key: (entry["questions"], entry["images"]) for key, entry in found.items()}[("all", "")] == (4, 2)
-    assert found["modality", "CT"]["images"] == 1
-    # F1: lung for left lung 2/3; yes 1; T2 for T1 0; one of two characters 1/2
-    assert found["all", ""]["f1"][0] == pytest.approx(100 * (2 / 3 + 1 + 0 + 1 / 2) / 4, abs=0.01)
-    assert found["answer_type", "OPEN"]["exact_match"][0] == 0
-    assert found["answer_type", "OPEN"]["llava_med_recall"][0] == 25  # one of two words, none of one
-    assert "llava_med_recall" not in found["all", ""]
-    assert found["closed", "yes or no"]["exact_match"] == [100, None, None]  # of one image
-    assert found["closed", "other CLOSED"]["baselines"]["yes"] == 0
-    assert found["all", ""]["baselines"] == {"yes": 25, "lung": 0}  # whose F1 is no Exact Match
-    thirds = breakdown(score_each(ROWS[1:], PREDICTIONS[1:], [0.5] * 3), {"yes": ["Yes"] * 3})
-    assert thirds[0]["baselines"] == {"yes": 33.33}
-    # drawn with replacement, both images are a (1 of 2 right), both b (none), or one each (1 of 4)
-    assert found["all", ""]["exact_match"] == [25, 0, 50]
-
-
-@pytest.mark.parametrize(
-    ("prediction", "gold", "recall"),
-    [
-        ("the left lung", "Left Lung", 1),
-        ("lung", "left lung", 1 / 2),
-        ("lung lung", "left upper lung", 2 / 4),  # as LLaVA-Med's script: words of the prediction that are right
-        ("heart", "lung", 0),
-        ("", "lung", 0),
-    ],
-)
-def test_recall_of_open_answers(prediction, gold, recall):
-    assert answer_scores(prediction, gold).llava_med_recall == pytest.approx(recall)
-
-
-@pytest.mark.parametrize(
-    ("prediction", "gold"),
-    [("left lung", "left lung"), ("lung", "left lung"), ("left lung lung", "left lung"), ("a big heart", "lung")],
-)
-def test_bleu_of_single_words_is_that_of_a_known_library(prediction, gold):
-    texts = normalize_answer(prediction), normalize_answer(gold)
-    expected = bleu_score([texts[0]], [[texts[1]]], n_gram=1)
-    assert answer_scores(prediction, gold).bleu_1 == pytest.approx(float(expected), abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("prediction", "gold", "exact", "f1"),
-    [
-        ("左肺", "左肺。", 1, 1),
-        ("左上肺", "左肺", 0, 2 / 5),  # a run of one character
-        ("肺左", "左肺", 0, 1 / 2),
-        ("T1加权", "t1加权", 1, 1),
-        ("CT", "MRI", 0, 0),
-        ("CT检查", "CT", 0, 2 / 4),  # CT is one word
-        ("", "左肺", 0, 0),
-        ("左肺", "。", 0, 0),
-        ("", "。", 1, 1),  # no answer, rightly
-    ],
-)
-def test_chinese_is_scored_by_characters(prediction, gold, exact, f1):
-    assert cmrc.exact_score(prediction, gold) == exact
-    assert cmrc.f1_score(prediction, gold) == pytest.approx(f1)
-    assert answer_scores(prediction, gold, "zh")[:2] == (exact, pytest.approx(f1))
-
-
-@pytest.mark.parametrize("language", ["en", None])
-def test_other_languages_are_scored_by_words_without_articles(language):
-    assert answer_scores("the Left Lung", "left lung", language)[:2] == (1, 1)
-    assert answer_scores("lung, left", "left lung", language)[:2] == (0, 1)  # by characters a run of one
-    with pytest.raises(ValueError, match="shorter"):
-        all_scores(ROWS, PREDICTIONS[:3])
-
-
-def test_most_frequent_answer_is_the_first_in_the_alphabet_of_equals():
-    assert most_frequent_answer({"answer": answer} for answer in ("Yes", "No", "No", "Yes", "CT")) == "No"
-
-
-def test_report_tells_figures_calibration_and_silence(tmp_path, monkeypatch):
+def test_report_has_figures_calibration_and_risk_against_coverage(tmp_path, monkeypatch):
     monkeypatch.setattr("metrics.intervals.MIN_IMAGES", 2)
     report = make_report(score_each(ROWS, PREDICTIONS, [0.9, 0.8, 0.7, 0.2]), {"majority": ["Yes"] * 4})
     assert report["calibration"]["mean_confidence"] == 0.65
@@ -154,12 +61,12 @@ def test_report_shows_where_the_model_looked_and_the_wrong_answers(tmp_path):
     assert '"total": 3' in (tmp_path / "report" / "errors.html").read_text()
 
 
-def test_best_thresholds_are_told_where_there_are_any(tmp_path):
+def test_best_thresholds_are_reported_where_there_are_any(tmp_path):
     best = {"best_exact": 50.0, "best_exact_thresh": 0.25, "best_f1": 60.5, "best_f1_thresh": 0.125}
     report = make_report(score_each(ROWS, PREDICTIONS, [0.5] * 4), {}, thresholds=best)
     write_report({"test": report}, tmp_path)
-    told = "With the best thresholds of SQuAD v2 for no answer, EM is 50.00 (at 0.250) and F1 60.50 (at 0.125)."
-    assert told in (tmp_path / "report.md").read_text()
+    sentence = "With the best thresholds of SQuAD v2 for no answer, EM is 50.00 (at 0.250) and F1 60.50 (at 0.125)."
+    assert sentence in (tmp_path / "report.md").read_text()
 
 
 def test_names_of_kinds_can_t_break_the_table(tmp_path):
