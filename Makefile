@@ -36,7 +36,7 @@ coverage: $(READY)  ## run the tests, and report the lines and branches that the
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report= --quiet
 	$(BIN)/coverage report --skip-covered
 	$(BIN)/coverage json --quiet -o coverage.json
-	$(BIN)/python -m tests.untested coverage.json
+	$(BIN)/python -m tests.support.untested coverage.json
 
 mutants: $(READY)  ## change the code of metrics/ and processing/ in many small ways and see whether a test fails (an hour or two)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut

@@ -21,7 +21,7 @@ from benchmarks.options import at_least
 from modeling.asking.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.phantom.files import cached_phantoms
-from tests.app_server import ROOT, chromium, serve_app
+from tests.support.app_server import ROOT, chromium, serve_app
 
 QUESTIONS = (
     "What modality is used to take this image?",

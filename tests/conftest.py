@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.app_server import chromium
-from tests.hub_server import HubServer
+from tests.support.app_server import chromium
+from tests.support.hub_server import HubServer
 
 # huggingface_hub reads these when it is imported, so they are set before anything imports it.
 HUB = HubServer()
@@ -49,7 +49,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long is waited before each further try at the Hub; nobody waits, in tests."""
     waits: list[float] = []
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr("modeling.hub.time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr("modeling.hub.client.time", SimpleNamespace(sleep=waits.append))
     return waits
 
 
@@ -74,7 +74,7 @@ def runs(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     """A function from a name in `RUNS` to the folder of that run, trained a little by the real `train.py`."""
     import train
     from processing.data import load_vqa_dataset
-    from tests.tiny_blip2 import tiny_blip2
+    from tests.support.tiny_blip2 import tiny_blip2
 
     folder = tmp_path_factory.mktemp("runs")
     common = ["--dataset", str(phantoms), "--max_steps", "12", "--per_device_train_batch_size", "16"]

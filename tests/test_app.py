@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 
 from modeling.asking.predictor import Predictor
 from spaces_app.content import DISCLAIMER
-from tests import app_server
+from tests.support import app_server
 
 pytestmark = pytest.mark.xdist_group("apps")
 QUESTION = "What modality is used to take this image?"

@@ -20,7 +20,7 @@ from modeling.training.parser import parse_arguments
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.packing import QuestionTree
-from tests.tiny_blip2 import QUERIES, tiny_blip2
+from tests.support.tiny_blip2 import QUERIES, tiny_blip2
 
 KINDS = ("opt", "llama", "t5")
 EVERYTHING = ["attention", "dense", "projection", "language_model"]

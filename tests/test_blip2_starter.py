@@ -19,7 +19,7 @@ from modeling.vilt.checkpoints import MODELS
 from modeling.vilt.starter import starter_checkpoint
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
-from tests.tiny_blip2 import tiny_blip2
+from tests.support.tiny_blip2 import tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 

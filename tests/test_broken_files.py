@@ -16,8 +16,8 @@ from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.storage import cache_dir
 from spaces_app.request_cap import REQUESTS
-from tests import app_server
 from tests.broken_files import archives, hostile_archives, images
+from tests.support import app_server
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 5

@@ -83,7 +83,7 @@ def test_torn_checkpoint_that_is_asked_for_is_refused(folder, phantoms):
 @pytest.mark.parametrize("kind", ["vilt", "blip2"])
 def test_run_that_is_killed_at_random_ends_as_one_left_alone(kind):
     """More often, by SIGTERM, and the starter too: docs/reliability.md."""
-    command = [sys.executable, "-m", "tests.kill_training", kind, "--kills", "3", "--epochs", "2"]
+    command = [sys.executable, "-m", "tests.support.kill_training", kind, "--kills", "3", "--epochs", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the same") == 3

@@ -11,7 +11,7 @@ from metrics.calibration import Abstention, log_loss
 from metrics.intervals import error_bound
 from modeling.asking.predictor import Predictor
 from processing.data import load_vqa_dataset
-from tests.tiny_blip2 import tiny_blip2
+from tests.support.tiny_blip2 import tiny_blip2
 
 COMMON = ["--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "True", "--fp16", "False"]
 

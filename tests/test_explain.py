@@ -22,7 +22,7 @@ from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import open_image
 from processing.phantom.files import write_phantoms
-from tests.tiny_blip2 import QUERIES, tiny_blip2
+from tests.support.tiny_blip2 import QUERIES, tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("explain")  # one worker makes the models
 

@@ -19,7 +19,7 @@ from modeling.asking.predictor import Predictor
 from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app
 from spaces_app.content import DISCLAIMER, EXAMPLES, GENERAL
-from tests.app_server import ROOT, serve
+from tests.support.app_server import ROOT, serve
 
 pytestmark = pytest.mark.xdist_group("gradio")  # one worker trains the model and serves it
 

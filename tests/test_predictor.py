@@ -27,7 +27,7 @@ from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import ImageError
 from tests.conftest import RUNS
-from tests.tiny_blip2 import tiny_blip2
+from tests.support.tiny_blip2 import tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("predictor")  # one worker trains the models
 

@@ -17,8 +17,8 @@ from modeling.training.parser import parse_arguments
 from modeling.vilt.checkpoints import load_checkpoint
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
-from tests.app_server import ROOT, free_port
-from tests.tiny_blip2 import tiny_blip2
+from tests.support.app_server import ROOT, free_port
+from tests.support.tiny_blip2 import tiny_blip2
 
 KINDS = {
     "vilt": ["--model_name_or_path", "scratch:tiny", "--learning_rate", "5e-3"],
@@ -86,7 +86,9 @@ def test_fsdp_shares_out_a_model_goes_on_from_shards_and_leaves_it_whole(phantom
     launch(1, tmp_path / "1", phantoms, tmp_path / "cache", *KINDS["vilt"])
     config = {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"}  # as recipes/accelerate/fsdp.yaml
     flags = [*KINDS["vilt"], "--save_steps", "4", "--fsdp", "full_shard", "--fsdp_config", json.dumps(config)]
-    spread = partial(launch, 2, tmp_path / "2", phantoms, tmp_path / "cache", *flags, script="tests.fsdp_on_cpu")
+    spread = partial(
+        launch, 2, tmp_path / "2", phantoms, tmp_path / "cache", *flags, script="tests.support.fsdp_on_cpu"
+    )
     spread()
     check_same_result(tmp_path / "1", tmp_path / "2", phantoms)
     for left in ("checkpoint-8", "model.safetensors"):

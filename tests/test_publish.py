@@ -43,8 +43,8 @@ from modeling.publish import preflight, publish
 from modeling.training.parser import parse_arguments
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
-from tests.hub_cards import check_card
-from tests.tiny_blip2 import tiny_blip2
+from tests.support.hub_cards import check_card
+from tests.support.tiny_blip2 import tiny_blip2
 
 pytestmark = pytest.mark.usefixtures("token", "waits")
 ROOT = Path(__file__).parent.parent

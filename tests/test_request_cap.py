@@ -9,7 +9,7 @@ from modeling.asking.predictor import Predictor
 from processing.errors import UserError
 from spaces_app import gradio_app, request_cap
 from spaces_app.request_cap import RequestCap
-from tests.app_server import ROOT
+from tests.support.app_server import ROOT
 
 pytestmark = pytest.mark.xdist_group("apps")
 QUESTION = "Is this a CT scan?"

@@ -1,4 +1,7 @@
-"""Lists the public functions that no test runs, from a coverage report: python -m tests.untested coverage.json"""
+"""Lists the public functions that no test runs, from a coverage report.
+
+python -m tests.support.untested coverage.json
+"""
 
 import json
 import sys

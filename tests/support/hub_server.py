@@ -28,8 +28,8 @@ from threading import RLock, Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from tests.hub_cards import check_card, read_card
-from tests.hub_repo import GIT_ATTRIBUTES, MAIN, Commit, File, HubError, Repo, is_lfs
+from tests.support.hub_cards import check_card, read_card
+from tests.support.hub_repo import GIT_ATTRIBUTES, MAIN, Commit, File, HubError, Repo, is_lfs
 
 # Without a token: public repos can be read. `orgs` holds the rights in organizations: {"clinic": "write"} or "read".
 TOKENS: dict[str, dict[str, Any]] = {

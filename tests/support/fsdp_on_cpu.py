@@ -1,6 +1,6 @@
 """train.py with FSDP over CPU processes, which PyTorch can do and Accelerate leaves out: it takes FSDP for GPUs only.
 
-torchrun --nproc_per_node 2 -m tests.fsdp_on_cpu --fsdp full_shard ...
+torchrun --nproc_per_node 2 -m tests.support.fsdp_on_cpu --fsdp full_shard ...
 """
 
 from typing import Any

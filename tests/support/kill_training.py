@@ -1,6 +1,6 @@
 """Kills training at random moments and lets it go on, again and again; the result must be that of a run left alone.
 
-python -m tests.kill_training starter --kills 20
+python -m tests.support.kill_training starter --kills 20
 
 Each run is a child of one process that has imported everything, so that most of the time is training. It prints what
 it found and fails where losses, weights or predictions differ in one bit.
@@ -22,7 +22,7 @@ import train
 from modeling.training.checkpoints import checkpoints, damage
 from processing.data import load_vqa_dataset
 from processing.phantom.files import write_phantoms
-from tests.tiny_blip2 import tiny_blip2
+from tests.support.tiny_blip2 import tiny_blip2
 
 KINDS = {
     "vilt": ["--model_name_or_path", "scratch:tiny", "--learning_rate", "5e-3"],
@@ -71,7 +71,9 @@ def outcome(folder: Path) -> tuple[list, bytes, bytes]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m tests.kill_training", description="Is anything lost by a kill?")
+    parser = argparse.ArgumentParser(
+        "python -m tests.support.kill_training", description="Is anything lost by a kill?"
+    )
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--signal", choices=["SIGKILL", "SIGTERM"], default="SIGKILL")
