@@ -1,6 +1,6 @@
-"""Whether confidence means something: calibration, and what silence below a threshold would bring.
+"""Whether a confidence can be trusted: calibration, and abstention below a threshold.
 
-`confidences` are 0 to 1, ``(N,)``, and `correct` is 0 or 1, ``(N,)``: whether an answer is an exact match.
+`confidences` are 0 to 1, ``(N,)``. `correct` is 1 where an answer is an exact match and 0 elsewhere, ``(N,)``.
 """
 
 import math
@@ -14,73 +14,88 @@ from metrics.intervals import LEVEL, error_bound
 
 BINS = 15
 TEMPERATURES = np.geomspace(0.25, 4, 65)  # in steps of 4 %; the middle one is 1
-MIN_ANSWERS = 100  # fewer say too little to calibrate by
-TINY = 1e-6  # confidences nearer to 0 or 1 count as that near
+MIN_ANSWERS = 100  # the fewest that a model is calibrated on
+TINY = 1e-6  # confidences are clipped to TINY and 1 - TINY, so that their log-odds are finite
 
 
 class Bin(NamedTuple):
     """A bar of the reliability diagram."""
 
-    low: float
-    high: float
+    low: float  # confidences above it, except that the first bin holds 0
+    high: float  # and up to it
     answers: int
     confidence: float  # mean
-    accuracy: float
+    accuracy: float  # share of exact matches
 
 
 def reliability(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[Bin]:
-    """The bins of equal width ``(low, high]`` that hold an answer; 0 belongs to the first."""
-    places = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
-    found = []
-    for i in np.unique(places):
-        inside = places == i
-        means = float(confidences[inside].mean()), float(correct[inside].mean())
-        found.append(Bin(float(i / bins), float((i + 1) / bins), int(inside.sum()), *means))
-    return found
+    """The bins of equal width ``(low, high]`` that hold an answer. The first one also holds a confidence of 0."""
+    numbers = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    diagram = []
+    for number in np.unique(numbers):
+        inside = numbers == number
+        diagram.append(
+            Bin(
+                low=float(number / bins),
+                high=float((number + 1) / bins),
+                answers=int(inside.sum()),
+                confidence=float(confidences[inside].mean()),
+                accuracy=float(correct[inside].mean()),
+            )
+        )
+    return diagram
 
 
 def calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
-    """ECE: the mean distance of confidence and accuracy over bins of equal width, weighted by their answers, 0 to 1
-    (Naeini et al. 2015; Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
-    found = reliability(confidences, correct, bins)
-    return sum(part.answers * abs(part.confidence - part.accuracy) for part in found) / len(confidences)
+    """Expected calibration error (ECE), 0 to 1.
+
+    It is the mean distance of confidence and accuracy over bins of equal width, weighted by the answers in them
+    (Naeini et al. 2015; Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+    """
+    diagram = reliability(confidences, correct, bins)
+    return sum(part.answers * abs(part.confidence - part.accuracy) for part in diagram) / len(confidences)
 
 
 def log_loss(confidences: np.ndarray, correct: np.ndarray) -> float:
-    """The mean negative log-likelihood of right and wrong, in nats."""
+    """The mean negative log-likelihood of an answer being right or wrong, in nats."""
     clipped = np.clip(confidences, TINY, 1 - TINY)
     return float(-np.where(correct > 0, np.log(clipped), np.log1p(-clipped)).mean())
 
 
 def best_temperature(confidences: np.ndarray, correct: np.ndarray) -> float:
-    """The one of `TEMPERATURES` that gives answers the least `log_loss` (temperature scaling, Guo et al. 2017, there
-    with the likelihood of the gold answer).
+    """Temperature scaling: the one of `TEMPERATURES` with the least `log_loss`.
+
+    Guo et al. 2017 minimise the negative log-likelihood of the gold answer instead.
 
     Args:
-        confidences: of the answers at each of them, ``(N, temperatures)``.
+        confidences: at each temperature, ``(N, temperatures)``.
+        correct: ``(N,)``.
     """
     return float(TEMPERATURES[np.argmin([log_loss(column, correct) for column in confidences.T])])
 
 
 def fit_scale(confidences: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
-    """Slope and offset of the log-odds of confidences with the least `log_loss`, where there are no logits of other
-    answers to divide (Platt 1999, "Probabilistic Outputs for Support Vector Machines")."""
+    """Platt scaling: the slope and offset of the log-odds with the least `log_loss`.
+
+    It serves models without the logits of other answers, which a temperature would divide (Platt 1999, "Probabilistic
+    Outputs for Support Vector Machines").
+    """
     odds = logit(np.clip(confidences, TINY, 1 - TINY))
     slope, offset = minimize(lambda scale: log_loss(expit(scale[0] * odds + scale[1]), correct), [1.0, 0.0]).x
     return float(slope), float(offset)
 
 
 def scaled(confidences: np.ndarray, slope: float, offset: float) -> np.ndarray:
-    """Confidences whose log-odds are scaled by `fit_scale`."""
+    """Confidences with their log-odds scaled by the slope and offset of `fit_scale`."""
     return expit(slope * logit(np.clip(confidences, TINY, 1 - TINY)) + offset)
 
 
 class RiskCoverage(NamedTuple):
-    """What answering the surest questions alone would bring, for every number of them, the surest first."""
+    """Risk against coverage: entry i is for answering the i + 1 questions of the highest confidence only."""
 
-    thresholds: np.ndarray  # (N,) confidence of the last one answered
-    coverage: np.ndarray  # (N,) share that is answered
-    risk: np.ndarray  # (N,) share of wrong ones among them
+    thresholds: np.ndarray  # (N,) lowest confidence among the questions answered
+    coverage: np.ndarray  # (N,) share of the questions that is answered
+    risk: np.ndarray  # (N,) share of wrong ones among the answers
 
     @property
     def area(self) -> float:
@@ -88,16 +103,24 @@ class RiskCoverage(NamedTuple):
         return float(self.risk.mean())
 
     def coverage_at(self, risk: float) -> tuple[float, float]:
-        """The largest coverage with at most that risk, and its threshold; ``(0, inf)`` where there is none."""
-        within = np.flatnonzero((self.risk <= risk) & (np.append(np.diff(self.thresholds), -1) != 0))
+        """The largest coverage of at most that risk, and its threshold.
+
+        Returns:
+            ``(0, inf)`` where every coverage has a higher risk.
+        """
+        # A threshold answers all questions of one confidence, so only the last of them is a coverage that exists.
+        last_of_equals = np.append(np.diff(self.thresholds), -1) != 0
+        within = np.flatnonzero((self.risk <= risk) & last_of_equals)
         if not len(within):
             return 0.0, math.inf
         return float(self.coverage[within[-1]]), float(self.thresholds[within[-1]])
 
 
 def risk_coverage(confidences: np.ndarray, correct: np.ndarray) -> RiskCoverage:
-    """The curve of risk against coverage. Answers of the same confidence share their errors, so that their order does
-    not matter."""
+    """The curve of risk against coverage.
+
+    Answers of equal confidence share their errors evenly, so that their order does not matter.
+    """
     order = np.argsort(-confidences, kind="stable")
     thresholds, wrong = confidences[order], 1.0 - correct[order]
     _, index, counts = np.unique(thresholds, return_inverse=True, return_counts=True)
@@ -107,36 +130,42 @@ def risk_coverage(confidences: np.ndarray, correct: np.ndarray) -> RiskCoverage:
 
 
 class Abstention(NamedTuple):
-    """A threshold below which a model stays silent."""
+    """A confidence threshold below which a model gives no answer."""
 
-    threshold: float  # of the confidence
-    coverage: float  # share of questions that it answers
-    risk: float  # share of wrong ones among these
-    bound: float  # with the confidence asked for, the true risk is at most that
+    threshold: float
+    coverage: float  # share of the questions that is answered
+    risk: float  # share of wrong ones among the answers
+    bound: float  # upper bound of the true risk, at the level of confidence that was asked for
 
 
 def choose_threshold(
     confidences: np.ndarray, correct: np.ndarray, target_risk: float, confidence: float = LEVEL
 ) -> Abstention | None:
-    """The threshold that answers most and keeps the promise that at most `target_risk` of the answers are wrong.
+    """The threshold with the largest coverage that guarantees a risk of at most `target_risk`.
 
-    "Selection with guaranteed risk" of Geifman and El-Yaniv 2017, algorithm 1: a binary search whose every look has
-    its share of the doubt, as a threshold chosen from many by its bound alone would break the promise too often.
+    "Selection with guaranteed risk" of Geifman and El-Yaniv 2017, algorithm 1: a binary search. The doubt
+    ``1 - confidence`` is divided among its steps, because a threshold chosen among many by its own bound would break
+    the guarantee too often.
+
+    Args:
+        confidences, correct: of validation rows.
+        target_risk: the highest share of wrong ones among the answers, 0 to 1.
+        confidence: the probability that the guarantee holds.
 
     Returns:
-        None where no threshold keeps it.
+        None where no threshold gives the guarantee.
     """
     thresholds = np.sort(confidences)[::-1]
-    looks = math.ceil(math.log2(len(thresholds) + 1))
+    steps = math.ceil(math.log2(len(thresholds) + 1))
     low, high, found = 0, len(thresholds), None
-    for _ in range(looks):
+    for _ in range(steps):
         if low >= high:
             break
         number = (low + high + 1) // 2
         threshold = thresholds[number - 1]
         answered = confidences >= threshold
         total, errors = int(answered.sum()), int((1 - correct[answered]).sum())
-        bound = error_bound(errors, total, 1 - (1 - confidence) / looks)
+        bound = error_bound(errors, total, 1 - (1 - confidence) / steps)
         if bound <= target_risk:
             low = number
             found = Abstention(float(threshold), total / len(confidences), errors / total, bound)
@@ -148,9 +177,9 @@ def choose_threshold(
 def describe_abstention(abstention: Abstention | None) -> str:
     """What `choose_threshold` found, in a sentence."""
     if abstention is None:
-        return "no threshold keeps it on these validation rows, so the model answers everything."
+        return "no threshold keeps it on the validation rows, so the model answers every question."
     return (
-        f"silent below a confidence of {abstention.threshold:.3f}; that answers {abstention.coverage:.1%} of the "
-        f"validation rows, {abstention.risk:.1%} of these answers wrong, and on other rows of the kind at most "
-        f"{abstention.bound:.1%}."
+        f"silent below a confidence of {abstention.threshold:.3f}. The model answers {abstention.coverage:.1%} of the "
+        f"validation rows, and {abstention.risk:.1%} of these answers are wrong. On other rows of this kind at most "
+        f"{abstention.bound:.1%} are."
     )

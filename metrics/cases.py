@@ -1,4 +1,4 @@
-"""What answers rest on: the questions whose heat maps are worth a look, as figures, as a picture and as a page."""
+"""Single questions of the report: which ones it shows, their heat maps, and the page of wrong answers."""
 
 import base64
 import io
@@ -20,22 +20,22 @@ THUMBNAIL = 320  # pixels, the longer side
 
 COLORS = "inferno"  # of heat maps; its lightness rises with the value
 
-OPACITY = 0.65  # of a map's hottest place
+OPACITY = 0.65  # of the hottest place of a heat map
 
 TEMPLATE = Path(__file__).with_name("errors.html")
 
 
 class Case(NamedTuple):
-    """A question, what was answered and where the model looked."""
+    """A question with its answer and, where there is one, its heat map."""
 
     row: Mapping[str, Any]
     prediction: str
     confidence: float
     correct: bool
     boxes: list[Box]  # of what the question or its gold answer names
-    drawn: bool  # for the figures of where the model looked; others are here because they are wrong
+    for_grounding: bool  # part of the sample that the figures of grounding are of; other cases are wrong answers
     heat: np.ndarray | None = None  # (rows, columns) over the whole image, 1 in all
-    pointing: Pointing | None = None  # the map beside the boxes, where there are both
+    pointing: Pointing | None = None  # the heat map against the boxes, of cases for grounding
 
 
 def choose_cases(answers: ScoredAnswers, limit: int) -> list[Case]:
@@ -46,9 +46,9 @@ def choose_cases(answers: ScoredAnswers, limit: int) -> list[Case]:
     """
     rows = answers.rows
     boxes = [named_boxes(row["question"], row["answer"], row["boxes"] or []) for row in rows]
-    named = np.flatnonzero([bool(found) for found in boxes])
-    if len(named) > limit:
-        named = np.random.default_rng(0).choice(named, limit, replace=False)
+    sample = np.flatnonzero([bool(named) for named in boxes])
+    if len(sample) > limit:
+        sample = np.random.default_rng(0).choice(sample, limit, replace=False)
     wrong = np.flatnonzero(answers.correct == 0)
     wrong = wrong[np.argsort(-answers.confidences[wrong], kind="stable")][:limit]
     return [
@@ -58,66 +58,92 @@ def choose_cases(answers: ScoredAnswers, limit: int) -> list[Case]:
             confidence=float(answers.confidences[i]),
             correct=bool(answers.correct[i]),
             boxes=boxes[i],
-            drawn=i in named,
+            for_grounding=i in sample,
         )
-        for i in sorted({*named.tolist(), *wrong.tolist()})
+        for i in sorted({*sample.tolist(), *wrong.tolist()})
     ]
 
 
 def with_heat_map(case: Case, heat: np.ndarray) -> Case:
-    """Adds a heat map to a case, and compares it with the boxes where the case was drawn for that."""
-    pointing = point(heat, case.boxes, open_image(case.row["image"]).size) if case.drawn else None
+    """The case with its heat map ``(rows, columns)``. A case for grounding gets its `pointing` too."""
+    pointing = None
+    if case.for_grounding:
+        pointing = point(heat, case.boxes, open_image(case.row["image"]).size)
     return case._replace(heat=heat, pointing=pointing)
 
 
 def write_error_page(cases: Mapping[str, Sequence[Case]], total: int, file: str | Path) -> None:
-    """Writes one page, complete in itself, that shows the wrong answers among the cases.
+    """Writes a web page that shows the wrong answers among the cases. It needs no other file.
 
     Args:
         cases: by split.
-        total: wrong answers in all, which may be more.
-        file: what is written, HTML.
+        total: number of all wrong answers, of which the cases may be a part.
+        file: the HTML file to write.
     """
-    numbers: dict[str, int] = {}
-    thumbnails: list[str] = []
-    sizes: list[tuple[int, int]] = []
-    entries = []
-    for split, case in ((split, case) for split, members in cases.items() for case in members if not case.correct):
-        row = case.row
-        number = numbers.setdefault(row["image"], len(numbers))
-        if number == len(thumbnails):
-            image = open_image(row["image"])
-            sizes.append(image.size)
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-            thumbnails.append(_data_uri(image, "JPEG", quality=80))
-        entries.append(
-            {
-                **{"image": number, "split": split},
-                **{name: row[name] for name in ("image_id", "question", "answer_type", "content_type")},
-                **{name: row[name] for name in ("modality", "location", "language")},
-                **{"gold": row["answer"], "given": case.prediction, "confidence": round(case.confidence, 4)},
-                "heat": None if case.heat is None else _data_uri(_glow(case.heat), "PNG"),
-                "boxes": [
-                    [
-                        box["label"],
-                        *(round(v / side, 4) for v, side in zip(box["bbox"], 2 * sizes[number], strict=True)),
-                    ]
-                    for box in case.boxes
-                ],
-            }
-        )
-    data = json.dumps({"images": thumbnails, "cases": entries, "total": total}, ensure_ascii=False)
+    images = _Thumbnails()
+    entries = [
+        _page_entry(split, case, images) for split, members in cases.items() for case in members if not case.correct
+    ]
+    data = json.dumps({"images": images.data_uris, "cases": entries, "total": total}, ensure_ascii=False)
     page = TEMPLATE.read_text(encoding="utf-8")
     write_atomically(file, page.replace("DATA", data.replace("<", "\\u003c"), 1))
 
 
+class _Thumbnails:
+    """The images of a page, each of them once."""
+
+    def __init__(self) -> None:
+        self.data_uris: list[str] = []
+        self.sizes: list[tuple[int, int]] = []  # of the images themselves, in pixels
+        self._numbers: dict[str, int] = {}
+
+    def number_of(self, file: str) -> int:
+        """The number of an image, which is added at its first use."""
+        if file not in self._numbers:
+            self._numbers[file] = len(self._numbers)
+            image = open_image(file)
+            self.sizes.append(image.size)
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            self.data_uris.append(_data_uri(image, "JPEG", quality=80))
+        return self._numbers[file]
+
+
+def _page_entry(split: str, case: Case, images: _Thumbnails) -> dict[str, Any]:
+    row = case.row
+    number = images.number_of(row["image"])
+    return {
+        "image": number,
+        "split": split,
+        "image_id": row["image_id"],
+        "question": row["question"],
+        "answer_type": row["answer_type"],
+        "content_type": row["content_type"],
+        "modality": row["modality"],
+        "location": row["location"],
+        "language": row["language"],
+        "gold": row["answer"],
+        "given": case.prediction,
+        "confidence": round(case.confidence, 4),
+        "heat": None if case.heat is None else _data_uri(_transparent_picture(case.heat), "PNG"),
+        "boxes": [_box_in_shares(box, images.sizes[number]) for box in case.boxes],
+    }
+
+
+def _box_in_shares(box: Box, size: tuple[int, int]) -> list[Any]:
+    """Label, left edge, top edge, width and height of a box, in shares of the sides of the image."""
+    x, y, width, height = box["bbox"]
+    image_width, image_height = size
+    shares = (x / image_width, y / image_height, width / image_width, height / image_height)
+    return [box["label"], *(round(share, 4) for share in shares)]
+
+
 def brightness(heat: np.ndarray) -> np.ndarray:
-    """A heat map from 0 for its coldest place to 1 for its hottest; 0 everywhere where all are alike."""
+    """A heat map scaled to 0 at its coldest place and 1 at its hottest. Even heat gives 0 everywhere."""
     return (heat - heat.min()) / max(np.ptp(heat), np.finfo(np.float32).tiny)
 
 
-def _glow(heat: np.ndarray) -> Image.Image:
-    """One pixel a cell, the hotter the brighter and the less transparent; a browser smooths it over the image."""
+def _transparent_picture(heat: np.ndarray) -> Image.Image:
+    """A heat map with a pixel for each cell. Hot cells are bright and cover the image, cold ones are transparent."""
     values = brightness(heat)
     colors = matplotlib.colormaps[COLORS](values)
     colors[..., 3] = OPACITY * values

@@ -13,30 +13,31 @@ _NO_PUNCTUATION = str.maketrans("", "", PUNCTUATION)
 
 def exact_score(prediction: str, gold: str) -> float:
     """1.0 where both answers are the same in lower case and without punctuation, else 0.0."""
-    return float(_plain(prediction) == _plain(gold))
+    return float(_normalize(prediction) == _normalize(gold))
 
 
 def f1_score(prediction: str, gold: str) -> float:
-    """F1 of the longest run of characters that both answers share, 0 to 1; a word of another script counts as one.
+    """F1 of the longest run of characters that both answers share, 0 to 1.
 
-    With a run of c, P = c / |prediction|, R = c / |gold|: F1 = 2 P R / (P + R). If either answer holds nothing but
-    punctuation, F1 is 1 where both do and 0 otherwise, as in SQuAD v2: CMRC has no questions without an answer.
+    A word of another script counts as one character. With a run of c, P = c / |prediction| and R = c / |gold|:
+    F1 = 2 P R / (P + R). CMRC has no questions without an answer, so an answer of nothing but punctuation follows
+    SQuAD v2: F1 is 1 where both answers are such and 0 otherwise.
     """
-    one, other = _TOKEN.findall(_plain(prediction)), _TOKEN.findall(_plain(gold))
-    if not one or not other:
-        return float(one == other)
-    common = _common(one, other)
-    return 2 * common / (len(one) + len(other)) if common else 0.0
+    predicted, expected = _TOKEN.findall(_normalize(prediction)), _TOKEN.findall(_normalize(gold))
+    if not predicted or not expected:
+        return float(predicted == expected)
+    common = _longest_common_run(predicted, expected)
+    return 2 * common / (len(predicted) + len(expected)) if common else 0.0
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return text.lower().strip().translate(_NO_PUNCTUATION)
 
 
-def _common(one: list[str], other: list[str]) -> int:
-    """The length of the longest run that both share."""
-    best, row = 0, [0] * (len(other) + 1)
+def _longest_common_run(one: list[str], other: list[str]) -> int:
+    """The length of the longest run of tokens in both, by dynamic programming."""
+    longest, ending_here = 0, [0] * (len(other) + 1)  # of the runs that end at a pair of tokens
     for token in one:
-        row = [0] + [row[i] + 1 if token == part else 0 for i, part in enumerate(other)]
-        best = max(best, *row)
-    return best
+        ending_here = [0] + [ending_here[i] + 1 if token == part else 0 for i, part in enumerate(other)]
+        longest = max(longest, *ending_here)
+    return longest

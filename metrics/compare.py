@@ -2,9 +2,9 @@
 
     python -m metrics.compare RUN_A RUN_B [--split test]
 
-Each is the `--output_dir` of a run. The difference of Exact Match and F1 has an interval and a p-value by the
-bootstrap over images, in which both runs answer the same drawn images; McNemar's exact test (McNemar 1947) looks at
-the questions that one of them alone gets right.
+Each run is named by its `--output_dir`. The differences of Exact Match and F1 have an interval and a p-value of the
+paired bootstrap over images: each sample has the same images for both runs. McNemar's exact test (McNemar 1947) counts
+the questions that only one of the runs answers right.
 """
 
 import argparse
@@ -17,62 +17,77 @@ import numpy as np
 from scipy.stats import binomtest
 
 from metrics.intervals import LEVEL, resampled_means
-from metrics.vqa import AnswerScores, all_scores
+from metrics.vqa import all_scores
 from processing.errors import UserError, run_command
 
 SAMPLES = 10_000
-FIGURES = AnswerScores._fields[:2]  # Exact Match and F1
+FIGURES = ("exact_match", "f1")  # the first two of `metrics.vqa.AnswerScores`
 
 
 class Difference(NamedTuple):
-    """How far B is above A, in percent."""
+    """A figure of runs A and B, in percent."""
 
     figure: str
     a: float
     b: float
-    low: float
+    low: float  # of the interval of b - a
     high: float
     p_value: float  # two-sided, of no difference
 
 
 class Comparison(NamedTuple):
-    """What two runs' answers to the same questions tell."""
+    """Two runs on the same questions."""
 
     questions: int
     images: int
     differences: list[Difference]
-    only_a: int  # questions that A alone gets right
-    only_b: int
-    mcnemar: float  # p-value, two-sided
+    only_a: int  # questions that only A answers right
+    only_b: int  # questions that only B answers right
+    mcnemar: float  # two-sided p-value
 
 
 def compare(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]], samples: int = SAMPLES) -> Comparison:
-    """Compares answers to the same questions, row by row.
+    """Compares the answers of two runs to the same questions.
 
     Args:
-        a, b: rows of a predictions file, in the same order.
-        samples: of the bootstrap.
+        a, b: rows of their predictions files, in the same order.
+        samples: number of bootstrap samples.
     """
-    scores = [all_scores(rows, [row["prediction"] for row in rows])[:, : len(FIGURES)] for rows in (a, b)]
-    gain = scores[1] - scores[0]
+    scores_a, scores_b = _scores(a), _scores(b)
+    gain = scores_b - scores_a
     images = [row["image_id"] for row in a]
     means = resampled_means(gain, images, samples)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    # of the two tails the smaller one, twice; the sample itself counts as one that was drawn
-    tails = [(1 + (sign * means <= 0).sum(0)) / (1 + samples) for sign in (1, -1)]
-    p_values = np.minimum(1, 2 * np.minimum(*tails))
-    columns = zip(*(100 * part.mean(0) for part in scores), 100 * low, 100 * high, p_values, strict=True)
-    differences = [Difference(name, *map(float, column)) for name, column in zip(FIGURES, columns, strict=True)]
+    # The p-value is twice the smaller tail. The data themselves count as one more sample.
+    below, above = ((1 + tail.sum(0)) / (1 + samples) for tail in (means <= 0, means >= 0))
+    p_values = np.minimum(1, 2 * np.minimum(below, above))
+    mean_a, mean_b = scores_a.mean(0), scores_b.mean(0)
+    differences = [
+        Difference(
+            figure=figure,
+            a=float(100 * mean_a[i]),
+            b=float(100 * mean_b[i]),
+            low=float(100 * low[i]),
+            high=float(100 * high[i]),
+            p_value=float(p_values[i]),
+        )
+        for i, figure in enumerate(FIGURES)
+    ]
     only_a, only_b = int((gain[:, 0] < 0).sum()), int((gain[:, 0] > 0).sum())
     mcnemar = float(binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return Comparison(len(a), len(set(images)), differences, only_a, only_b, mcnemar)
 
 
+def _scores(rows: Sequence[dict[str, Any]]) -> np.ndarray:
+    """`FIGURES` of each row of a predictions file, ``(N, 2)``."""
+    return all_scores(rows, [row["prediction"] for row in rows])[:, : len(FIGURES)]
+
+
 def read_predictions(run: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of a run's predictions file, sorted by question.
+    """The rows of the predictions file of a run, sorted by question.
 
     Raises:
-        UserError: there is none, or it was written before it named images.
+        UserError: the file is missing, or an older version wrote it without `image_id`.
     """
     file = run / f"predictions_{split}.jsonl"
     if not file.is_file():
@@ -82,10 +97,10 @@ def read_predictions(run: Path, split: str) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     if any("image_id" not in row for row in rows):
         raise UserError(f"{file}: its rows have no image_id; evaluate the model again with --do_train False.")
-    return sorted(rows, key=_question)
+    return sorted(rows, key=_question_key)
 
 
-def _question(row: dict[str, Any]) -> tuple[str, ...]:
+def _question_key(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in ("id", "image_id", "question", "answer"))
 
 
@@ -93,29 +108,29 @@ def main(argv: list[str]) -> None:
     """The command line.
 
     Raises:
-        UserError: a run has no predictions, or they answer different questions.
+        UserError: a run has no predictions, or the runs answer different questions.
     """
     parser = argparse.ArgumentParser(
         "python -m metrics.compare", description="Tells whether run B is better than run A."
     )
     parser.add_argument("run_a", type=Path, help="--output_dir of a run")
-    parser.add_argument("run_b", type=Path, help="that of another run on the same questions")
+    parser.add_argument("run_b", type=Path, help="--output_dir of another run on the same questions")
     parser.add_argument("--split", default="validation", help="validation or test")
     options = parser.parse_args(argv)
     a, b = (read_predictions(run, options.split) for run in (options.run_a, options.run_b))
-    if list(map(_question, a)) != list(map(_question, b)):
+    if [_question_key(row) for row in a] != [_question_key(row) for row in b]:
         runs = f"{options.run_a} and {options.run_b}"
         raise UserError(f"{runs} answer different {options.split} questions; evaluate both on the same data.")
-    found = compare(a, b)
-    print(f"{found.questions:,} {options.split} questions on {found.images:,} images")
+    comparison = compare(a, b)
+    print(f"{comparison.questions:,} {options.split} questions on {comparison.images:,} images")
     print(f"A is {options.run_a}, B is {options.run_b}")
-    for part in found.differences:
+    for part in comparison.differences:
         print(
             f"{part.figure}: A {part.a:.2f}, B {part.b:.2f}, B - A {part.b - part.a:+.2f} "
             f"({LEVEL:.0%} interval {part.low:+.2f} to {part.high:+.2f}, {_p_text(part.p_value)})"
         )
-    mcnemar = _p_text(found.mcnemar)
-    print(f"right in A alone {found.only_a}, in B alone {found.only_b}: McNemar's exact test {mcnemar}")
+    only_one = f"right in A alone {comparison.only_a}, in B alone {comparison.only_b}"
+    print(f"{only_one}: McNemar's exact test {_p_text(comparison.mcnemar)}")
 
 
 def _p_text(p_value: float) -> str:

@@ -7,19 +7,20 @@ from scipy.special import betaincinv
 
 SAMPLES = 2_000
 LEVEL = 0.95
-MIN_IMAGES = 10  # fewer say nothing of how far another sample may be
+MIN_IMAGES = 10  # fewer do not tell how far another sample may be
 
 
 def resampled_means(values: np.ndarray, images: Sequence[str], samples: int = SAMPLES, seed: int = 0) -> np.ndarray:
-    """Means over questions in samples whose images are drawn with replacement, each with all its questions.
+    """Cluster bootstrap: means over the questions of images drawn with replacement.
 
-    The questions of one image share what is right or wrong about it, so they are not independent, and drawing them one
-    by one would give intervals that are too narrow: the cluster bootstrap (Davison, Hinkley 1997, "Bootstrap Methods
-    and their Application", section 3.8).
+    The questions of one image are not independent. Drawing them one by one would give intervals that are too narrow,
+    so an image is drawn with all its questions (Davison, Hinkley 1997, "Bootstrap Methods and their Application",
+    section 3.8).
 
     Args:
         values: of the questions, ``(N,)`` or ``(N, figures)``.
-        images: the image of each question.
+        images: the image of each question, ``(N,)``.
+        samples: how often as many images as there are get drawn.
 
     Returns:
         ``(samples,)`` or ``(samples, figures)``.
@@ -36,14 +37,16 @@ def resampled_means(values: np.ndarray, images: Sequence[str], samples: int = SA
 def bootstrap_interval(
     values: np.ndarray, images: Sequence[str], level: float = LEVEL, samples: int = SAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile interval of the mean of `values` ``(N,)``, by `resampled_means`."""
+    """The percentile interval of the mean of `values` ``(N,)``, from `resampled_means`."""
     low, high = np.quantile(resampled_means(values, images, samples, seed), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def mean_with_interval(values: np.ndarray, images: Sequence[str]) -> list[float | None]:
-    """`[mean, low, high]` of percentages ``(N,)``, rounded as figures are told. Of fewer than `MIN_IMAGES` images
-    there is no interval: low and high are None."""
+    """`[mean, low, high]` of percentages ``(N,)``, rounded to two digits.
+
+    There is no interval for fewer than `MIN_IMAGES` images: low and high are then None.
+    """
     mean = round(float(values.mean()), 2)
     if len(set(images)) < MIN_IMAGES:
         return [mean, None, None]
@@ -51,7 +54,7 @@ def mean_with_interval(values: np.ndarray, images: Sequence[str]) -> list[float 
 
 
 def interval_text(figure: Sequence[float | None] | None) -> str:
-    """What `mean_with_interval` gives as text; nothing for None."""
+    """The text of what `mean_with_interval` returns; empty for None."""
     if figure is None:
         return ""
     value, low, high = figure
@@ -59,8 +62,12 @@ def interval_text(figure: Sequence[float | None] | None) -> str:
 
 
 def error_bound(errors: int, total: int, confidence: float = LEVEL) -> float:
-    """The one-sided upper bound of an error rate by Clopper and Pearson 1934 (Biometrika 26:404): with this confidence
-    the true rate is at most that, 0 to 1."""
+    """The one-sided upper bound of an error rate, 0 to 1, by Clopper and Pearson 1934 (Biometrika 26:404).
+
+    Args:
+        errors, total: counts.
+        confidence: the probability that the true rate is not above the bound.
+    """
     if errors >= total:
         return 1.0
     return float(betaincinv(errors + 1, total - errors, confidence))

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the figures of runs that differ in their seed alone.
+"""Mean and standard deviation of the figures of runs that differ only in their seed.
 
 python -m metrics.spread RUN RUN [RUN ...]
 """
@@ -14,10 +14,10 @@ FIGURES = ("exact_match", "f1")
 
 
 def spread(runs: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
-    """Mean and sample standard deviation of each Exact Match and F1 that all runs have, baselines apart.
+    """Mean and sample standard deviation of each Exact Match and F1 that all runs have, without those of baselines.
 
     Args:
-        runs: the content of `all_results.json` of each, two or more.
+        runs: the content of `all_results.json` of two or more runs.
     """
     names = [
         name
@@ -32,9 +32,11 @@ def main(argv: list[str]) -> None:
     """The command line.
 
     Raises:
-        UserError: a folder holds no figures, or there is one run alone.
+        UserError: a folder has no figures, or there is only one run.
     """
-    parser = argparse.ArgumentParser("python -m metrics.spread", description="Mean and spread over runs.")
+    parser = argparse.ArgumentParser(
+        "python -m metrics.spread", description="Prints mean and standard deviation over runs."
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="--output_dir of a run")
     folders = parser.parse_args(argv).runs
     if len(folders) < 2:

@@ -1,22 +1,19 @@
-"""Figures of visual question answering: SQuAD v2 scores in all and by kind of question, and the baselines beside them.
+"""Scores of answers to questions about images, baselines, and what the Trainer calls to evaluate.
 
-All figures are percentages of questions. A kind of question that no row has is left out.
+The score of one answer is 0 to 1. A figure of many questions is a percentage.
 """
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metrics import cmrc
-from metrics.intervals import mean_with_interval
 from metrics.squad_v2.scoring import exact_score, f1_score, normalize_answer, squad_v2_scores
 
 ANSWER_TYPES = ("OPEN", "CLOSED")
-KINDS = ("content_type", "modality", "location", "language")  # columns by whose values figures are told
-YES_NO = ("yes", "no", "是", "是的", "否", "不是")
 
 
 def score_answers(
@@ -24,7 +21,7 @@ def score_answers(
     predictions: Sequence[str],
     no_answer_probabilities: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """SQuAD v2 scores of predicted answers.
+    """SQuAD v2 figures of predicted answers.
 
     Args:
         rows: with `answer` (gold, "" = no answer) and `answer_type`.
@@ -32,8 +29,12 @@ def score_answers(
         no_answer_probabilities: one a row, for the best thresholds; 0 by default.
 
     Returns:
-        `exact_match`, `f1`, `total`, the same with `open_` and `closed_` before them, and where there are rows without
-        an answer `HasAns_*`, `NoAns_*` and the best thresholds as the `squad_v2` module names them.
+        `exact_match`, `f1` and `total` of all rows, and with `open_` or `closed_` in front of the rows of an answer
+        type, if there are any. Where there are rows without an answer also `HasAns_*`, `NoAns_*` and the best
+        thresholds, as the `squad_v2` module names them.
+
+    Raises:
+        ValueError: the lengths differ, or there are no rows.
     """
     scores = _squad_v2(rows, predictions, no_answer_probabilities)
     metrics = {"exact_match": scores["exact"], "f1": scores["f1"], "total": scores["total"]}
@@ -77,11 +78,14 @@ class AnswerScores(NamedTuple):
 
 
 def answer_scores(prediction: str, gold: str, language: str | None = None) -> AnswerScores:
-    """Scores an answer: by words as SQuAD v2 does, in Chinese (`language` zh) by characters as CMRC 2018 does.
+    """Scores an answer.
+
+    Exact Match and F1 compare words, as SQuAD v2 does. In Chinese (`language` zh) they compare characters, as CMRC
+    2018 does. The other two compare words in every language, after SQuAD's normalisation.
 
     `llava_med_recall` is the recall that LLaVA-Med (Li et al. 2023, https://arxiv.org/abs/2306.00890) reports for OPEN
     questions: t / (t + m), with t the words of the prediction that the gold answer has, and m the gold words that the
-    prediction does not have. `bleu_1` is BLEU (Papineni et al. 2002) of single words. Both take SQuAD's normalisation.
+    prediction does not have. `bleu_1` is BLEU (Papineni et al. 2002) of single words.
     """
     exact, f1 = (cmrc.exact_score, cmrc.f1_score) if language == "zh" else (exact_score, f1_score)
     words, expected = (Counter(normalize_answer(text).split()) for text in (prediction, gold))
@@ -96,7 +100,14 @@ def answer_scores(prediction: str, gold: str, language: str | None = None) -> An
 
 
 def all_scores(rows: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> np.ndarray:
-    """`answer_scores` of one prediction a row, ``(N, 4)``."""
+    """The `answer_scores` of one prediction a row, ``(N, 4)``.
+
+    Args:
+        rows: with `answer` and `language`.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
     pairs = zip(rows, predictions, strict=True)
     return np.array([answer_scores(text, row["answer"], row["language"]) for row, text in pairs])
 
@@ -118,10 +129,10 @@ class ScoredAnswers(NamedTuple):
 def score_each(
     rows: Sequence[Mapping[str, Any]], predictions: Sequence[str], confidences: Sequence[float]
 ) -> ScoredAnswers:
-    """Scores each answer, once for all that reads its scores.
+    """Scores the answers to the questions of a split, once for all that need the scores.
 
     Args:
-        rows: with `answer` and `language`; `breakdown` and `metrics.cases.choose_cases` read more columns.
+        rows: with `answer` and `language`. What reads the scored answers may need more columns.
         predictions: one answer a row.
         confidences: one a row, 0 to 1.
 
@@ -133,54 +144,11 @@ def score_each(
     return ScoredAnswers(rows, predictions, np.asarray(confidences, dtype=float), all_scores(rows, predictions))
 
 
-def breakdown(answers: ScoredAnswers, baselines: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """Figures in all and by kind of question, each with its 95 % interval by `metrics.intervals.mean_with_interval`.
-
-    Args:
-        answers: their rows have `answer`, `answer_type`, `image_id` and the columns of `KINDS`.
-        baselines: names of other answers to the same rows. The table has only their Exact Match.
-
-    Returns:
-        For each kind `group` and `value` (its column and its value there), `questions`, `images`, and `[value, low,
-        high]` of `exact_match` and `f1`, of `llava_med_recall` and `bleu_1` where the questions are OPEN; `baselines`.
-    """
-    rows, scores = answers.rows, answers.scores
-    others = {name: all_scores(rows, texts)[:, 0] for name, texts in baselines.items()}
-    table = []
-    for group, value, chosen in _kinds(rows):
-        images = [rows[i]["image_id"] for i in chosen]
-        figures = AnswerScores._fields if value == "OPEN" else AnswerScores._fields[:2]
-        entry: dict[str, Any] = {"group": group, "value": value, "questions": len(chosen), "images": len(set(images))}
-        for column, figure in enumerate(figures):
-            entry[figure] = mean_with_interval(100 * scores[chosen, column], images)
-        entry["baselines"] = {name: round(100 * float(other[chosen].mean()), 2) for name, other in others.items()}
-        table.append(entry)
-    return table
-
-
-def _kinds(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[int]]]:
-    yield "all", "", list(range(len(rows)))
-    for answer_type in ANSWER_TYPES:
-        if chosen := [i for i, row in enumerate(rows) if row["answer_type"] == answer_type]:
-            yield "answer_type", answer_type, chosen
-    closed = {True: "yes or no", False: "other CLOSED"}
-    for yes_no, value in closed.items():
-        chosen = [
-            i
-            for i, row in enumerate(rows)
-            if row["answer_type"] == "CLOSED" and (normalize_answer(row["answer"]) in YES_NO) == yes_no
-        ]
-        if chosen:
-            yield "closed", value, chosen
-    for column in KINDS:
-        for value in sorted({row[column] for row in rows if row[column]}):
-            yield column, value, [i for i, row in enumerate(rows) if row[column] == value]
-
-
 def majority_answers(train_rows: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The question-only baseline: the most frequent training answer to the very same question, else of all questions.
+    """The question-only baseline: the most frequent training answer to the very same question.
 
-    Ties go to the answer that is first in the alphabet.
+    A question that no training row asks gets the most frequent answer of all training rows. Ties go to the answer that
+    is first in the alphabet.
     """
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
@@ -194,7 +162,10 @@ def majority_answers(train_rows: Iterable[Mapping[str, Any]], rows: Iterable[Map
 
 
 def most_frequent_answer(train_rows: Iterable[Mapping[str, Any]]) -> str:
-    """The baseline that does not even read the question; ties as for `majority_answers`."""
+    """The baseline that reads neither question nor image: the most frequent training answer.
+
+    Ties go to the answer that is first in the alphabet. Without rows it is "".
+    """
     return _most_frequent(Counter(row["answer"] for row in train_rows))
 
 
@@ -212,8 +183,8 @@ def classification_metrics(
         id2label: the answer vocabulary.
 
     Returns:
-        A function of an `EvalPrediction` whose `predictions` are label ids, confidences and no-answer probabilities,
-        ``(N,)`` each, and whose `label_ids` are row numbers ``(N,)``.
+        A function of an `EvalPrediction`. Its `predictions` are label ids ``(N,)``, confidences and the probabilities
+        of "no answer" ``(N,)``. Its `label_ids` are row numbers ``(N,)``.
     """
 
     def compute_metrics(evaluation: Any) -> dict[str, float]:
@@ -235,14 +206,16 @@ def generation_metrics(
     Args:
         rows: rows of all splits by their `row` number.
         decode: tokens ``(N, T)`` to answers.
-        candidates: what can be chosen.
+        candidates: the answers to choose among; empty for a model that writes its answers.
 
     Returns:
-        A function of an `EvalPrediction` whose `predictions` are tokens ``(N, T)``, confidences ``(N,)`` and, with
-        candidates, the numbers of the chosen ones ``(N,)`` and their probabilities, and whose `label_ids` are row
-        numbers ``(N,)``. Its figures are those of the choice, and `generated_exact_match` and `generated_f1` stand
-        beside them; without candidates they are those of the written answers. What an answer lacks of confidence
-        1 counts as the probability of no answer.
+        A function of an `EvalPrediction`. Its `predictions` are tokens ``(N, T)`` and confidences ``(N,)``; with
+        candidates also the numbers of the chosen ones ``(N,)`` and their probabilities ``(N,)``. Its `label_ids` are
+        row numbers ``(N,)``.
+
+        The figures are those of the written answers. With candidates they are those of the chosen ones, and
+        `generated_exact_match` and `generated_f1` are added for the written ones. The probability of "no answer" is
+        taken to be 1 - confidence.
     """
 
     def compute_metrics(evaluation: Any) -> dict[str, float]:

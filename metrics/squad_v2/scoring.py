@@ -1,6 +1,6 @@
 """Exact Match and F1 as SQuAD v2 defines them, in plain Python.
 
-This file imports neither `evaluate` nor torch, so a caller that only wants the scores pays nothing for them.
+This file imports neither `evaluate` nor torch, so a caller who only wants the scores does not load them.
 
 Source: Rajpurkar, Jia, Liang (2018), "Know What You Don't Know: Unanswerable Questions for SQuAD",
 https://arxiv.org/abs/1806.03822, and the behaviour of its evaluation script, version 2.0.
@@ -23,7 +23,7 @@ _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
 class Prediction(TypedDict):
-    """What a model said, and how sure it was that the question has no answer."""
+    """An answer of a model, and the probability that it gives to "no answer"."""
 
     id: str
     prediction_text: str
@@ -55,8 +55,8 @@ class ScoredQuestion(NamedTuple):
 
 
 def normalize_answer(text: str) -> str:
-    """Lower the case, drop ASCII punctuation, then the words a, an, the, and squeeze whitespace."""
-    # The order matters: once its hyphen is gone, "type-A" holds no article.
+    """Lowers the case, drops ASCII punctuation, then the words a, an, the, and squeezes whitespace."""
+    # The order matters: without its hyphen, "type-A" has no article.
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
@@ -80,16 +80,17 @@ def squad_v2_scores(
     """All SQuAD v2 figures, in percent, in the order of the official metric.
 
     Args:
-        predictions: one for each question; of several with one id the last counts.
-        references: one for each question; of several with one id the last counts.
+        predictions: one for each question. Of several with the same id the last one counts.
+        references: one for each question. Of several with the same id the last one counts.
         no_answer_threshold: a prediction with a `no_answer_probability` strictly above it counts as "no answer".
 
     Returns:
-        `exact`, `f1`, `total`; the same with `HasAns_` and `NoAns_` in front for each of the two groups that occurs;
-        `best_exact`, `best_exact_thresh`, `best_f1`, `best_f1_thresh`. Totals are counts, thresholds probabilities.
+        `exact`, `f1` and `total` of all questions; the same with `HasAns_` in front of questions with an answer and
+        with `NoAns_` in front of those without, if there are any; `best_exact`, `best_exact_thresh`, `best_f1` and
+        `best_f1_thresh`. Totals are counts, thresholds are probabilities.
 
     Raises:
-        ValueError: nothing to score, or a prediction without a text or a probability.
+        ValueError: there is nothing to score, or a prediction has no text or no probability.
     """
     prediction_of = {prediction["id"]: prediction for prediction in predictions}
     reference_of = {reference["id"]: reference for reference in references}
@@ -135,7 +136,7 @@ def _token_f1(normalized_prediction: str, normalized_gold: str) -> float:
 
 
 def _score_question(prediction: Prediction, reference: Reference) -> ScoredQuestion:
-    """Scores against the gold answer that fits best."""
+    """The scores against the gold answer that fits best."""
     text, probability = prediction["prediction_text"], prediction["no_answer_probability"]
     if text is None or probability is None or math.isnan(probability):
         raise ValueError(
@@ -144,12 +145,12 @@ def _score_question(prediction: Prediction, reference: Reference) -> ScoredQuest
         )
     golds = reference["answers"]["text"] or []
     normalized_text = normalize_answer(text)
-    # A gold answer such as "the" would otherwise make silence a right answer.
+    # Otherwise an empty answer would match a gold answer such as "the".
     normalized_golds = [normalized for gold in golds if (normalized := normalize_answer(gold))] or [""]
     return ScoredQuestion(
         exact=float(normalized_text in normalized_golds),
         f1=max(_token_f1(normalized_text, gold) for gold in normalized_golds),
-        # Of the golds as given: [""] is a question with an answer, and only [] is one without.
+        # Not the normalised ones: [""] is a question with an answer, and only [] is one without.
         has_answer=bool(golds),
         is_answered=bool(text),
         no_answer_probability=probability,
@@ -168,12 +169,13 @@ def _group_figures(prefix: str, group: Sequence[ScoredQuestion], threshold: floa
 
 
 def _best_threshold(questions: Sequence[ScoredQuestion], name: str) -> tuple[float, float]:
-    """The best score in percent that a threshold can reach, and the lowest threshold that does.
+    """The best score in percent that a threshold can reach, and the lowest threshold that reaches it.
 
-    Starts where every question counts as "no answer": right for each one without an answer, threshold 0.0. Then lets
-    the predictions back in by rising probability. A question with an answer adds its score; one without costs a point
-    if its prediction is not the empty string, whatever that normalises to. Predictions of equal probability come in
-    one by one, as in the official script, so the best score may lie between two that no threshold tells apart.
+    The search starts at the threshold 0.0, where every question counts as "no answer": a point for each question
+    without an answer. Then predictions are counted by rising probability. A question with an answer adds its score. A
+    question without an answer takes a point if its prediction is not the empty string, whatever that normalises to.
+    Predictions of equal probability are counted one by one, as in the official script, so the best score may lie
+    between two that no threshold separates.
     """
     rising = sorted(questions, key=attrgetter("no_answer_probability"))
     gains = (getattr(question, name) if question.has_answer else -float(question.is_answered) for question in rising)

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-# evaluate copies this file and the one it imports here, and reads the rest of the line: no comment behind it.
+# evaluate reads the next line to find the file to copy. It does not understand a comment at its end.
 from .scoring import Prediction, Reference, exact_score, f1_score, normalize_answer, squad_v2_scores
 
 __all__ = ["SquadV2", "exact_score", "f1_score", "normalize_answer", "squad_v2_scores"]
@@ -28,7 +28,7 @@ Args:
     predictions: dicts of
         'id': the question's id
         'prediction_text': the answer, '' for none
-        'no_answer_probability': how sure the model is that there is no answer, 0.0 if it can't say
+        'no_answer_probability': the probability of "no answer", 0.0 if the model has none
     references: dicts of
         'id': the question's id
         'answers': {'text': [gold answers], 'answer_start': [offsets, not used]}; two empty lists if there is no answer

@@ -1,4 +1,4 @@
-"""metrics.grounding: which boxes a question names, and heat maps beside them, worked out by hand."""
+"""metrics.grounding: which boxes a question names, and heat maps against boxes, worked out by hand."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,14 @@ from metrics.grounding import grounding_figures, named_boxes, organ_of, point
 BOXES = [
     {"label": label, "bbox": [0, 0, 1, 1]}
     for label in (
-        *("Left Lung", "Right Lung", "Liver", "Liver Cancer", "Brain Enhancing Tumor", "Brain Edema"),
-        *("Infiltrate", "Tooth"),
+        "Left Lung",
+        "Right Lung",
+        "Liver",
+        "Liver Cancer",
+        "Brain Enhancing Tumor",
+        "Brain Edema",
+        "Infiltrate",
+        "Tooth",
     )
 ]
 
@@ -95,7 +101,11 @@ def test_figures_in_all_and_by_organ():
     ]
     table = grounding_figures(rows)
     assert [(entry["group"], entry["questions"], entry["images"]) for entry in table] == [
-        *(("all", 2, 2), ("right answers", 1, 1), ("wrong answers", 1, 1), ("Lung", 2, 2), ("Liver", 1, 1)),
+        ("all", 2, 2),
+        ("right answers", 1, 1),
+        ("wrong answers", 1, 1),
+        ("Lung", 2, 2),
+        ("Liver", 1, 1),
     ]
     assert table[0]["hit"] == [50, None, None]
     assert table[0]["mass"] == [round(100 * (1 + 0.125) / 2, 2), None, None]

@@ -1,4 +1,4 @@
-"""metrics.evidence: which answers are looked at, and the page of errors in a real browser."""
+"""metrics.cases: which questions the report shows, and the page of wrong answers in a real browser."""
 
 import re
 
@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from metrics.cases import brightness, choose_cases, with_heat_map, write_error_page
+from metrics.grounding import Pointing
 from metrics.plots import plot_pointing
 from metrics.vqa import score_each
 
@@ -14,12 +15,19 @@ NASTY = "</script><script>document.title='broken'</script><b>bold</b>"
 
 
 def row_of(image, question="Is the liver healthy?", answer="No", **others):
-    return {
-        **{"image": str(image), "image_id": image.stem, "question": question, "answer": answer, "language": "en"},
-        **{"answer_type": "CLOSED", "content_type": "Organ", "modality": "CT", "location": "Abdomen"},
-        **{"boxes": [{"label": "Liver", "bbox": [10.0, 20.0, 30.0, 20.0]}]},
-        **others,
+    row = {
+        "image": str(image),
+        "image_id": image.stem,
+        "question": question,
+        "answer": answer,
+        "language": "en",
+        "answer_type": "CLOSED",
+        "content_type": "Organ",
+        "modality": "CT",
+        "location": "Abdomen",
+        "boxes": [{"label": "Liver", "bbox": [10.0, 20.0, 30.0, 20.0]}],
     }
+    return row | others
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def images(tmp_path):
     return files
 
 
-def test_what_is_looked_at_is_what_names_a_box_and_what_is_wrong(images):
+def test_cases_are_questions_that_name_a_box_and_wrong_answers(images):
     a, b = images
     rows = [
         row_of(a),  # right, named
@@ -40,11 +48,13 @@ def test_what_is_looked_at_is_what_names_a_box_and_what_is_wrong(images):
     ]
     cases = choose_cases(score_each(rows, ["no", "yes", "No", "Yes"], [0.5, 0.6, 0.7, 0.8]), 9)
     assert [(case.row, case.prediction, case.correct, len(case.boxes)) for case in cases] == [
-        *((rows[0], "no", True, 1), (rows[2], "No", False, 0), (rows[3], "Yes", False, 0)),
+        (rows[0], "no", True, 1),
+        (rows[2], "No", False, 0),
+        (rows[3], "Yes", False, 0),
     ]
 
 
-def test_of_many_the_surest_errors_and_the_same_named_ones_are_looked_at(images):
+def test_of_many_the_most_confident_errors_and_always_the_same_sample_are_chosen(images):
     rows = [row_of(images[0], question_id=i) for i in range(20)]
     right = choose_cases(score_each(rows, ["No"] * 20, np.linspace(0, 1, 20).tolist()), limit=5)
     assert [case.row for case in right] == [
@@ -52,8 +62,8 @@ def test_of_many_the_surest_errors_and_the_same_named_ones_are_looked_at(images)
     ]
     assert len(right) == 5
     mixed = choose_cases(score_each(rows, ["Yes"] * 10 + ["No"] * 10, [0.5] * 20), limit=5)
-    assert sum(case.drawn for case in mixed) == 5  # a sample of all, of which no more are wrong than of all
-    assert sum(not case.correct for case in mixed) > sum(case.drawn and not case.correct for case in mixed)
+    assert sum(case.for_grounding for case in mixed) == 5  # a sample of all, of which no more are wrong than of all
+    assert sum(not case.correct for case in mixed) > sum(case.for_grounding and not case.correct for case in mixed)
     unnamed = [row | {"boxes": []} for row in rows]
     wrong = choose_cases(score_each(unnamed, ["Yes"] * 20, np.linspace(0, 1, 20).tolist()), limit=5)
     assert [case.row["question_id"] for case in wrong] == [15, 16, 17, 18, 19]
@@ -85,7 +95,9 @@ def test_page_of_errors_filters_sorts_and_shows_heat_maps(images, tmp_path, brow
         "7 answers do not match the gold answer exactly; these are the 3 surest" in page.locator("#about").inner_text()
     )
     assert [text.split("\n")[0] for text in cards.all_inner_texts()] == [
-        *("Where is the tumor?", "Is the liver healthy?", NASTY),
+        "Where is the tumor?",
+        "Is the liver healthy?",
+        NASTY,
     ]
     assert "Heart" in cards.first.inner_text()
     assert "90.0 %" in cards.first.inner_text()
@@ -157,6 +169,19 @@ def test_picture_of_the_best_and_worst_maps(images, tmp_path):
     plot_pointing(cases, tmp_path / "pointing.jpg")
     with Image.open(tmp_path / "pointing.jpg") as picture:
         assert picture.width > 800
+
+
+def test_picture_shows_the_very_best_and_worst_maps_and_no_image_twice_in_a_row(images, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "metrics.plots._draw_case", lambda case, _, title: shown.append((title, case.prediction, case.pointing.mass))
+    )
+    cases = []
+    for image, name, mass in ((0, "a", 0.9), (1, "b", 0.5), (0, "again a", 0.1)):
+        [case] = choose_cases(score_each([row_of(images[image])], [name], [0.5]), 9)
+        cases.append(case._replace(pointing=Pointing(hit=1, mass=mass, area=0.2, chance=0.2, center=0)))
+    plot_pointing(cases[::-1], tmp_path / "pointing.jpg")
+    assert shown == [("best", "a", 0.9), ("best", "b", 0.5), ("worst", "again a", 0.1), ("worst", "b", 0.5)]
 
 
 def test_brightness_spans_the_heat_of_a_map():

@@ -1,0 +1,41 @@
+"""What the command lines of the benchmarks share."""
+
+import argparse
+from collections.abc import Callable
+
+import datasets
+
+from processing.data import load_vqa_dataset
+from processing.errors import UserError
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number.") from error
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is too small; give {least} or more.")
+        return number
+
+    return parse
+
+
+def load_splits(dataset: str, *splits: str) -> datasets.DatasetDict:
+    """The splits of a data set that a benchmark needs.
+
+    Args:
+        dataset: as for `processing.data.load_vqa_dataset`.
+        splits: names of the splits.
+
+    Raises:
+        UserError: the data set can't be used, or lacks a split.
+    """
+    loaded = load_vqa_dataset(dataset)
+    for split in splits:
+        if split not in loaded:
+            raise UserError(f"--dataset {dataset}: it has no {split} rows; choose a data set that has some.")
+    return datasets.DatasetDict({split: loaded[split] for split in splits})
