@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.support.app_server import chromium
-from tests.support.hub_server import HubServer
+from tests.support.hub.server import HubServer
 
 # huggingface_hub reads these when it is imported, so they are set before anything imports it.
 HUB = HubServer()

@@ -43,7 +43,7 @@ from modeling.publish import preflight, publish
 from modeling.training.parser import parse_arguments
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
-from tests.support.hub_cards import check_card
+from tests.support.hub.cards import check_card
 from tests.support.tiny_blip2 import tiny_blip2
 
 pytestmark = pytest.mark.usefixtures("token", "waits")

@@ -24,7 +24,7 @@ from processing.errors import UserError
 from spaces_app import publish as publishing
 from spaces_app.publish import CONFIG, MESSAGE, ONLY_TRAINING, main, needed_packages, requirements
 from tests.support.app_server import ROOT, serve
-from tests.support.hub_cards import check_card, read_card
+from tests.support.hub.cards import check_card, read_card
 
 pytestmark = pytest.mark.usefixtures("token", "waits")
 SPACE, MODEL = "user/medical-vqa", "user/vqa"
