@@ -106,7 +106,7 @@ def risk_coverage(confidences: np.ndarray, correct: np.ndarray) -> RiskCoverage:
     return RiskCoverage(thresholds, numbers / len(order), wrong.cumsum() / numbers)
 
 
-class Silence(NamedTuple):
+class Abstention(NamedTuple):
     """A threshold below which a model stays silent."""
 
     threshold: float  # of the confidence
@@ -117,7 +117,7 @@ class Silence(NamedTuple):
 
 def choose_threshold(
     confidences: np.ndarray, correct: np.ndarray, target_risk: float, confidence: float = LEVEL
-) -> Silence | None:
+) -> Abstention | None:
     """The threshold that answers most and keeps the promise that at most `target_risk` of the answers are wrong.
 
     "Selection with guaranteed risk" of Geifman and El-Yaniv 2017, algorithm 1: a binary search whose every look has
@@ -139,17 +139,17 @@ def choose_threshold(
         bound = error_bound(errors, total, 1 - (1 - confidence) / looks)
         if bound <= target_risk:
             low = number
-            found = Silence(float(threshold), total / len(confidences), errors / total, bound)
+            found = Abstention(float(threshold), total / len(confidences), errors / total, bound)
         else:
             high = number - 1
     return found
 
 
-def describe_silence(silence: Silence | None) -> str:
+def describe_abstention(abstention: Abstention | None) -> str:
     """What `choose_threshold` found, in a sentence."""
-    if silence is None:
+    if abstention is None:
         return "no threshold keeps it on these validation rows, so the model answers everything."
     return (
-        f"silent below a confidence of {silence.threshold:.3f}; that answers {silence.coverage:.1%} of the validation "
-        f"rows, {silence.risk:.1%} of these answers wrong, and on other rows of the kind at most {silence.bound:.1%}."
+        f"silent below a confidence of {abstention.threshold:.3f}; that answers {abstention.coverage:.1%} of the validation "
+        f"rows, {abstention.risk:.1%} of these answers wrong, and on other rows of the kind at most {abstention.bound:.1%}."
     )

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from metrics.grounding import Box, Pointing, named_boxes, point
-from metrics.vqa import all_scores
+from metrics.vqa import ScoredAnswers
 from processing.images import open_image
 from processing.storage import write_atomically
 
@@ -38,26 +38,34 @@ class Case(NamedTuple):
     pointing: Pointing | None = None  # the map beside the boxes, where there are both
 
 
-def choose_cases(
-    rows: Sequence[Mapping[str, Any]], predictions: Sequence[str], confidences: Sequence[float], limit: int
-) -> list[Case]:
-    """The questions to look at, in the order of the rows: those that name a box, `limit` of them drawn at random where
-    there are more, and the wrong answers, the `limit` surest of them."""
-    correct = all_scores(rows, predictions)[:, 0] == 1
+def choose_cases(answers: ScoredAnswers, limit: int) -> list[Case]:
+    """The questions that the report shows, in the order of the rows.
+
+    They are the questions that name a box and the wrong answers. Of more than `limit` questions that name a box,
+    `limit` are drawn at random. Of more than `limit` wrong answers, the `limit` most confident ones are chosen.
+    """
+    rows = answers.rows
     boxes = [named_boxes(row["question"], row["answer"], row["boxes"] or []) for row in rows]
     named = np.flatnonzero([bool(found) for found in boxes])
     if len(named) > limit:
         named = np.random.default_rng(0).choice(named, limit, replace=False)
-    wrong = np.flatnonzero(~correct)
-    wrong = wrong[np.argsort(-np.asarray(confidences)[wrong], kind="stable")][:limit]
+    wrong = np.flatnonzero(answers.correct == 0)
+    wrong = wrong[np.argsort(-answers.confidences[wrong], kind="stable")][:limit]
     return [
-        Case(rows[i], predictions[i], float(confidences[i]), bool(correct[i]), boxes[i], i in named)
+        Case(
+            row=rows[i],
+            prediction=answers.predictions[i],
+            confidence=float(answers.confidences[i]),
+            correct=bool(answers.correct[i]),
+            boxes=boxes[i],
+            drawn=i in named,
+        )
         for i in sorted({*named.tolist(), *wrong.tolist()})
     ]
 
 
-def seen(case: Case, heat: np.ndarray) -> Case:
-    """The case with its heat map, which lies beside its boxes where it was drawn for that."""
+def with_heat_map(case: Case, heat: np.ndarray) -> Case:
+    """Adds a heat map to a case, and compares it with the boxes where the case was drawn for that."""
     pointing = point(heat, case.boxes, open_image(case.row["image"]).size) if case.drawn else None
     return case._replace(heat=heat, pointing=pointing)
 

@@ -12,7 +12,7 @@ from metrics.cases import Case, write_error_page
 from metrics.grounding import grounding_figures
 from metrics.intervals import interval_text
 from metrics.plots import TITLES, plot_pointing, plot_reliability, plot_risk
-from metrics.vqa import all_scores, breakdown
+from metrics.vqa import ScoredAnswers, breakdown
 from processing.storage import write_atomically
 
 RISKS = (0.05, 0.1)
@@ -45,9 +45,7 @@ def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def make_report(
-    rows: Sequence[Mapping[str, Any]],
-    predictions: Sequence[str],
-    confidences: Sequence[float],
+    answers: ScoredAnswers,
     baselines: Mapping[str, Sequence[str]],
     cases: Sequence[Case] = (),
     thresholds: Mapping[str, float] | None = None,
@@ -55,8 +53,7 @@ def make_report(
     """What is to be told of the answers to a split's questions.
 
     Args:
-        rows, predictions, baselines: as for `metrics.vqa.breakdown`.
-        confidences: of the predictions, 0 to 1.
+        answers, baselines: as for `metrics.vqa.breakdown`.
         cases: those with a heat map that lies beside boxes give the figures of where the model looked.
         thresholds: SQuAD v2's best ones, as the `squad_v2` module names them, where there are rows without an answer.
 
@@ -65,14 +62,14 @@ def make_report(
         `silence`: the area under risk against coverage, the curve itself, the coverage at each of `RISKS`, and the
         thresholds; `grounding` of `grounding_figures`, empty without such cases; `wrong`: how many answers are.
     """
-    sure, correct = np.array(confidences), all_scores(rows, predictions)[:, 0]
+    sure, correct = answers.confidences, answers.correct
     curve = risk_coverage(sure, correct)
     points = np.unique(np.linspace(0, len(sure) - 1, min(len(sure), CURVE_POINTS)).astype(int))
     pointing = [case._asdict() | {"image_id": case.row["image_id"]} for case in cases if case.pointing]
     return {
         "wrong": int((correct == 0).sum()),
         "grounding": grounding_figures(pointing) if pointing else [],
-        "figures": breakdown(rows, predictions, baselines),
+        "figures": breakdown(answers, baselines),
         "calibration": {
             "mean_confidence": round(float(sure.mean()), 4),
             "expected_calibration_error": round(calibration_error(sure, correct), 4),
@@ -96,7 +93,7 @@ def write_report(
     Args:
         reports: by split, of `make_report`.
         folder: of the report; it is made where it is missing.
-        cases: by split, of `metrics.evidence.choose_cases`; without them there is no `errors.html`.
+        cases: by split, of `metrics.cases.choose_cases`; without them there is no `errors.html`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

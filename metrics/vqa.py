@@ -101,21 +101,50 @@ def all_scores(rows: Sequence[Mapping[str, Any]], predictions: Sequence[str]) ->
     return np.array([answer_scores(text, row["answer"], row["language"]) for row, text in pairs])
 
 
-def breakdown(
-    rows: Sequence[Mapping[str, Any]], predictions: Sequence[str], baselines: Mapping[str, Sequence[str]]
-) -> list[dict[str, Any]]:
+class ScoredAnswers(NamedTuple):
+    """Answers to the questions of a split, scored once."""
+
+    rows: Sequence[Mapping[str, Any]]
+    predictions: Sequence[str]
+    confidences: np.ndarray  # (N,), 0 to 1
+    scores: np.ndarray  # (N, 4), of `all_scores`
+
+    @property
+    def correct(self) -> np.ndarray:
+        """1 where an answer is an exact match, else 0, ``(N,)``."""
+        return self.scores[:, 0]
+
+
+def score_each(
+    rows: Sequence[Mapping[str, Any]], predictions: Sequence[str], confidences: Sequence[float]
+) -> ScoredAnswers:
+    """Scores each answer, once for all that reads its scores.
+
+    Args:
+        rows: with `answer` and `language`; `breakdown` and `metrics.cases.choose_cases` read more columns.
+        predictions: one answer a row.
+        confidences: one a row, 0 to 1.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    if len(confidences) != len(rows):
+        raise ValueError(f"{len(rows)} rows have {len(confidences)} confidences; each row needs one.")
+    return ScoredAnswers(rows, predictions, np.asarray(confidences, dtype=float), all_scores(rows, predictions))
+
+
+def breakdown(answers: ScoredAnswers, baselines: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """Figures in all and by kind of question, each with its 95 % interval by `metrics.intervals.mean_with_interval`.
 
     Args:
-        rows: with `answer`, `answer_type`, `image_id` and the columns of `KINDS`.
-        predictions: one answer a row.
-        baselines: names of other answers to the same rows, of which only Exact Match is told.
+        answers: their rows have `answer`, `answer_type`, `image_id` and the columns of `KINDS`.
+        baselines: names of other answers to the same rows. The table has only their Exact Match.
 
     Returns:
         For each kind `group` and `value` (its column and its value there), `questions`, `images`, and `[value, low,
         high]` of `exact_match` and `f1`, of `llava_med_recall` and `bleu_1` where the questions are OPEN; `baselines`.
     """
-    scores = all_scores(rows, predictions)
+    rows, scores = answers.rows, answers.scores
     others = {name: all_scores(rows, texts)[:, 0] for name, texts in baselines.items()}
     table = []
     for group, value, chosen in _kinds(rows):

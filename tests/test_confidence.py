@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import train
-from metrics.calibration import Silence, log_loss
+from metrics.calibration import Abstention, log_loss
 from metrics.intervals import error_bound
 from modeling.asking.predictor import Predictor
 from processing.data import load_vqa_dataset
@@ -127,7 +127,7 @@ def test_target_risk_chooses_the_threshold_or_says_that_none_keeps_it(phantoms, 
 def test_threshold_of_a_blip2_is_kept_with_its_adapter(phantoms, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "MIN_ANSWERS", 10)
     monkeypatch.setattr(
-        train, "choose_threshold", lambda *_: Silence(0.25, 0.5, 0.1, 0.2)
+        train, "choose_threshold", lambda *_: Abstention(0.25, 0.5, 0.1, 0.2)
     )  # so small a model has none
     base = tiny_blip2("opt", load_vqa_dataset(str(phantoms)), tmp_path / "base")
     options = ["--model_type", "blip2", "--model_name_or_path", str(base), "--max_steps", "2", *COMMON]

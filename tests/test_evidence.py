@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metrics.cases import brightness, choose_cases, seen, write_error_page
+from metrics.cases import brightness, choose_cases, with_heat_map, write_error_page
 from metrics.plots import plot_pointing
+from metrics.vqa import score_each
 
 NASTY = "</script><script>document.title='broken'</script><b>bold</b>"
 
@@ -37,7 +38,7 @@ def test_what_is_looked_at_is_what_names_a_box_and_what_is_wrong(images):
         row_of(b, question="Is this a CT?", answer="Yes"),  # wrong
         row_of(b, boxes=None),  # wrong, without boxes
     ]
-    cases = choose_cases(rows, ["no", "yes", "No", "Yes"], [0.5, 0.6, 0.7, 0.8], 9)
+    cases = choose_cases(score_each(rows, ["no", "yes", "No", "Yes"], [0.5, 0.6, 0.7, 0.8]), 9)
     assert [(case.row, case.prediction, case.correct, len(case.boxes)) for case in cases] == [
         *((rows[0], "no", True, 1), (rows[2], "No", False, 0), (rows[3], "Yes", False, 0)),
     ]
@@ -45,14 +46,16 @@ def test_what_is_looked_at_is_what_names_a_box_and_what_is_wrong(images):
 
 def test_of_many_the_surest_errors_and_the_same_named_ones_are_looked_at(images):
     rows = [row_of(images[0], question_id=i) for i in range(20)]
-    right = choose_cases(rows, ["No"] * 20, np.linspace(0, 1, 20).tolist(), limit=5)
-    assert [case.row for case in right] == [case.row for case in choose_cases(rows, ["No"] * 20, [0.5] * 20, limit=5)]
+    right = choose_cases(score_each(rows, ["No"] * 20, np.linspace(0, 1, 20).tolist()), limit=5)
+    assert [case.row for case in right] == [
+        case.row for case in choose_cases(score_each(rows, ["No"] * 20, [0.5] * 20), limit=5)
+    ]
     assert len(right) == 5
-    mixed = choose_cases(rows, ["Yes"] * 10 + ["No"] * 10, [0.5] * 20, limit=5)
+    mixed = choose_cases(score_each(rows, ["Yes"] * 10 + ["No"] * 10, [0.5] * 20), limit=5)
     assert sum(case.drawn for case in mixed) == 5  # a sample of all, of which no more are wrong than of all
     assert sum(not case.correct for case in mixed) > sum(case.drawn and not case.correct for case in mixed)
     unnamed = [row | {"boxes": []} for row in rows]
-    wrong = choose_cases(unnamed, ["Yes"] * 20, np.linspace(0, 1, 20).tolist(), limit=5)
+    wrong = choose_cases(score_each(unnamed, ["Yes"] * 20, np.linspace(0, 1, 20).tolist()), limit=5)
     assert [case.row["question_id"] for case in wrong] == [15, 16, 17, 18, 19]
 
 
@@ -64,10 +67,10 @@ def test_page_of_errors_filters_sorts_and_shows_heat_maps(images, tmp_path, brow
         row_of(b, answer="Yes"),
         row_of(a, answer="Yes"),
     ]
-    cases = choose_cases(rows, ["Spleen", "Heart", "No", "Yes"], [0.2, 0.9, 0.5, 0.9], 9)
+    cases = choose_cases(score_each(rows, ["Spleen", "Heart", "No", "Yes"], [0.2, 0.9, 0.5, 0.9]), 9)
     heat = np.zeros((3, 4), np.float32)
     heat[1, 1] = 1
-    cases = [seen(case, heat) for case in cases]
+    cases = [with_heat_map(case, heat) for case in cases]
     write_error_page({"validation": cases[:2], "test": cases[2:]}, 7, tmp_path / "errors.html")
 
     page = browser.new_page(viewport={"width": 1000, "height": 800})
@@ -120,7 +123,7 @@ def test_page_of_errors_filters_sorts_and_shows_heat_maps(images, tmp_path, brow
 
 def test_page_without_heat_maps_or_errors(images, tmp_path, browser):
     page = browser.new_page()
-    cases = choose_cases([row_of(images[0])], ["Yes"], [0.5], 9)
+    cases = choose_cases(score_each([row_of(images[0])], ["Yes"], [0.5]), 9)
     write_error_page({"test": cases}, 1, tmp_path / "errors.html")
     page.goto((tmp_path / "errors.html").as_uri())
     assert page.locator("li").count() == 1
@@ -133,7 +136,9 @@ def test_page_without_heat_maps_or_errors(images, tmp_path, browser):
 
 
 def test_page_needs_nothing_else(images, tmp_path):
-    write_error_page({"test": choose_cases([row_of(images[0])], ["Yes"], [0.5], 9)}, 1, tmp_path / "errors.html")
+    write_error_page(
+        {"test": choose_cases(score_each([row_of(images[0])], ["Yes"], [0.5]), 9)}, 1, tmp_path / "errors.html"
+    )
     text = (tmp_path / "errors.html").read_text()
     assert not re.search(r"(src|href)=[\"']?http", text)
     assert str(tmp_path) not in text
@@ -143,9 +148,11 @@ def test_picture_of_the_best_and_worst_maps(images, tmp_path):
     a, b = images
     good, bad = np.zeros((3, 4), np.float32), np.zeros((3, 4), np.float32)
     good[1, 1], bad[2, 3] = 1, 1
-    [case] = choose_cases([row_of(a, question="Is the $liver$ " + "very " * 40 + "healthy?")], ["No"], [0.5], 9)
-    [other] = choose_cases([row_of(b)], ["Yes"], [0.5], 9)
-    cases = [seen(case, good), seen(other, bad), seen(other, bad)]
+    [case] = choose_cases(
+        score_each([row_of(a, question="Is the $liver$ " + "very " * 40 + "healthy?")], ["No"], [0.5]), 9
+    )
+    [other] = choose_cases(score_each([row_of(b)], ["Yes"], [0.5]), 9)
+    cases = [with_heat_map(case, good), with_heat_map(other, bad), with_heat_map(other, bad)]
     assert [one.pointing.hit for one in cases] == [1, 0, 0]
     plot_pointing(cases, tmp_path / "pointing.jpg")
     with Image.open(tmp_path / "pointing.jpg") as picture:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metrics.report import make_report
-from metrics.vqa import all_scores, score_answers
+from metrics.vqa import all_scores, score_answers, score_each
 from modeling.training.arguments import TRAINING_ARGUMENTS
 from modeling.training.parser import parse_arguments
 from processing.data import SCHEMA, load_vqa_dataset
@@ -167,5 +167,5 @@ def test_figures_of_any_answers_lie_between_0_and_100_and_agree(asked):
     assert (scores[:, 0] <= scores[:, 1]).all()  # an exact match has an F1 of 1
     figures = score_answers(rows, predictions)
     assert 0 <= figures["exact_match"] <= figures["f1"] <= 100
-    report = make_report(rows, predictions, [0.5] * len(rows), {}, [], {})
+    report = make_report(score_each(rows, predictions, [0.5] * len(rows)), {}, [], {})
     assert json.loads(json.dumps(report, allow_nan=False)) == report

@@ -9,10 +9,10 @@ from PIL import Image
 from torchmetrics.functional.text import bleu_score
 
 from metrics import cmrc
-from metrics.cases import choose_cases, seen
+from metrics.cases import choose_cases, with_heat_map
 from metrics.report import make_report, write_report
 from metrics.squad_v2.scoring import normalize_answer
-from metrics.vqa import all_scores, answer_scores, breakdown, most_frequent_answer
+from metrics.vqa import all_scores, answer_scores, breakdown, most_frequent_answer, score_each
 
 NOTHING = dict.fromkeys(("content_type", "modality", "location"))
 ROWS = [
@@ -25,7 +25,7 @@ PREDICTIONS = ["lung", "yes", "T2", "右肺"]
 
 
 def test_of_few_images_there_is_no_interval(tmp_path):
-    report = make_report(ROWS, PREDICTIONS, [0.5] * 4, {})
+    report = make_report(score_each(ROWS, PREDICTIONS, [0.5] * 4), {})
     assert report["figures"][0]["exact_match"] == [25, None, None]
     write_report({"test": report}, tmp_path)
     assert "| all | 4 | 2 | 25.00 | 54.17 |" in (tmp_path / "report.md").read_text()
@@ -33,7 +33,7 @@ def test_of_few_images_there_is_no_interval(tmp_path):
 
 def test_figures_by_kind_of_question_are_the_hand_worked_ones(monkeypatch):
     monkeypatch.setattr("metrics.intervals.MIN_IMAGES", 2)
-    table = breakdown(ROWS, PREDICTIONS, {"yes": ["Yes"] * 4, "lung": ["Lung"] * 4})
+    table = breakdown(score_each(ROWS, PREDICTIONS, [0.5] * 4), {"yes": ["Yes"] * 4, "lung": ["Lung"] * 4})
     found = {(entry["group"], entry["value"]): entry for entry in table}
     assert list(found) == [
         *(("all", ""), ("answer_type", "OPEN"), ("answer_type", "CLOSED")),
@@ -50,7 +50,7 @@ def test_figures_by_kind_of_question_are_the_hand_worked_ones(monkeypatch):
     assert found["closed", "yes or no"]["exact_match"] == [100, None, None]  # of one image
     assert found["closed", "other CLOSED"]["baselines"]["yes"] == 0
     assert found["all", ""]["baselines"] == {"yes": 25, "lung": 0}  # whose F1 is no Exact Match
-    thirds = breakdown(ROWS[1:], PREDICTIONS[1:], {"yes": ["Yes"] * 3})
+    thirds = breakdown(score_each(ROWS[1:], PREDICTIONS[1:], [0.5] * 3), {"yes": ["Yes"] * 3})
     assert thirds[0]["baselines"] == {"yes": 33.33}
     # drawn with replacement, both images are a (1 of 2 right), both b (none), or one each (1 of 4)
     assert found["all", ""]["exact_match"] == [25, 0, 50]
@@ -114,7 +114,7 @@ def test_most_frequent_answer_is_the_first_in_the_alphabet_of_equals():
 
 def test_report_tells_figures_calibration_and_silence(tmp_path, monkeypatch):
     monkeypatch.setattr("metrics.intervals.MIN_IMAGES", 2)
-    report = make_report(ROWS, PREDICTIONS, [0.9, 0.8, 0.7, 0.2], {"majority": ["Yes"] * 4})
+    report = make_report(score_each(ROWS, PREDICTIONS, [0.9, 0.8, 0.7, 0.2]), {"majority": ["Yes"] * 4})
     assert report["calibration"]["mean_confidence"] == 0.65
     assert report["calibration"]["expected_calibration_error"] == pytest.approx((0.9 + 0.2 + 0.7 + 0.2) / 4)
     assert report["silence"]["coverage_at_risk"] == {"0.05": 0, "0.1": 0}  # the surest answer is wrong
@@ -136,9 +136,9 @@ def test_report_shows_where_the_model_looked_and_the_wrong_answers(tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     box = {"label": "Left Lung", "bbox": [0, 0, 20, 20]}
     rows = [row | {"image": str(tmp_path / "a.png"), "question": "Where?", "boxes": [box]} for row in ROWS]
-    cases = choose_cases(rows, PREDICTIONS, [0.9, 0.8, 0.7, 0.2], 9)
-    cases = [seen(case, np.array([[0.7, 0.1], [0.1, 0.1]])) for case in cases]
-    report = make_report(rows, PREDICTIONS, [0.9, 0.8, 0.7, 0.2], {}, cases)
+    cases = choose_cases(score_each(rows, PREDICTIONS, [0.9, 0.8, 0.7, 0.2]), 9)
+    cases = [with_heat_map(case, np.array([[0.7, 0.1], [0.1, 0.1]])) for case in cases]
+    report = make_report(score_each(rows, PREDICTIONS, [0.9, 0.8, 0.7, 0.2]), {}, cases)
     assert report["wrong"] == 3
     [everything, _, lung] = report["grounding"]
     assert everything["questions"] == lung["questions"] == 1  # the one whose answer is Left Lung
@@ -155,7 +155,7 @@ def test_report_shows_where_the_model_looked_and_the_wrong_answers(tmp_path):
 
 def test_best_thresholds_are_told_where_there_are_any(tmp_path):
     best = {"best_exact": 50.0, "best_exact_thresh": 0.25, "best_f1": 60.5, "best_f1_thresh": 0.125}
-    report = make_report(ROWS, PREDICTIONS, [0.5] * 4, {}, thresholds=best)
+    report = make_report(score_each(ROWS, PREDICTIONS, [0.5] * 4), {}, thresholds=best)
     write_report({"test": report}, tmp_path)
     told = "With the best thresholds of SQuAD v2 for no answer, EM is 50.00 (at 0.250) and F1 60.50 (at 0.125)."
     assert told in (tmp_path / "report.md").read_text()
@@ -163,12 +163,12 @@ def test_best_thresholds_are_told_where_there_are_any(tmp_path):
 
 def test_names_of_kinds_can_t_break_the_table(tmp_path):
     rows = [row | {"location": "a | b\n<b>c"} for row in ROWS]
-    write_report({"test": make_report(rows, PREDICTIONS, [0.5] * 4, {})}, tmp_path)
+    write_report({"test": make_report(score_each(rows, PREDICTIONS, [0.5] * 4), {})}, tmp_path)
     assert "| location: a \\| b &lt;b>c | 4 |" in (tmp_path / "report.md").read_text()
 
 
 def test_report_of_one_right_answer_is_finite(tmp_path):
-    report = make_report(ROWS[1:2], ["yes"], [1.0], {})
+    report = make_report(score_each(ROWS[1:2], ["yes"], [1.0]), {})
     assert report["silence"]["coverage_at_risk"] == {"0.05": 1, "0.1": 1}
     assert math.isfinite(report["calibration"]["log_loss"])
     write_report({"test": report}, tmp_path)

@@ -1,10 +1,9 @@
-"""Asks a trained model."""
+"""Asks a trained model: `Predictor.from_pretrained("user/name").answer("x.png", "Is this a CT scan?")`."""
 
 import hashlib
 import logging
 import os
 import threading
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from modeling import blip2, vilt
-from modeling.asking.loading import find_device, find_folder, find_kind
-from modeling.blip2.predictor import Blip2Predictor
-from modeling.parts.kept_features import BATCH_SIZE as FEATURE_BATCH
-from modeling.training.arguments import cpu_has_bf16
-from modeling.vilt.predictor import ViltPredictor
+from modeling.asking.loading import choose_device, choose_dtype, find_model
+from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers
+from modeling.parts.kept_features import BATCH_SIZE as IMAGE_BATCH_SIZE
 from processing.errors import UserError
 from processing.images import ImageSource, open_image, read_image
 from processing.utils import MAX_QUESTION_CHARACTERS, resize
@@ -27,14 +23,7 @@ from processing.utils import MAX_QUESTION_CHARACTERS, resize
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64  # questions a forward, as in evaluation
-
-KEPT_IMAGES = 8
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-Row = dict[str, Any]
-
-Ranked = list[tuple[str, float]]  # answers and their confidence
+KEPT_IMAGES = 8  # whose encodings stay in memory
 
 
 @dataclass(frozen=True)
@@ -54,9 +43,9 @@ class Answer:
         confidence: the probability of the answer, of a written answer the mean over its tokens; calibrated on the
             validation rows of its training where there were enough.
         alternatives: other answers, the likeliest first.
-        question_cut: the question was longer than the model reads, and its end was left out.
-        silent: the model was trained to give no answer at so little confidence; `answer` is "", `confidence` that of
-            its likeliest answer, which stands first among the alternatives.
+        question_cut: the question was longer than the model reads, so its end was left out.
+        silent: the model gives no answer at so little confidence. `answer` is "" and `confidence` that of its likeliest
+            answer, which stands first among the alternatives.
     """
 
     answer: str
@@ -66,20 +55,34 @@ class Answer:
     silent: bool = False
 
 
-class Predictor(ABC):
+class Predictor:
     """A trained model that answers as it did in the evaluation of its training; several threads may ask it.
 
-    What the model computes of an image is kept for the last few images, told by their content.
+    The encodings of the last few images are kept, by the digest of their content.
+
+    Args:
+        backend: the loaded model of a family.
     """
 
-    threshold: float  # no answer below this confidence
-
-    def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
-        self.model = model.to(device).eval()
-        self.processor = processor
-        self.device = device
+    def __init__(self, backend: FamilyPredictor) -> None:
+        self.backend = backend
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    @property
+    def model(self) -> Any:
+        """The network."""
+        return self.backend.model
+
+    @property
+    def processor(self) -> Any:
+        """The processor of images and text."""
+        return self.backend.processor
+
+    @property
+    def abstention_threshold(self) -> float:
+        """The confidence below which the model gives no answer."""
+        return self.backend.abstention_threshold
 
     @staticmethod
     def from_pretrained(
@@ -89,35 +92,22 @@ class Predictor(ABC):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> "Predictor":
-        """Loads a ViLT, a starter, a BLIP-2 adapter with its base, or a whole BLIP-2; told apart by their files.
+        """Loads a ViLT, a starter, a BLIP-2 adapter with its base, or a whole BLIP-2. Its files say which it is.
 
         Args:
             name: a folder, or a Hub id, served from the cache where there is no Hub.
             revision: branch, tag or commit of a Hub id; by default main.
             device: by default the GPU, where there is one.
-            dtype: float32, float16 or bfloat16; by default what training takes: float16 on a GPU, else bfloat16 where
-                the CPU is fast at it.
+            dtype: float32, float16 or bfloat16. The default is that of training: float16 on a GPU, bfloat16 on a CPU
+                that is fast at it, else float32.
 
         Raises:
             UserError: there is no such model, it can't be loaded, or its weights are not safetensors.
         """
-        device = find_device(device)
-        if dtype is None:
-            half = torch.bfloat16 if cpu_has_bf16() else torch.float32
-            dtype = half if device.type == "cpu" else torch.float16
-        elif isinstance(dtype, str):
-            if dtype not in DTYPES:
-                raise UserError(f"dtype {dtype}: unknown; choose {', '.join(DTYPES)}.")
-            dtype = DTYPES[dtype]
-        folder = find_folder(name, revision)
-        kind = find_kind(name, folder)
-        if kind in vilt.MODELS:
-            return ViltPredictor(*vilt.load_checkpoint(str(folder)), device, dtype)
-        base, adapter = blip2.find_base(str(folder))
-        model, processor = blip2.load_base(base, dtype, adapter and adapter.revision)
-        if adapter is not None:
-            blip2.load_adapter(model, adapter, str(folder))  # its layers now stand in the base
-        return Blip2Predictor(model, processor, device, blip2.Answering.of(str(folder)))
+        chosen = choose_device(device)
+        precision = choose_dtype(dtype, chosen)
+        family, folder = find_model(name, revision)
+        return Predictor(family.load_predictor(str(folder), chosen, precision))
 
     def answer(self, image: ImageSource, question: str, top_k: int = 5) -> Answer:
         """Answers a question about an image.
@@ -125,24 +115,26 @@ class Predictor(ABC):
         Args:
             image: path, bytes or file object of a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM file, or a PIL image.
             question: is cut where it is longer than the model reads.
-            top_k: the answer and up to `top_k - 1` alternatives; 1 saves a writing model the work for them.
+            top_k: the answer and up to `top_k - 1` alternatives. 1 saves a model that writes its answers the work for
+                them.
 
         Raises:
-            UserError: an image that can't be opened, an empty or endless question.
+            UserError: an image that can't be opened, an empty question or one that is too long to be cut.
         """
         return self.answer_batch(image, [question], top_k)[0]
 
     def answer_batch(
         self, images: ImageSource | list[ImageSource], questions: Sequence[str], top_k: int = 5
     ) -> list[Answer]:
-        """Answers many questions; questions about the same image share what is computed of it.
+        """Answers many questions; those about the same image share its encoding.
 
         Args:
             images: one image for all questions, or a list with the image of each.
-            questions, top_k: as for `answer`.
+            questions: as for `answer`.
+            top_k: as for `answer`.
 
         Raises:
-            UserError: as `answer`, for the first that fails.
+            UserError: as `answer`, for the first question that fails.
         """
         answers = []
         images = images if isinstance(images, list) else [images] * len(questions)
@@ -155,8 +147,7 @@ class Predictor(ABC):
     def try_batch(
         self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int = 5
     ) -> list[Answer | UserError]:
-        """`answer_batch` with an image for each question, where one that fails leaves its error to the others'
-        answers."""
+        """Answers questions, each about its own image; where one fails its error stands among the answers."""
         if len(images) != len(questions):
             raise UserError(f"{len(images)} images for {len(questions)} questions; give one image, or one for each.")
         if top_k < 1:
@@ -164,126 +155,113 @@ class Predictor(ABC):
         results: list[Answer | UserError] = []
         for start in range(0, len(questions), BATCH_SIZE):
             end = start + BATCH_SIZE
-            results += self._ask(images[start:end], questions[start:end], top_k)
+            results += self._try_one_batch(images[start:end], questions[start:end], top_k)
         return results
 
     def heat_map(self, image: ImageSource, question: str, answer: str | None = None) -> np.ndarray:
-        """Where the model looked for an answer, by gradient-weighted attention (`modeling.explain`).
+        """Where the model looked for an answer, by gradient-weighted attention (`modeling.parts.relevance`).
 
         The gradient is that of the answer's logit, in float32, or of the log-likelihood of a written answer.
 
         Args:
-            image, question: as for `answer`.
+            image: as for `answer`.
+            question: as for `answer`.
             answer: by default the model's own.
 
         Returns:
-            The relevance of each image token, ``(rows, columns)`` of the grid that covers the whole image; never
-            negative, and 1 in all. All alike where nothing in the image speaks for the answer.
+            The relevance of each image token, ``(rows, columns)`` of the grid that covers the whole image. It is never
+            negative and sums to 1. It is uniform where nothing in the image speaks for the answer.
 
         Raises:
             UserError: as `answer`, or a model that chooses among answers does not know this one.
         """
-        row: Row = {"row": 0, "question": _one_line(question)}
-        seen: dict[str, Any] = {}
+        one_line = _one_line(question)
+        encoded: dict[str, Any] = {}
         fresh: dict[str, np.ndarray] = {}
-        row["image"] = self._read(image, seen, fresh)
+        key = self._read(image, encoded, fresh)
         with self._lock:
             with torch.inference_mode():
-                self._fit(row)
-                self._keep(seen, fresh)
-                row["answer"] = self._rank([row], seen, 1)[0][0][0] if answer is None else answer
+                fitted, _ = self.backend.fit_question(one_line)
+                row = {"row": 0, "image": key, "question": fitted}
+                self._encode(encoded, fresh)
+                if answer is None:
+                    best, *_ = self.backend.rank_answers([row], encoded, 1)[0]
+                    answer = best[0]
             with torch.inference_mode(False):  # gradients are on in it, even where the caller is in inference mode
-                return self._heat(row, seen)
+                return self.backend.heat_map({**row, "answer": answer}, encoded)
 
-    def _ask(self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int) -> list[Answer | UserError]:
+    def _try_one_batch(
+        self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int
+    ) -> list[Answer | UserError]:
         errors: dict[int, UserError] = {}
-        rows: dict[int, Row] = {}
-        digests: dict[Hashable, str] = {}
-        seen: dict[str, Any] = {}  # what is kept of an image, by its digest
+        rows: dict[int, dict[str, Any]] = {}
+        keys: dict[Hashable, str] = {}
+        encoded: dict[str, Any] = {}
         fresh: dict[str, np.ndarray] = {}
         for number, (image, question) in enumerate(zip(images, questions, strict=True)):
             source = image if isinstance(image, Hashable) else id(image)
             try:
-                row = {"row": number, "question": _one_line(question)}
-                if source not in digests:
-                    digests[source] = self._read(image, seen, fresh)
-                rows[number] = row | {"image": digests[source]}
+                one_line = _one_line(question)
+                if source not in keys:
+                    keys[source] = self._read(image, encoded, fresh)
+                rows[number] = {"row": number, "image": keys[source], "question": one_line}
             except UserError as error:
                 errors[number] = error
+        cut: dict[int, bool] = {}
         with self._lock, torch.inference_mode():  # tokenizers too are for one thread at a time
-            cut = {number: self._fit(row) for number, row in rows.items()}
-            self._keep(seen, fresh)
-            ranked = self._rank(list(rows.values()), seen, top_k) if rows else []
+            for number, row in rows.items():
+                row["question"], cut[number] = self.backend.fit_question(row["question"])
+            self._encode(encoded, fresh)
+            ranked = self.backend.rank_answers(list(rows.values()), encoded, top_k) if rows else []
         if any(cut.values()):
             logger.warning("%d questions are longer than the model reads and are cut.", sum(cut.values()))
-        answers = {number: self._say(found, cut[number]) for number, found in zip(rows, ranked, strict=True)}
+        answers = {number: self._answer(found, cut[number]) for number, found in zip(rows, ranked, strict=True)}
         return [answers.get(number) or errors[number] for number in range(len(questions))]
 
-    def _say(self, ranked: Ranked, cut: bool) -> Answer:
-        text, confidence = ranked[0]
-        silent = confidence < self.threshold
-        others = tuple(Alternative(*other) for other in ranked[not silent :])
-        return Answer("" if silent else text, confidence, others, cut, silent)
+    def _answer(self, ranked: RankedAnswers, cut: bool) -> Answer:
+        (text, confidence), *others = ranked
+        silent = confidence < self.abstention_threshold
+        if silent:
+            text, others = "", ranked
+        return Answer(text, confidence, tuple(Alternative(*other) for other in others), cut, silent)
 
-    def _read(self, source: ImageSource, seen: Row, fresh: dict[str, np.ndarray]) -> str:
-        """The digest of an image; what is kept of it goes into `seen`, or else its resized pixels into `fresh`."""
+    def _read(self, source: ImageSource, encoded: dict[str, Any], fresh: dict[str, np.ndarray]) -> str:
+        """The key of an image, a digest of its content.
+
+        An encoding that is kept goes into `encoded`; else the resized pixels go into `fresh`.
+        """
         source = open_image(source) if isinstance(source, Image.Image) else read_image(source)
         if isinstance(source, Image.Image):
-            digest = hashlib.sha256(source.tobytes()).hexdigest() + str(source.size)
+            key = hashlib.sha256(source.tobytes()).hexdigest() + str(source.size)
         else:
-            digest = hashlib.sha256(source.getbuffer()).hexdigest()
-        if digest not in seen and digest not in fresh:
+            key = hashlib.sha256(source.getbuffer()).hexdigest()
+        if key not in encoded and key not in fresh:
             with self._lock:
-                if digest in self._kept:
-                    self._kept.move_to_end(digest)
-                    seen[digest] = self._kept[digest]
-            if digest not in seen:
-                fresh[digest] = resize(self.processor.image_processor, open_image(source))
-        return digest
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    encoded[key] = self._kept[key]
+            if key not in encoded:
+                fresh[key] = resize(self.processor.image_processor, open_image(source))
+        return key
 
-    def _keep(self, seen: dict[str, Any], fresh: dict[str, np.ndarray]) -> None:
-        """Puts what is made of the resized pixels in `fresh` into `seen`, and keeps the last few."""
+    def _encode(self, encoded: dict[str, Any], fresh: dict[str, np.ndarray]) -> None:
+        """Encodes the pixels in `fresh` into `encoded`, and keeps the last few encodings."""
         pixels = list(fresh.values())
-        looks = [
-            look for i in range(0, len(pixels), FEATURE_BATCH) for look in self._look(pixels[i : i + FEATURE_BATCH])
-        ]
-        seen |= dict(zip(fresh, looks, strict=True))
-        self._kept |= seen
+        encodings: list[Any] = []
+        for start in range(0, len(pixels), IMAGE_BATCH_SIZE):
+            encodings += self.backend.encode_images(pixels[start : start + IMAGE_BATCH_SIZE])
+        encoded |= dict(zip(fresh, encodings, strict=True))
+        self._kept |= encoded
         while len(self._kept) > KEPT_IMAGES:
             self._kept.popitem(last=False)
 
-    def _pixels(self, images: list[np.ndarray]) -> torch.Tensor:
-        pixels = self.processor.image_processor(images, do_resize=False, return_tensors="pt")
-        return pixels["pixel_values"].to(self.device)
-
-    def _batch(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in batch.items() if name != "row"}
-
-    @abstractmethod
-    def _fit(self, row: Row) -> bool:
-        """Cuts a question that is longer than the model reads, and says whether it was."""
-
-    @abstractmethod
-    def _look(self, images: list[np.ndarray]) -> Sequence[Any]:
-        """What is kept of images, given as ``(3, height, width)`` uint8."""
-
-    @abstractmethod
-    def _rank(self, rows: list[Row], seen: dict[str, Any], top_k: int) -> list[Ranked]:
-        """The best answers to each row's question, first the answer."""
-
-    @abstractmethod
-    def _heat(self, row: Row, seen: dict[str, Any]) -> np.ndarray:
-        """Where the model looked for the row's answer, ``(rows, columns)``; gradients are on."""
-
-
-def best_answers(probabilities: torch.Tensor, names: Any, top_k: int) -> list[Ranked]:
-    """The likeliest answers from probabilities ``(B, answers)``."""
-    values, order = (part[:, :top_k].tolist() for part in probabilities.sort(descending=True, stable=True))
-    return [[(names[i], value) for i, value in zip(*row, strict=True)] for row in zip(order, values, strict=True)]
-
 
 def _one_line(question: Any) -> str:
-    """A question as training reads it."""
+    """A question as training reads it.
+
+    Raises:
+        UserError: it is empty or too long.
+    """
     if not isinstance(question, str) or not question.strip():
         raise UserError("The question is empty; ask something about the image.")
     if len(question) > MAX_QUESTION_CHARACTERS:

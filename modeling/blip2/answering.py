@@ -1,4 +1,4 @@
-"""How a trained BLIP-2 is asked."""
+"""How a trained BLIP-2 is asked, and how its tokens become answers."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Blip2Processor
+from transformers import Blip2Processor, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from metrics.calibration import scaled
@@ -29,7 +29,7 @@ class Answering:
         num_beams: 1 is greedy.
         candidates: the answers to choose from, where they are not free text.
         confidence_scale: slope and offset that calibrate its confidence, by `metrics.calibration.scaled`.
-        threshold: it gives no answer whose confidence is below.
+        threshold: the model gives no answer whose confidence is below it.
     """
 
     prompt: str = Blip2TrainingArguments.prompt
@@ -40,23 +40,43 @@ class Answering:
     threshold: float = 0.0
 
     def calibrated(self, confidences: np.ndarray) -> np.ndarray:
-        """Confidences of the model, 0 to 1, as they are told."""
+        """Confidences of the model, 0 to 1, by `confidence_scale`."""
         return confidences if self.confidence_scale is None else scaled(confidences, *self.confidence_scale)
+
+    def generation_config(
+        self, tokenizer: PreTrainedTokenizerBase, num_beams: int | None = None, num_return_sequences: int = 1
+    ) -> GenerationConfig:
+        """What `Blip2ForQuestionAnswering.generate` takes.
+
+        Args:
+            tokenizer: its end token ends an answer.
+            num_beams: by default the model's own.
+            num_return_sequences: answers to each prompt, at most `num_beams`.
+        """
+        return GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            num_beams=self.num_beams if num_beams is None else num_beams,
+            num_return_sequences=num_return_sequences,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
 
     def save(self, folder: str | Path) -> None:
         """Writes it into a model's folder."""
         write_atomically(Path(folder) / ANSWERING_FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
-    def of(cls, name: str) -> "Answering":
-        """That of a model's folder or Hub id, the defaults where it has none.
+    def from_pretrained(cls, name: str) -> "Answering":
+        """What a model's folder or Hub id says; the defaults where it says nothing.
 
         Raises:
             UserError: the file is damaged.
         """
         file = cached_file(
-            *(name, ANSWERING_FILE),
-            _raise_exceptions_for_gated_repo=False,
+            name,
+            ANSWERING_FILE,
+            _raise_exceptions_for_gated_repo=False,  # no public way to ask for a file that may be missing
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )

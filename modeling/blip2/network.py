@@ -5,9 +5,11 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from transformers import GenerationConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGenerationModelOutput
 
-from modeling.blip2.candidates import AnswerTrie
+from modeling.blip2.candidates import AnswerTrie, score_by_decoder, score_by_encoder_decoder
+from modeling.blip2.decoding import decode_greedily, mean_probabilities, prefix_cache, shared_prefix_mask
 from modeling.parts.kept_features import one_per_question
 
 
@@ -92,7 +94,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             places = torch.arange(length, device=text.device).expand(len(text), -1)
             hidden = self.language_model.base_model(
                 inputs_embeds=inputs_embeds,
-                attention_mask=_shared_prefix_mask(visible, length, text.dtype),
+                attention_mask=shared_prefix_mask(visible, length, text.dtype),
                 position_ids=torch.cat([places, position_ids + length], dim=1),
                 use_cache=False,
             ).last_hidden_state[:, length:]
@@ -113,45 +115,36 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         image_index: torch.Tensor,
+        generation_config: GenerationConfig,
         pixel_values: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
-        *,
-        max_new_tokens: int,
-        pad_token_id: int,
-        eos_token_id: int,
-        num_beams: int = 1,
-        num_return_sequences: int = 1,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Answers prompts; each image is read once.
 
         Args:
-            input_ids, attention_mask: prompts, padded on the left for a decoder-only language model, ``(B, L)``.
+            input_ids: prompts, padded on the left for a decoder-only language model, ``(B, L)``.
+            attention_mask: 1 for real tokens, ``(B, L)``.
             image_index: which of the images each prompt is about, ``(B,)``.
-            pixel_values, image_embeds: as for `query_states`.
-            max_new_tokens: length of the longest answer.
-            pad_token_id, eos_token_id: what follows and what ends an answer.
-            num_beams: 1 is greedy.
-            num_return_sequences: answers R to each prompt, the best first; at most `num_beams`.
+            generation_config: with `max_new_tokens`, `pad_token_id`, `eos_token_id`, `num_beams` (1 is greedy) and
+                `num_return_sequences` R, at most `num_beams`.
+            pixel_values: as for `query_states`.
+            image_embeds: as for `query_states`.
 
         Returns:
-            The answers' tokens ``(B * R, T)``, with special tokens, and the mean probability of each answer's tokens
-            ``(B * R,)``.
+            The answers' tokens ``(B * R, T)``, with special tokens, the best answer to a prompt first, and the mean
+            probability of each answer's tokens ``(B * R,)``.
         """
         prefix = self.image_prefix(pixel_values, image_embeds)
         length = prefix.shape[1]
         mask = nn.functional.pad(attention_mask, (length, 0), value=1)
-        decoder_only = self.config.use_decoder_only_language_model
-        if decoder_only and num_beams == 1:
-            cache = self._prefix_cache(prefix, image_index)
-            return self._greedy(cache, input_ids, mask, max_new_tokens, pad_token_id, eos_token_id)
+        decoder_only, num_beams = self.config.use_decoder_only_language_model, generation_config.num_beams
         model = self.language_model
-        options: dict[str, Any] = {
-            **{"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False},
-            **{"pad_token_id": pad_token_id, "eos_token_id": eos_token_id},
-            **{"return_dict_in_generate": True, "output_scores": True, "num_return_sequences": num_return_sequences},
-        }
+        if decoder_only and num_beams == 1:
+            cache = prefix_cache(model, prefix, image_index)
+            return decode_greedily(model, cache, input_ids, mask, generation_config)
+        options = {"generation_config": generation_config, "return_dict_in_generate": True, "output_scores": True}
         if decoder_only:
-            cache = self._prefix_cache(prefix, image_index.repeat_interleave(num_beams))
+            cache = prefix_cache(model, prefix, image_index.repeat_interleave(num_beams))
             # generate counts what is in the cache by its tokens; those of the image are never read
             ids = nn.functional.pad(input_ids, (length, 0), value=0)
             output = model.generate(ids, attention_mask=mask, past_key_values=cache, **options)
@@ -161,68 +154,12 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             inputs_embeds = torch.cat([prefix[image_index].to(text.dtype), text], dim=1)
             output = model.generate(inputs_embeds=inputs_embeds, attention_mask=mask, **options)
             answers = output.sequences[:, 1:]  # the decoder's start token
-        beam_indices = getattr(output, "beam_indices", None)
-        log_probabilities = model.compute_transition_scores(
-            output.sequences, output.scores, beam_indices, normalize_logits=True
-        )
-        ended = (answers == eos_token_id).cumsum(1)
-        real = (ended - (answers == eos_token_id).long() == 0).float()  # up to and with the end token
-        confidence = (log_probabilities.exp() * real).sum(1) / real.sum(1).clamp_min(1)
-        return answers, confidence
-
-    def _greedy(
-        self,
-        cache: transformers.Cache,
-        input_ids: torch.Tensor,
-        mask: torch.Tensor,
-        max_new_tokens: int,
-        pad_token_id: int,
-        eos_token_id: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What transformers' `generate` gives, but rows that have ended leave the batch: there one long answer keeps
-        all the short ones going.
-
-        Args:
-            cache: of what each row reads before its prompt.
-            mask: of the cache's tokens and the prompt's.
-        """
-        count, device = len(input_ids), input_ids.device
-        answers = input_ids.new_full((count, max_new_tokens), pad_token_id)
-        probabilities = torch.zeros(count, max_new_tokens, device=device)
-        rows = torch.arange(count, device=device)
-        position_ids = (mask.cumsum(1) - 1)[:, -input_ids.shape[1] :].clamp_min(0)
-        for step in range(max_new_tokens):
-            hidden = self.language_model.base_model(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
-            probability, token = self.get_output_embeddings()(hidden).float().softmax(-1).max(-1)
-            answers[rows, step], probabilities[rows, step] = token, probability
-            going = (token != eos_token_id).nonzero().squeeze(1)
-            if not len(going):
-                break
-            if len(going) < len(rows):
-                cache.batch_select_indices(going)
-                rows, token, mask = rows[going], token[going], mask[going]
-            mask = nn.functional.pad(mask, (0, 1), value=1)
-            input_ids, position_ids = token[:, None], mask.sum(1, keepdim=True) - 1
-        lengths = (probabilities > 0).sum(1)
-        return answers[:, : step + 1], probabilities.sum(1) / lengths
-
-    def _prefix_cache(self, prefix: torch.Tensor, image_index: torch.Tensor) -> transformers.Cache:
-        """The language model's keys and values of each image, computed once and copied to the rows about it."""
-        model = self.language_model
-        cache = model.base_model(inputs_embeds=prefix.to(model.dtype), use_cache=True).past_key_values
-        cache.batch_select_indices(image_index)
-        return cache
+        return answers, mean_probabilities(model, output, answers, generation_config.eos_token_id)
 
     @torch.no_grad()
     def score(
         self,
-        candidates: "AnswerTrie",
+        candidates: AnswerTrie,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         image_index: torch.Tensor,
@@ -234,46 +171,13 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         The arguments are those of `generate`. Candidates that begin alike share their beginning.
         """
         prefix = self.image_prefix(pixel_values, image_embeds)
-        model, device = self.language_model, prefix.device
+        mask = nn.functional.pad(attention_mask, (prefix.shape[1], 0), value=1)
         if self.config.use_decoder_only_language_model:
-            cache = self._prefix_cache(prefix, image_index)
-            mask = nn.functional.pad(attention_mask, (prefix.shape[1], 0), value=1)
-            last = model.base_model(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1)[:, prefix.shape[1] :].clamp_min(0),
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1:]
-            inner = candidates.inner.to(device)
-            ancestors = candidates.ancestors[candidates.inner][:, candidates.inner].to(device)
-            visible = torch.cat(
-                [mask.bool()[:, None].expand(-1, len(inner), -1), ancestors.expand(len(mask), -1, -1)], dim=2
-            )
-            hidden = model.base_model(
-                input_ids=candidates.tokens.to(device)[inner].expand(len(mask), -1),
-                attention_mask=_additive(visible, model.dtype)[:, None],
-                position_ids=mask.sum(1, keepdim=True) + candidates.depths.to(device)[inner],
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            states = torch.cat([last, hidden], dim=1)
-            return torch.stack([candidates.likelihoods(self.get_output_embeddings()(row)) for row in states])
+            cache = prefix_cache(self.language_model, prefix, image_index)
+            return score_by_decoder(self.language_model, candidates, cache, input_ids, mask)
         text = self.get_input_embeddings()(input_ids)
         inputs_embeds = torch.cat([prefix[image_index].to(text.dtype), text], dim=1)
-        mask = nn.functional.pad(attention_mask, (prefix.shape[1], 0), value=1)
-        states = model.get_encoder()(inputs_embeds=inputs_embeds, attention_mask=mask).last_hidden_state
-        labels = candidates.sequences.to(device)
-        scores = []
-        for row, row_mask in zip(states, mask, strict=True):  # T5's relative positions know no trie
-            output = model(
-                encoder_outputs=(row.expand(len(labels), -1, -1),),
-                attention_mask=row_mask.expand(len(labels), -1),
-                labels=labels,
-            )
-            losses = nn.functional.cross_entropy(output.logits.float().transpose(1, 2), labels, reduction="none")
-            scores.append(-losses.sum(1))
-        return torch.stack(scores)
+        return score_by_encoder_decoder(self.language_model, candidates, inputs_embeds, mask)
 
 
 class _LastStates(nn.Module):
@@ -284,15 +188,3 @@ class _LastStates(nn.Module):
     @torch.no_grad()
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.vision_model(pixel_values).last_hidden_state.half()
-
-
-def _shared_prefix_mask(visible: torch.Tensor, prefix_length: int, dtype: torch.dtype) -> torch.Tensor:
-    """An additive mask ``(S, 1, prefix + L, prefix + L)``: the prefix is causal, every token sees it and what
-    `visible` ``(S, L, L)`` says."""
-    whole = nn.functional.pad(visible, (prefix_length, 0, prefix_length, 0), value=True)
-    whole[:, :prefix_length].tril_()
-    return _additive(whole, dtype)[:, None]
-
-
-def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)

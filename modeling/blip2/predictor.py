@@ -49,7 +49,7 @@ class Blip2Predictor(FamilyPredictor):
         if self.trie is not None:
             likelihoods = self.model.score(self.trie, **batch).softmax(-1)
             return self._calibrated(most_probable(likelihoods, self.answering.candidates, top_k))
-        ranked = [[pair] for pair in self._generate(batch, num_beams=self.answering.num_beams)]
+        ranked = [[pair] for pair in self._generate(batch)]
         if top_k > 1:
             beams = self._generate(batch, num_beams=top_k, num_return_sequences=top_k)
             for number, answers in enumerate(ranked):
@@ -74,12 +74,6 @@ class Blip2Predictor(FamilyPredictor):
         ]
 
     def _generate(self, batch: dict[str, torch.Tensor], **beams: int) -> list[tuple[str, float]]:
-        tokenizer = self.processor.tokenizer
-        tokens, confidence = self.model.generate(
-            **batch,
-            **beams,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            max_new_tokens=self.answering.max_new_tokens,
-        )
+        config = self.answering.generation_config(self.processor.tokenizer, **beams)
+        tokens, confidence = self.model.generate(**batch, generation_config=config)
         return list(zip(decode_with(self.processor)(tokens), confidence.tolist(), strict=True))

@@ -1,5 +1,7 @@
 """ViLT for question answering, made deterministic and fast."""
 
+from collections.abc import Callable
+
 import torch
 import transformers
 from torch import nn
@@ -64,16 +66,27 @@ class SdpaViltSelfAttention(ViltSelfAttention):
         """Tokens ``(B, T, D)`` to tokens ``(B, T, D)``; `output_attentions` takes the stock class's way."""
         if output_attentions:
             return super().forward(hidden_states, attention_mask, output_attentions)
-        heads = (*hidden_states.shape[:-1], -1, self.attention_head_size)
-        query, key, value = (
-            layer(hidden_states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
+        query, key, value = queries_keys_values(self, hidden_states, hidden_states)
         if attention_mask is not None:
             attention_mask = attention_mask.to(query.dtype)
         context = nn.functional.scaled_dot_product_attention(
             query, key, value, attention_mask, dropout_p=self.dropout.p if self.training else 0.0
         )
         return (context.transpose(1, 2).flatten(2),)
+
+
+def queries_keys_values(
+    attention: ViltSelfAttention, to: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The heads of an attention layer, each ``(B, heads, tokens, head size)``.
+
+    Args:
+        to: tokens that attend ``(B, Q, D)``.
+        tokens: what they attend to ``(B, T, D)``.
+    """
+    states = attention.query(to), attention.key(tokens), attention.value(tokens)
+    query, key, value = (part.unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2) for part in states)
+    return query, key, value
 
 
 class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
@@ -85,8 +98,16 @@ class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
 
     def __init__(self, config: ViltConfig) -> None:
         super().__init__(config)
-        # same parameters, another forward
-        self.vilt.embeddings.__class__ = DeterministicViltEmbeddings
+        self.vilt.embeddings = _replaced(self.vilt.embeddings, DeterministicViltEmbeddings, config)
         for layer in self.vilt.encoder.layer:
-            layer.attention.attention.__class__ = SdpaViltSelfAttention
+            layer.attention.attention = _replaced(layer.attention.attention, SdpaViltSelfAttention, config)
         self._no_split_modules = {"ViltLayer"}  # what FSDP shares out; the stock names are those of classes replaced
+
+
+def _replaced(stock: nn.Module, subclass: Callable[[ViltConfig], nn.Module], config: ViltConfig) -> nn.Module:
+    """A module of the subclass with the parts of the stock one."""
+    with torch.device("meta"):  # no weights, so nothing is drawn that a seed would not expect
+        module = subclass(config)
+    for name, part in (*stock.named_children(), *stock.named_parameters(recurse=False)):
+        setattr(module, name, part)
+    return module

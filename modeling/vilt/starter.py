@@ -27,6 +27,7 @@ from modeling.parts.efficientnet import PREPROCESSING, efficientnet, load_effici
 from modeling.parts.kept_features import one_per_question
 from modeling.parts.minilm import MINILM, hide_words, minilm_tokenizer, minilm_weights
 from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, VISION_WEIGHTS, cached_checkpoint
+from modeling.vilt.network import queries_keys_values
 
 
 class ViltStarterConfig(ViltConfig):
@@ -82,9 +83,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         self.image_embeddings = nn.Embedding(1 + grid * grid, width)  # [CLS] and the places of patches
         self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, width)
         self.encoder = ViltEncoder(config)
-        # same parameters, another forward
-        self.encoder.layer[-1].__class__ = FirstTokenLayer
-        self.encoder.layer[-1].attention.attention.__class__ = FirstTokenSelfAttention
+        self.encoder.layer[-1] = FirstTokenLayer(config)
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.classifier = nn.Sequential(
             nn.Linear(width, width * 2), nn.LayerNorm(width * 2), nn.GELU(), nn.Linear(width * 2, config.num_labels)
@@ -193,8 +192,7 @@ class FirstTokenSelfAttention(ViltSelfAttention):
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, ...]:
         """Tokens ``(B, T, D)`` to the first one ``(B, 1, D)``; on request also probabilities ``(B, heads, 1, T)``."""
-        states = self.query(hidden_states[:, :1]), self.key(hidden_states), self.value(hidden_states)
-        query, key, value = (part.unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2) for part in states)
+        query, key, value = queries_keys_values(self, hidden_states[:, :1], hidden_states)
         scores = query @ key.transpose(-1, -2) / self.attention_head_size**0.5
         if attention_mask is not None:
             scores = scores + attention_mask
@@ -205,6 +203,10 @@ class FirstTokenSelfAttention(ViltSelfAttention):
 
 class FirstTokenLayer(ViltLayer):
     """The last layer of ViLT, of which the first token alone is used: it is all that is computed."""
+
+    def __init__(self, config: ViltConfig) -> None:
+        super().__init__(config)
+        self.attention.attention = FirstTokenSelfAttention(config)
 
     def forward(
         self,

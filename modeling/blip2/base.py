@@ -1,0 +1,60 @@
+"""The base model of a BLIP-2: a whole one of a folder or the Hub, or the starter."""
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, Blip2Processor
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from modeling.blip2.network import Blip2ForQuestionAnswering
+from modeling.blip2.starter import Blip2StarterForQuestionAnswering
+from modeling.parts.loading import load_auto, load_weights, loading_errors
+from processing.errors import UserError
+
+MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQuestionAnswering}
+SCALED_LOGITS = ("logits_scaling", "logit_scale", "final_logit_softcapping")
+
+
+def load_base(
+    name: str, dtype: torch.dtype, revision: str | None = None, quantization: str | None = None
+) -> tuple[Blip2ForQuestionAnswering, Blip2Processor]:
+    """Loads a whole model and its processor.
+
+    Args:
+        name: a folder or a Hub id.
+        dtype: of the frozen weights.
+        revision: of a Hub id; by default main.
+        quantization: 4bit or 8bit.
+
+    Raises:
+        UserError: it can't be loaded or is no BLIP-2 that answers.
+    """
+    revision = revision or "main"
+    with loading_errors(name):
+        config = load_auto(AutoConfig, name, revision=revision)
+        if config.model_type not in MODELS:
+            raise UserError(f"{name}: a {config.model_type} model, not BLIP-2; choose another.")
+        model_class = MODELS[config.model_type]
+        model, report = load_weights(model_class, name, dtype, revision=revision, **_quantization(quantization))
+        if any(key.startswith("language_model.") for key in report["missing_keys"]):
+            raise UserError(f"{name}: it has no language model to answer with; choose another.")
+        tokenizer = load_auto(AutoTokenizer, name, revision=revision, padding_side="left")
+        image_processor = BlipImageProcessorPil.from_pretrained(name, revision=revision)
+        processor = Blip2Processor(image_processor, tokenizer, config.num_query_tokens)
+    if any(getattr(config.text_config, option, None) for option in SCALED_LOGITS):
+        raise UserError(f"{name}: its language model scales logits, which is not supported.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, processor
+
+
+def _quantization(bits: str | None) -> dict[str, Any]:
+    if bits is None:
+        return {}
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--quantization {bits}: needs bitsandbytes; pip install bitsandbytes.") from error
+    config = transformers.BitsAndBytesConfig(load_in_4bit=bits == "4bit", load_in_8bit=bits == "8bit")
+    return {"quantization_config": config}

@@ -1,0 +1,182 @@
+"""Trains BLIP-2 and answers while it evaluates."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import datasets
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import Blip2Processor, Seq2SeqTrainer
+
+from metrics.vqa import generation_metrics
+from modeling.blip2.adapter import merge
+from modeling.blip2.alignment import align
+from modeling.blip2.answering import Answering, decode_with
+from modeling.blip2.candidates import AnswerTrie
+from modeling.training.arguments import Blip2TrainingArguments
+from modeling.training.trainers import (
+    gold_answers,
+    grouped_by_image,
+    keep_features,
+    set_learning_rate,
+    stopping_callbacks,
+)
+from processing.collators import Blip2Collator
+from processing.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Blip2Trainer(Seq2SeqTrainer):
+    """Trains on shared prefixes; scores generated answers and, where there are candidates, the likeliest of them."""
+
+    data_collator: Any
+
+    def __init__(self, *args: Any, candidates: Sequence[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.candidates = list(candidates)
+        self.answering = Answering(
+            self.args.prompt,
+            self.args.max_new_tokens,
+            self.args.generation_num_beams or 1,
+            self.candidates or None,
+        )
+        self.trie = None
+        if candidates:
+            self.trie = AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates])
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains, after the alignment where it is asked for; a checkpoint has it behind it."""
+        if self.args.alignment_epochs and not resume_from_checkpoint:
+            base = self.model.get_base_model()
+            collator = self.data_collator
+            align(base, self.train_dataset, collator.processor.image_processor, collator.features, self.args)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the adapter and how to ask it and, at the end of training, the merged model where it is asked for."""
+        super().save_model(output_dir, _internal_call)
+        if not self.args.should_save:
+            return
+        folder = output_dir or self.args.output_dir
+        self.answering.save(folder)
+        if self.args.merge_adapter and not _internal_call:
+            merge(folder, self.args)
+            self.answering.save(f"{folder}/merged")
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Gives pretrained modules that are trained whole their own learning rate; the projection is new."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if created and self.args.qformer_learning_rate is not None:
+            whole = [p for name, p in self.model.named_parameters() if ".modules_to_save." in name]
+            new = {id(p) for p in self.model.get_base_model().language_projection.parameters()}
+            pretrained = [p for p in whole if id(p) not in new]
+            set_learning_rate(optimizer, pretrained, self.args.qformer_learning_rate)
+        return optimizer
+
+    # The Trainer's only hook for another order of rows.
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int]:
+        return grouped_by_image(self.args, self.train_dataset if train_dataset is None else train_dataset)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        return self._with_prompts(super().get_eval_dataloader, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return self._with_prompts(super().get_test_dataloader, test_dataset)
+
+    def _with_prompts(self, make: Callable[[Any], DataLoader], rows: Any) -> DataLoader:
+        collator = self.data_collator
+        self.data_collator = collator.prompts
+        try:
+            return make(rows)
+        finally:
+            self.data_collator = collator
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Each row once: Seq2SeqTrainer keeps those that fill up the last batch of several processes."""
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None, **_: Any
+    ) -> tuple[None, tuple[torch.Tensor, ...], torch.Tensor]:
+        """Answers a batch.
+
+        Returns:
+            None for the loss; tokens ``(B, T)`` and their confidence ``(B,)``, and where there are candidates the number
+            of the likeliest ``(B,)`` and its probability among them ``(B,)``; row numbers ``(B,)``.
+        """
+        inputs = self._prepare_inputs(inputs)
+        rows = inputs.pop("row")
+        tokenizer = self.processing_class.tokenizer
+        base = self.accelerator.unwrap_model(model).get_base_model()
+        with self.compute_loss_context_manager():
+            tokens, confidence = base.generate(**inputs, generation_config=self.answering.generation_config(tokenizer))
+            missing = self.args.max_new_tokens - tokens.shape[1]
+            outputs = [nn.functional.pad(tokens, (0, missing), value=tokenizer.pad_token_id), confidence]
+            if self.trie is not None:
+                probability, candidate = base.score(self.trie, **inputs).softmax(-1).max(-1)
+                outputs += [candidate, probability]
+        return None, tuple(outputs), rows
+
+
+def build_trainer(
+    args: Blip2TrainingArguments, model: PeftModel, processor: Blip2Processor, dataset: datasets.DatasetDict
+) -> Blip2Trainer:
+    """A Trainer whose evaluation generates answers. Batches bring kept features of images instead of pixels.
+
+    Raises:
+        UserError: several GPUs in one process.
+    """
+    if args.n_gpu > 1:
+        raise UserError("Several GPUs need accelerate launch --multi_gpu; CUDA_VISIBLE_DEVICES=0 chooses one of them.")
+    base: Any = model.get_base_model()
+    features = None
+    if args.feature_cache_gb > 0:
+        network = base.take_frozen_vision().to(args.device)
+        features = keep_features(network, processor.image_processor, args, dataset)
+        network.to("cpu")
+    decoder_only = base.config.use_decoder_only_language_model
+    collator = Blip2Collator(processor, args.prompt, args.questions_per_image, decoder_only, features)
+    _limit_answers(args, collator, dataset)
+    candidates = sorted(set(dataset["train"]["answer"])) if args.answer_candidates == "train" else []
+    trainer = Blip2Trainer(
+        model,
+        args,
+        data_collator=collator,
+        train_dataset=dataset.get("train"),
+        eval_dataset=dataset.get("validation"),
+        processing_class=processor,
+        compute_metrics=generation_metrics(gold_answers(dataset), decode_with(processor), candidates),
+        callbacks=stopping_callbacks(args),
+        candidates=candidates,
+    )
+    if not args.do_train:
+        scale = Answering.from_pretrained(args.model_name_or_path).confidence_scale
+        trainer.answering = replace(trainer.answering, confidence_scale=scale)
+    return trainer
+
+
+def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, dataset: datasets.DatasetDict) -> None:
+    """Sets `max_new_tokens` where it is not given, and counts the answers that are longer."""
+    lengths = {
+        split: [len(collator.answer_ids(answer)) for answer in rows["answer"]] for split, rows in dataset.items()
+    }
+    if args.max_new_tokens is None:
+        args.max_new_tokens = max(lengths.get("train") or max(lengths.values(), key=max))
+    limit = args.max_new_tokens
+    for split, counts in lengths.items():
+        cut = sum(length > limit for length in counts)
+        if cut:
+            logger.warning(
+                "%d of %d %s answers are longer than --max_new_tokens %d: they can't be met.",
+                cut,
+                len(counts),
+                split,
+                limit,
+            )

@@ -1,0 +1,52 @@
+"""What the trainers of all families share."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback
+
+from modeling.parts.kept_features import KeptFeatures
+from modeling.training.arguments import AnyTrainingArguments
+from processing.sampling import ImageGroupedSampler
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], rate: float) -> None:
+    """Gives some of an optimizer's parameters their own learning rate; call it before a scheduler is made."""
+    chosen = {id(p) for p in parameters}
+    for group in list(optimizer.param_groups):
+        own = [p for p in group["params"] if id(p) in chosen]
+        group["params"] = [p for p in group["params"] if id(p) not in chosen]
+        if own:
+            optimizer.add_param_group({**group, "params": own, "lr": rate})
+
+
+def grouped_by_image(args: AnyTrainingArguments, rows: datasets.Dataset) -> ImageGroupedSampler:
+    """The order of training rows, with `questions_per_image` of an image together."""
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return ImageGroupedSampler(rows["image"], args.questions_per_image, seed)
+
+
+def keep_features(
+    network: nn.Module, image_processor: Any, args: AnyTrainingArguments, dataset: datasets.DatasetDict
+) -> KeptFeatures | None:
+    """The features of all images of a data set by a frozen network; None where `feature_cache_gb` is 0."""
+    if args.feature_cache_gb <= 0:
+        return None
+    features = KeptFeatures(network, image_processor, args.feature_cache_gb)
+    with args.main_process_first(desc="computing image features"):
+        features.fill(image for split in dataset.values() for image in split["image"])
+    return features
+
+
+def gold_answers(dataset: datasets.DatasetDict) -> dict[int, dict[str, Any]]:
+    """`answer` and `answer_type` of the rows of all splits, by their `row` number."""
+    columns = ["row", "answer", "answer_type"]
+    return {row["row"]: row for split in dataset.values() for row in split.select_columns(columns)}
+
+
+def stopping_callbacks(args: AnyTrainingArguments) -> list[EarlyStoppingCallback] | None:
+    """What `early_stopping_patience` asks for."""
+    return [EarlyStoppingCallback(args.early_stopping_patience)] if args.early_stopping_patience else None

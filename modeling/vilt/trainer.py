@@ -1,0 +1,91 @@
+"""Trains ViLT and its starter."""
+
+import datasets
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import Trainer, ViltProcessor
+
+from metrics.vqa import classification_metrics
+from modeling.parts.kept_states import kept_states
+from modeling.parts.vocabulary import labels_of
+from modeling.training.arguments import ViltTrainingArguments
+from modeling.training.trainers import (
+    gold_answers,
+    grouped_by_image,
+    keep_features,
+    set_learning_rate,
+    stopping_callbacks,
+)
+from modeling.vilt.checkpoints import AnyVilt
+from modeling.vilt.confidence import ChosenAnswers
+from processing.box_questions import add_box_questions
+from processing.collators import ViltCollator
+
+
+class ViltTrainer(Trainer):
+    """A Trainer with `questions_per_image` and `vision_learning_rate`."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Gives the pretrained image network of the starter its own learning rate."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate = self.args.vision_learning_rate
+        if created and rate is not None:
+            pretrained = [p for name, p in self.model.named_parameters() if name.startswith("vision_top.")]
+            set_learning_rate(optimizer, pretrained, rate)
+        return optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model whole, also where FSDP writes its checkpoints in shards."""
+        if self.is_fsdp_enabled and not _internal_call:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir, _internal_call)
+
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int] | None:
+        # The Trainer's only hook for another order of rows.
+        if self.args.questions_per_image == 1:
+            return super()._get_train_sampler(train_dataset)
+        return grouped_by_image(self.args, self.train_dataset if train_dataset is None else train_dataset)
+
+
+def build_trainer(
+    args: ViltTrainingArguments, model: AnyVilt, processor: ViltProcessor, dataset: datasets.DatasetDict
+) -> Trainer:
+    """A Trainer whose evaluation keeps the chosen answers and not the logits.
+
+    Where the model has frozen networks, batches bring their kept features instead of pixels and their kept states
+    beside the questions.
+    """
+    config = model.config
+    training = dataset
+    if args.box_questions and args.do_train:
+        training = datasets.DatasetDict({**dataset, "train": add_box_questions(dataset["train"])})
+    if args.vision_learning_rate == 0 and hasattr(model, "vision_top"):
+        model.vision_top.requires_grad_(False)
+    features = states = None
+    if hasattr(model, "vision"):
+        features = keep_features(model.vision, processor.image_processor, args, dataset)
+    if hasattr(model, "text_encoder"):
+        states = kept_states(model.text_encoder, processor.tokenizer, config.max_position_embeddings, training)
+    answers = {answer for rows in dataset.values() for answer in rows["answer"]}
+    collator = ViltCollator(
+        processor,
+        labels_of(answers, config.label2id),
+        config.num_labels,
+        config.max_position_embeddings,
+        share_images=hasattr(model, "vision") and args.n_gpu <= 1,  # torch's DataParallel would cut them apart
+        features=features,
+        states=states,
+    )
+    return ViltTrainer(
+        model,
+        args,
+        data_collator=collator,
+        train_dataset=training.get("train"),
+        eval_dataset=dataset.get("validation"),
+        processing_class=processor,
+        compute_metrics=classification_metrics(gold_answers(dataset), config.id2label),
+        preprocess_logits_for_metrics=ChosenAnswers(config),
+        callbacks=stopping_callbacks(args),
+    )
