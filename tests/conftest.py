@@ -49,7 +49,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long is waited before each further try at the Hub; nobody waits, in tests."""
     waits: list[float] = []
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr("modeling.hub.client.time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr("modeling.hub.retries.time", SimpleNamespace(sleep=waits.append))
     return waits
 
 
