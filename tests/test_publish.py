@@ -249,11 +249,11 @@ def allow(hub, org: str, role: str) -> None:
 @pytest.mark.parametrize(
     ("repo_id", "given", "base", "message"),
     [
-        (MODEL, None, None, "asks for a token; log in with `hf auth login`"),
-        (MODEL, "hf_wrong", None, "refuses the token"),
-        (MODEL, "hf_read", None, "user's token may not write there"),
-        ("other/vqa", "hf_write", None, "user's token may not write there"),
-        ("user/v q a", "hf_write", None, "no name of a Hub repo"),
+        (MODEL, None, None, "needs a token; log in with `hf auth login`"),
+        (MODEL, "hf_wrong", None, "rejects the token"),
+        (MODEL, "hf_read", None, "the token of user may not write there"),
+        ("other/vqa", "hf_write", None, "the token of user may not write there"),
+        ("user/v q a", "hf_write", None, "not a valid name of a Hub repo"),
         (MODEL, "hf_write", "nobody/nothing", "--model_name_or_path nobody/nothing: the Hub has no such model"),
     ],
 )
@@ -287,13 +287,13 @@ def test_preflight_returns_the_licence_of_the_base(hub):
 
 
 def test_preflight_of_a_pull_request_needs_the_repo(hub):
-    with pytest.raises(UserError, match="no such repo on the Hub to open a pull request in"):
+    with pytest.raises(UserError, match="the Hub has no such repo, so no pull request can be opened"):
         preflight(Destination(MODEL, create_pr=True), None)
 
 
 def test_preflight_says_when_the_hub_is_down(hub, waits):
     hub.fail("GET", "/whoami", times=99)
-    with pytest.raises(UserError, match=r"the Hub can't be asked \(HTTP 503"):
+    with pytest.raises(UserError, match=r"the Hub can't be reached \(HTTP 503"):
         preflight(Destination(MODEL), None)
     assert waits == [1, 2, 4, 8, 16]
 

@@ -21,8 +21,9 @@ from packaging.utils import canonicalize_name
 from modeling.asking.predictor import Predictor
 from modeling.hub.client import PublishError
 from processing.errors import UserError
-from spaces_app import publish as publishing
-from spaces_app.publish import CONFIG, MESSAGE, ONLY_TRAINING, main, needed_packages, requirements
+from spaces_app import requirements as spaces_requirements
+from spaces_app.publish import CONFIG, MESSAGE, main
+from spaces_app.requirements import ONLY_TRAINING, needed_packages, requirements
 from tests.support.app_server import ROOT, serve
 from tests.support.hub.cards import check_card, read_card
 
@@ -69,7 +70,14 @@ def test_only_the_packages_the_app_and_its_setup_go_up(hub, model, sdk):
         assert hub.repos[REPO][name] == (ROOT / name).read_bytes()
     ours = {name.partition("/")[2] for name in packages if name.startswith("spaces_app/")}
     assert "__init__.py" in ours
-    assert not ours & {"publish.py", "lock.py", {"docker": "gradio_app.py", "gradio": "app.py"}[sdk]}
+    assert not ours & {"publish.py", "lock.py", "requirements.py"}
+    docker_only = {"answers.py", "app.py", "batch.py", "batch_page.py", "models.py", "pictures.py"}
+    if sdk == "docker":
+        assert docker_only <= ours
+        assert "gradio_app.py" not in ours
+    else:
+        assert "gradio_app.py" in ours
+        assert not ours & docker_only
     assert commits(hub)[0] == MESSAGE
     assert len(commits(hub)) == 2, "one commit makes the Space, one fills it"
 
@@ -211,16 +219,16 @@ def test_adapter_over_the_starter_brings_its_parts_by_docker_only(hub, model):
 @pytest.mark.parametrize(
     ("given", "space", "named", "message"),
     [
-        (None, SPACE, MODEL, "asks for a token; log in with `hf auth login`"),
-        ("hf_wrong", SPACE, MODEL, "refuses the token"),
-        ("hf_read", SPACE, MODEL, "user's token may not write there"),
-        ("hf_write", "other/space", MODEL, "user's token may not write there"),
-        ("hf_write", "space", MODEL, "no name of a Hub repo"),
+        (None, SPACE, MODEL, "needs a token; log in with `hf auth login`"),
+        ("hf_wrong", SPACE, MODEL, "rejects the token"),
+        ("hf_read", SPACE, MODEL, "the token of user may not write there"),
+        ("hf_write", "other/space", MODEL, "the token of user may not write there"),
+        ("hf_write", "space", MODEL, "not a valid name of a Hub repo"),
         ("hf_write", SPACE, "user/nothing", "--model user/nothing: the Hub has no such model, or it is private"),
         ("hf_write", SPACE, "no model", "--model no model: the Hub has no such model"),
-        ("hf_write", SPACE, "user/bert", "--model user/bert: it holds no ViLT, starter or BLIP-2"),
-        ("hf_write", SPACE, "user/empty", "--model user/empty: it holds no ViLT, starter or BLIP-2"),
-        ("hf_write", SPACE, "user/pickled", "--model user/pickled: it holds no ViLT, starter or BLIP-2"),
+        ("hf_write", SPACE, "user/bert", "--model user/bert: this is no ViLT, starter or BLIP-2"),
+        ("hf_write", SPACE, "user/empty", "--model user/empty: this is no ViLT, starter or BLIP-2"),
+        ("hf_write", SPACE, "user/pickled", "--model user/pickled: this is no ViLT, starter or BLIP-2"),
     ],
 )
 def test_preflight_tells_a_mistake_in_one_sentence_and_makes_nothing(
@@ -298,7 +306,7 @@ def test_command_line_ends_with_the_status_of_the_error(hub, model):
 
 
 def test_installed_package_without_its_checkout_is_told(hub, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(publishing, "ROOT", tmp_path)
+    monkeypatch.setattr(spaces_requirements, "ROOT", tmp_path)
     with pytest.raises(UserError, match=r"setup\.cfg: can't be read; publish from a checkout"):
         push("docker")
     assert REPO not in hub.repos

@@ -48,7 +48,8 @@ FIGURES = (
         key="f1",
         title="F1",
         metric="f1",
-        definition="mean of each answer's harmonic mean of precision and recall of words, after the same normalisation",
+        definition="mean of each answer's harmonic mean of precision and recall of words, after the same "
+        "normalisation",
         score="f1",
     ),
     Figure(

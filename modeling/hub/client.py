@@ -91,9 +91,7 @@ def check_access(destination: Destination) -> None:
             ) from error
         raise unreachable(repo_id, error) from error
     try:
-        with_retries(
-            lambda: api.auth_check(repo_id, repo_type=destination.repo_type, write=not destination.create_pr)
-        )
+        with_retries(lambda: api.auth_check(repo_id, repo_type=destination.repo_type, write=not destination.create_pr))
     except RepositoryNotFoundError as error:
         if destination.create_pr:
             raise UserError(f"{repo_id}: the Hub has no such repo, so no pull request can be opened.") from error
@@ -232,9 +230,7 @@ def _find_commit(destination: Destination, message: str, before: dict[str, str])
     for ref, head in _heads(destination).items():
         if before.get(ref) == head:
             continue
-        commits = destination.api.list_repo_commits(
-            destination.repo_id, revision=ref, repo_type=destination.repo_type
-        )
+        commits = destination.api.list_repo_commits(destination.repo_id, revision=ref, repo_type=destination.repo_type)
         if commits[0].title == message:
             request = re.fullmatch(r"refs/pr/(\d+)", ref)
             page = f"discussions/{request[1]}" if request else f"commit/{head}"
