@@ -16,7 +16,7 @@ from pathlib import Path
 
 from playwright.async_api import Browser, async_playwright
 
-from modeling.asking.predictor import Predictor
+from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.phantom.files import cached_phantoms
 from tests.support.app_server import ROOT, chromium, serve_app

@@ -91,6 +91,10 @@ class HubState:
                     return fault
         return None
 
+    def count(self, method: str, part: str) -> int:
+        """How many requests of a method there were whose path holds a text."""
+        return sum(request.startswith(f"{method} ") and part in request for request in self.requests)
+
     def commits(self, repo: str, revision: str = "main") -> list[Commit]:
         """The commits of a revision, the newest first."""
         with self.lock:

@@ -5,7 +5,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from streamlit.testing.v1 import AppTest
 
-from modeling.asking.predictor import Predictor
+from modeling.predictor import Predictor
 from processing.errors import UserError
 from spaces_app import gradio_app, request_cap
 from spaces_app.request_cap import RequestCap
