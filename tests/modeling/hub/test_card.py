@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from modeling.hub.card import model_card
 from modeling.training.parser import parse_arguments
 from modeling.training.record import base_model_of, recipe_of
-from tests.support.hub_cards import check_card, read_card
+from tests.support.hub.cards import check_card, read_card
 
 
 def entry(group: str, value: str, questions: int, exact_match: float, f1: float, majority: float) -> dict:
