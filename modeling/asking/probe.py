@@ -1,9 +1,9 @@
 """Does a model look at the image, and does it agree with itself?
 
 The model answers again where image or question is changed. What takes the image away (another row's, a blank one, a
-blur) should take the right answers away: what stays right comes from the question alone. What a reader would not notice
-(a small turn, contrast, noise, JPEG, a crop) should change nothing, and neither should other words for the same question
-(`modeling.asking.consistency`).
+blur) should take the right answers away: what stays right comes from the question alone. What a reader would not
+notice (a small turn, contrast, noise, JPEG, a crop) should change nothing, and neither should other words for the same
+question (`modeling.asking.consistency`).
 """
 
 import io
@@ -85,9 +85,9 @@ def probe(
         answers: to the rows as they are.
 
     Returns:
-        Two things. First, figures by change, in percent: `exact_match`; `drop`, how far that is below the one of images
-        as they are, with its 95 % interval over images; `unchanged`, the share of answers that stay the same; and
-        `drop_by_content_type`. Second, the rows whose answer stays the same with another image: `id`, `image_id`,
+        Two things. First, figures by change, in percent: `exact_match`; `drop`, how far that is below the figure of
+        images as they are, with its 95 % interval over images; `unchanged`, the share of answers that stay the same;
+        and `drop_by_content_type`. Second, the rows whose answer stays the same with another image: `id`, `image_id`,
         `question`, `answer` (gold), `prediction` and `unchanged`, the names of all blinding changes that leave it.
     """
     other = shuffled([row["image"] for row in rows])

@@ -95,7 +95,7 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
         return self.qformer.query_tokens
 
     def _init_weights(self, module: nn.Module) -> None:
-        if module is not self:  # its stock class would look for the query tokens
+        if module is not self:  # the stock class expects the query tokens in it
             super()._init_weights(module)
 
     def take_frozen_vision(self) -> nn.Module:
@@ -147,7 +147,7 @@ def blip2_starter_checkpoint() -> Path:
         model.language_model.load_state_dict(language_model.state_dict())
         _load_qformer(model.qformer, minilm_weights())
         _draw_cross_attention(model.qformer)
-        nn.init.normal_(model.queries)  # nothing else tells them apart; the stock class starts them alike
+        nn.init.normal_(model.queries)  # the stock class starts all queries alike, and they would stay so
         embeddings = model.get_input_embeddings().weight.detach()
         width = model.language_projection.in_features
         nn.init.normal_(model.language_projection.weight, std=float(embeddings.std()) / width**0.5)
@@ -163,7 +163,7 @@ def blip2_starter_checkpoint() -> Path:
 def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
     """Copies the weights of a BERT. The cross-attention alone stays new.
 
-    The feed-forward branch of the queries gets those of the BERT.
+    The feed-forward branch of the queries gets the BERT's.
     """
     state = qformer.state_dict()
     names = {

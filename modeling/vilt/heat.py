@@ -13,7 +13,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class ImageTokens(NamedTuple):
-    """Where the image tokens stand among those of an encoder."""
+    """The place of the image tokens among all tokens of an encoder."""
 
     encoder: Any  # its layers attend
     start: int  # the place of the first one

@@ -172,7 +172,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         question = nn.functional.normalize((text * weights).sum(1), dim=-1) * text.shape[-1] ** 0.5  # MiniLM's own
         question = self.question_projection(question)
         text = self.text_projection(text)
-        dtype = text.dtype  # that of autocast: the copies of an fp32 residual stream would cost a quarter of a step
+        dtype = text.dtype  # autocast's: the copies of an fp32 residual stream would cost a quarter of a step
         text_type, image_type = self.token_type_embeddings.weight
         text = self.text_norm(text) + text_type
         patches = self.patch_norm(self.patch_projection(patches).flatten(2).transpose(1, 2)) + image_type
