@@ -18,9 +18,9 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
 
     The Q-Former does not see the question, so the language model reads the same states of an image for all of its
     questions. They are computed once, from kept features where there are some. A decoder-only language model reads
-    several questions after them in one sequence, a tree where questions begin alike. The mask lets each question see the
-    image and itself, and its positions continue from the image, so losses and gradients equal those of one question a
-    sequence.
+    several questions after them in one sequence, a tree where questions begin alike. The mask lets each question see
+    the image and itself, and its positions continue from the image, so losses and gradients equal those of one
+    question a sequence.
     """
 
     vision_model: Any  # None once it is taken
@@ -33,7 +33,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
     def image_prefix(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the language model reads of images, ``(I, num_query_tokens, D)``. The arguments are `query_states`'s."""
+        """What the language model reads of images, ``(I, num_query_tokens, D)``; arguments as for `query_states`."""
         states = self.query_states(pixel_values, image_embeds)
         return self.language_projection(states.to(self.language_projection.weight.dtype))
 

@@ -113,7 +113,7 @@ class SharedTrainingArguments:
         default=None,
         metadata={
             "help": "Share of answers that may be wrong, such as 0.05: the model gives no answer below the confidence "
-            "that keeps this on the validation rows, with 95 % certainty."
+            "that keeps this on the validation rows, with 95 %% certainty."
         },
     )
 
