@@ -61,7 +61,13 @@ def main(argv: list[str]) -> None:
             f"--steps {options.steps}: the {len(rows)} training rows of {options.dataset} give {len(batches)} batches "
             "only; give fewer steps or a smaller --batch_size."
         )
-    args = ViltTrainingArguments(output_dir="output/benchmark", model_name_or_path="starter", fp16=False, use_cpu=True)
+    args = ViltTrainingArguments(
+        output_dir="output/benchmark",
+        model_name_or_path="starter",
+        eval_strategy="no",
+        fp16=False,
+        use_cpu=True,
+    )
     torch.manual_seed(0)
     model, processor = build_model(args, dataset)
     model.config.update(NO_AUGMENTATION)
