@@ -18,7 +18,7 @@ from typing import NamedTuple
 from playwright.async_api import Browser, async_playwright
 
 from benchmarks.options import at_least
-from modeling.asking.predictor import Predictor
+from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.phantom.files import cached_phantoms
 from tests.support.app_server import ROOT, chromium, serve_app

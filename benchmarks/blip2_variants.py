@@ -77,7 +77,7 @@ def add_lora(model: Any) -> PeftModel:
 
 def pixels_of(collator: Blip2Collator, images: list[str]) -> torch.Tensor:
     """The pixels of images, ``(images, 3, 224, 224)``."""
-    resized = [collator.images[image] for image in images]
+    resized = [collator.images.resized[image] for image in images]
     return collator.processor.image_processor(resized, do_resize=False, return_tensors="pt")["pixel_values"]
 
 
@@ -148,7 +148,7 @@ class Project:
                 pixels = pixels_of(collator, [image])
                 self.features[image] = base.vision_model(pixels).last_hidden_state[0].half()
         base.vision_model = None
-        collator.features = self.features
+        collator.images.features = self.features
 
     def batch(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """A training batch."""

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Box = Mapping[str, Any]  # `label`, and `bbox` = [x, y, width, height] in pixels of the image, origin top left
+
 SIDE = re.compile(r"(?:left|right) (.+)")
-OTHER_NAMES = {  # what SLAKE's rows call what its boxes name otherwise
+
+# What SLAKE's rows call what its boxes name otherwise.
+OTHER_NAMES = {
     "infiltrate": ("infiltration",),
     "tooth": ("teeth",),
     "brain enhancing tumor": ("brain tumor", "brain enhance tumor"),
@@ -17,12 +20,14 @@ OTHER_NAMES = {  # what SLAKE's rows call what its boxes name otherwise
 
 def names_of(boxes: Iterable[Box]) -> dict[str, set[str]]:
     """The lower-case names in use and the labels that each stands for: "lung" for both lungs, "left lung" for one."""
-    names = defaultdict(set)
+    labels_of_name = defaultdict(set)
     for label in {box["label"].lower() for box in boxes}:
-        side = SIDE.fullmatch(label)
-        for name in (label, *OTHER_NAMES.get(label, ()), *([side[1]] if side else [])):
-            names[name].add(label)
-    return names
+        names = [label, *OTHER_NAMES.get(label, ())]
+        if side := SIDE.fullmatch(label):
+            names.append(side[1])
+        for name in names:
+            labels_of_name[name].add(label)
+    return labels_of_name
 
 
 def organ_of(label: str) -> str:

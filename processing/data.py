@@ -10,8 +10,8 @@ import datasets
 
 from processing.errors import UserError
 from processing.sources import read_source
+from processing.sources.rows import Row
 from processing.sources.slake import read_slake_boxes
-from processing.sources.tables import Row
 from processing.splits import refuse_leaks, split_by_image
 from processing.storage import write_jsonl
 from processing.validation import describe_problems, validate
@@ -53,7 +53,7 @@ DATA_SETS = {
         'images", Scientific Data 2018',
     ),
     "phantom": datasets.DatasetInfo(dataset_name="generated phantom images", license="apache-2.0"),
-    "table": datasets.DatasetInfo(dataset_name="own data"),  # its name may be nobody's business
+    "table": datasets.DatasetInfo(dataset_name="own data"),  # its real name may be private
 }
 
 SLAKE_ID = "BoKelvin/SLAKE"
@@ -80,7 +80,7 @@ def load_vqa_dataset(
         language: `en`, `zh` or `all`; rows of a data set that names no language are always kept.
         column_names, image_folder: for tables, see `read_source`.
         on_bad_rows: `skip` warns and writes them to `skipped_rows_file`; `error` refuses the data set.
-        drop_leaking_rows: see `processing.validation.refuse_leaks`.
+        drop_leaking_rows: see `processing.splits.refuse_leaks`.
         allow_no_answer: keeps rows with an empty answer.
         split_seed: seed of the split by image where the data set has none.
 
@@ -97,12 +97,12 @@ def load_vqa_dataset(
     if bad:
         report = describe_problems(bad, len(source.rows))
         if on_bad_rows == "error":
-            raise UserError(f"--dataset {dataset}: {report}\nMend them, or skip them with --on_bad_rows skip.")
+            raise UserError(f"--dataset {dataset}: {report}\nFix them, or skip them with --on_bad_rows skip.")
         if not good:
             raise UserError(f"--dataset {dataset}: no rows left. {report}")
         if skipped_rows_file is not None:
             write_jsonl(skipped_rows_file, bad)
-            report += f"\n  They are skipped and listed in {skipped_rows_file}."
+            report += f"\n  They are skipped, and listed in {skipped_rows_file}."
         logger.warning("%s", report)
     elif not good:
         raise UserError(f"--dataset {dataset}: it holds no rows at all.")
@@ -128,6 +128,7 @@ def _filter_language(rows: list[Row], language: str) -> list[Row]:
 
 
 def _to_dataset_dict(rows: list[Row], info: datasets.DatasetInfo) -> datasets.DatasetDict:
+    """The splits that have rows; numbers of rows count on from split to split."""
     splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for row in rows:
         splits[row["split"]].append(row)
@@ -144,6 +145,7 @@ def _to_dataset_dict(rows: list[Row], info: datasets.DatasetInfo) -> datasets.Da
 
 
 def _columns(rows: list[Row], start: int, features: datasets.Features) -> dict[str, list]:
+    """The rows as columns in the types of `features`, numbered from `start`; empty texts become None."""
     columns = {field: [row.get(field) for row in rows] for field in features}
     columns["row"] = list(range(start, start + len(rows)))
     for field, feature in features.items():
@@ -154,6 +156,6 @@ def _columns(rows: list[Row], start: int, features: datasets.Features) -> dict[s
 
 
 def _answer_type(value: str | None) -> str | None:
-    """VQA-RAD has `'CLOSED '`; anything but OPEN and CLOSED is not an answer type."""
+    """OPEN or CLOSED in capitals; None for anything else."""
     value = (value or "").upper()
     return value if value in ("OPEN", "CLOSED") else None

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, and how a command line tells it."""
+"""The one exception for what a user can fix, and how a command line reports it."""
 
 import errno
 import logging
@@ -10,19 +10,22 @@ import zlib
 from collections.abc import Callable
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# what zipfile raises, beside OSError, for files that are damaged, encrypted or packed in a way it does not know
+# What zipfile raises, beside OSError, for files that are damaged, encrypted or packed in a way it does not know.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # of the Hub
 
 
 class UserError(ValueError):
-    """Bad input from the user. Its message is one sentence: what is wrong, where, and the mend."""
+    """Bad input from the user. Its message is one sentence: what is wrong, where, and the fix."""
 
     exit_status = 1
 
 
 def mask_tokens(text: str) -> str:
-    """The text without what looks like a token of the Hub; a line of a recipe that can't be read may hold one."""
+    """The text without anything that looks like a token of the Hub.
+
+    A message may quote a line of a recipe that can't be read, and such a line may hold a token.
+    """
     return TOKEN.sub(r"\1_***", text)
 
 
@@ -32,9 +35,9 @@ class _MaskingFormatter(logging.Formatter):
 
 
 def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO) -> None:
-    """Runs a command line; what the user can mend ends it with its sentence and exit status, not with a traceback.
+    """Runs a command line. A `UserError` ends it with its message and exit status, not with a traceback.
 
-    Tokens are masked in what is logged and told.
+    Tokens are masked in log lines and messages.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_MaskingFormatter("%(message)s"))
@@ -48,5 +51,5 @@ def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO
         if error.errno not in DISK_FULL:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}no room left to write; make some and run the same command again.", file=sys.stderr)
+        print(f"error: {where}the disk is full; free some space and run the same command again.", file=sys.stderr)
         sys.exit(UserError.exit_status)

@@ -1,4 +1,4 @@
-"""Where files are kept and how they are written: the cache folder, whole files or none."""
+"""Where files are kept and how they are written: the cache folder, and files that are never half written."""
 
 import json
 import os
@@ -16,14 +16,14 @@ def cache_dir() -> Path:
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:
-    """Writes a file whole or not at all: readers and a killed process never leave or see half of it."""
+    """Writes a file whole or not at all: no reader sees half of it, and no killed process leaves half of it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
-        # mkstemp files are private; give the usual permissions of a new file instead
+        # Files of mkstemp are private; this gives the usual permissions of a new file.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -36,4 +36,4 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes one JSON object a line, atomically."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_atomically(path, text.encode(errors="backslashreplace"))  # half a character is JSON's own escape then
+    write_atomically(path, text.encode(errors="backslashreplace"))  # a lone surrogate becomes JSON's own escape

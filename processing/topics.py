@@ -20,15 +20,15 @@ class Topic(NamedTuple):
 
 
 def what(kind: str, answer: str, *wordings: str) -> Topic:
-    """A question that leaves its answer open."""
+    """A topic whose questions leave the answer open."""
     return Topic(kind, wordings, answer)
 
 
 def which(kind: str, answer: str, *wordings: str) -> Topic:
-    """A question that names its possible answers, which SLAKE calls closed."""
+    """A topic whose questions name the possible answers, which SLAKE calls closed."""
     return Topic(kind, wordings, answer, closed=True)
 
 
 def yes_no(kind: str, truth: bool, *wordings: str) -> Topic:
-    """A closed question after a truth."""
+    """A closed topic whose answer is Yes where `truth` holds, else No."""
     return which(kind, "Yes" if truth else "No", *wordings)

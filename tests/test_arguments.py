@@ -1,4 +1,4 @@
-"""modeling.arguments: published defaults, recipes with flags over them, wrong input told in one sentence."""
+"""modeling.training: published defaults, recipes with flags over them, wrong input told in one sentence."""
 
 import dataclasses
 import os
@@ -67,7 +67,7 @@ def test_fp16_without_a_gpu_becomes_what_the_cpu_can_do_and_says_so_once(tmp_pat
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here: FP16 is kept")
 def test_fp16_becomes_fp32_on_a_cpu_without_bf16(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("modeling.arguments.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("modeling.training.arguments.cpu_has_bf16", lambda: False)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     args = ViltTrainingArguments(output_dir=str(tmp_path))
     assert (args.fp16, args.bf16, args.mixed_precision) == (False, False, "no")

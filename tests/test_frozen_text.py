@@ -1,12 +1,12 @@
-"""modeling.frozen_text: a frozen text encoder runs once per question."""
+"""modeling.parts.kept_states: a frozen text encoder runs once per question."""
 
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from modeling import frozen_text
+from modeling.parts import kept_states as module
 from modeling.parts.kept_states import kept_states
-from modeling.vilt.checkpoints import build_tokenizer
+from modeling.vilt.scratch import build_tokenizer
 
 QUESTIONS = ["What is this?", "Is the left lung healthy?", "Where is the liver?"]
 LONG = " ".join(["What is this?"] * 5)
@@ -37,6 +37,6 @@ def test_states_are_the_encoders_of_each_question_alone(encoder, tokenizer):
 
 
 def test_too_many_questions_are_left_to_the_encoder(encoder, tokenizer, monkeypatch):
-    monkeypatch.setattr(frozen_text, "MAX_QUESTIONS", 2)
+    monkeypatch.setattr(module, "MAX_QUESTIONS", 2)
     assert len(kept_states(encoder, tokenizer, 12, {"train": {"question": QUESTIONS[:2] * 9}})) == 2
     assert kept_states(encoder, tokenizer, 12, {"train": {"question": QUESTIONS}}) is None

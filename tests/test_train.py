@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import train
-from modeling.vilt.family import ViltTrainer
+from modeling.vilt.trainer import ViltTrainer
 from processing.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -126,7 +126,7 @@ def test_interrupted_run_goes_on_from_its_checkpoint_to_the_same_end(trained, ph
             raise KeyboardInterrupt
 
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr("modeling.vilt.ViltTrainer", StopAfterFirstCheckpoint)
+    monkeypatch.setattr("modeling.vilt.trainer.ViltTrainer", StopAfterFirstCheckpoint)
     with pytest.raises(KeyboardInterrupt):
         run("--dataset", phantoms, "--output_dir", tmp_path, "--do_predict")
     monkeypatch.undo()

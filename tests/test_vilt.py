@@ -1,19 +1,18 @@
 """modeling.vilt and processing.collators: the model against the stock class, vocabulary, tokenizer, batches."""
 
-import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, ViltConfig
-from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import ViltTrainingArguments
-from modeling.vilt.checkpoints import SCRATCH, build_model, build_tokenizer
+from modeling.vilt.checkpoints import build_model
 from modeling.vilt.family import build_trainer
 from modeling.vilt.network import ViltForQuestionAnswering
-from processing.collators import ResizedImages, ViltCollator
+from modeling.vilt.scratch import SIZES, build_tokenizer
+from processing.collators import ViltCollator
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 
@@ -38,7 +37,7 @@ def built(dataset, tmp_path):
 
 
 def tiny(num_labels: int = 5, **changes) -> ViltConfig:
-    return ViltConfig(**SCRATCH["tiny"], vocab_size=50, num_labels=num_labels, initializer_range=0.3, **changes)
+    return ViltConfig(**SIZES["tiny"], vocab_size=50, num_labels=num_labels, initializer_range=0.3, **changes)
 
 
 def batch_of(sizes: list[tuple[int, int]], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -168,91 +167,6 @@ def test_tokenizer_does_not_depend_on_the_order_of_questions():
     assert one == two
 
 
-# Batches -------------------------------------------------------------------------------------------------------------
-
-
-def collator_for(tokenizer, labels: dict[str, int], length: int = 40, **options) -> ViltCollator:
-    image_processor = ViltImageProcessorPil(size={"shortest_edge": 64}, size_divisor=16)
-    processor = transformers.ViltProcessor(image_processor, tokenizer)
-    return ViltCollator(processor, labels, len(labels), length, **options)
-
-
-def row(image, question="Is this CT?", answer="yes", number=0) -> dict:
-    return {"image": str(image), "question": question, "answer": answer, "row": number}
-
-
-def test_batch_has_float_targets_masks_and_padding_to_its_longest(tmp_path):
-    Image.new("L", (128, 64), 255).save(tmp_path / "wide.png")
-    Image.new("RGB", (64, 64)).save(tmp_path / "square.png")
-    collate = collator_for(build_tokenizer(QUESTIONS), {"no": 0, "yes": 1})
-    batch = collate(
-        [row(tmp_path / "wide.png", number=4), row(tmp_path / "square.png", "Where is the liver?", "?", 9)]
-    )
-    assert batch["input_ids"].shape == batch["token_type_ids"].shape == (2, 7)
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0], [1] * 7]
-    # 64 x 128 is limited to 53 x 106 by ViLT's ratio 1333/800 and cut to multiples of 16: 48 x 96
-    assert batch["pixel_values"].shape == (2, 3, 64, 96)
-    assert batch["pixel_mask"].sum((1, 2)).tolist() == [48 * 96, 64 * 64]
-    assert batch["labels"].tolist() == [[0.0, 1.0], [0.0, 0.0]]  # an answer outside the vocabulary has no target
-    assert batch["row"].tolist() == [4, 9]
-
-
-def test_pixels_equal_those_of_the_processor_alone(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 255, (90, 70, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.png")
-    collate = collator_for(build_tokenizer(QUESTIONS), {"yes": 0})
-    expected = collate.processor.image_processor(Image.fromarray(noise), return_tensors="pt")
-    batch = collate([row(tmp_path / "a.png")])
-    assert torch.equal(batch["pixel_values"], expected["pixel_values"])
-    assert torch.equal(batch["pixel_mask"], expected["pixel_mask"])
-
-
-def test_question_is_cut_at_the_limit(tmp_path):
-    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    collate = collator_for(build_tokenizer(QUESTIONS), {"yes": 0}, 9)
-    assert collate([row(tmp_path / "a.png", "is this " * 40)])["input_ids"].shape == (1, 9)
-
-
-def test_images_are_shared_only_where_asked_and_may_be_given_resized():
-    images = {"a": np.full((3, 32, 48), 255, np.uint8), "b": np.zeros((3, 32, 48), np.uint8)}
-    tokenizer, rows = build_tokenizer(QUESTIONS), [row(name) for name in "baba"]
-    alone = collator_for(tokenizer, {"yes": 0}, images=images)(rows)
-    assert alone["pixel_values"].mean((1, 2, 3)).tolist() == [-1, 1, -1, 1]
-    assert alone["pixel_values"].shape == (4, 3, 32, 48), "a resized image stays as it is"
-    assert "image_index" not in alone
-    shared = collator_for(tokenizer, {"yes": 0}, images=images, share_images=True)(rows)
-    assert shared["image_index"].tolist() == [0, 1, 0, 1]
-    assert shared["pixel_values"].mean((1, 2, 3)).tolist() == [-1, 1]
-
-
-def test_what_is_kept_of_images_and_questions_comes_instead_of_pixels():
-    tokenizer = build_tokenizer(QUESTIONS)
-    features = {name: torch.full((5, 2, 2), float(i)) for i, name in enumerate("ab")}
-    states = {q: torch.randn(len(tokenizer(q)["input_ids"]), 8) for q in ("Is this CT?", "Where is the liver?")}
-    collate = collator_for(tokenizer, {"yes": 0}, share_images=True, features=features, states=states)
-    batch = collate([row("b"), row("a", "Where is the liver?"), row("b", "Where is the liver?")])
-    assert "pixel_values" not in batch
-    assert batch["image_embeds"].shape == (2, 5, 2, 2)
-    assert batch["image_embeds"][batch["image_index"]].mean((1, 2, 3)).tolist() == [1, 0, 1]
-    short, long = states.values()
-    assert torch.equal(batch["text_states"][0], torch.cat([short, torch.zeros(1, 8)]))
-    assert torch.equal(batch["text_states"][1:], torch.stack([long, long]))
-
-
-def test_images_are_decoded_once_and_memory_stays_bounded(tmp_path, monkeypatch):
-    opened = []
-    monkeypatch.setattr("processing.collators.open_image", lambda p: opened.append(p) or Image.new("RGB", (64, 64)))
-    images = ResizedImages(ViltImageProcessorPil(size={"shortest_edge": 64}), max_bytes=2 * 64 * 64 * 3)
-    for name in ("a", "b", "a", "a", "b"):
-        assert images[name].shape == (3, 64, 64)
-    assert opened == ["a", "b"]
-    assert images["c"] is not None  # "a" is the least recently used now
-    assert images["b"] is not None
-    assert opened == ["a", "b", "c"]
-    assert images["a"] is not None
-    assert opened == ["a", "b", "c", "a"]
-
-
 def test_cut_questions_and_answers_out_of_reach_are_counted(dataset, tmp_path, caplog):
     caplog.set_level("INFO")
     longer = dataset["validation"].map(lambda r, i: {"question": "is it " * 50} if i < 2 else r, with_indices=True)
@@ -280,7 +194,7 @@ def test_saved_folder_loads_by_the_auto_classes_with_equal_answers(built, datase
     sample = dataset["validation"][0]
     auto = AutoProcessor.from_pretrained(tmp_path / "m")
     inputs = auto(Image.open(sample["image"]).convert("RGB"), sample["question"], return_tensors="pt")
-    batch = collator_for(processor.tokenizer, {"x": 0})([sample])
+    batch = ViltCollator(processor, {"x": 0}, 1, 40)([sample])
     assert inputs["input_ids"].tolist() == batch["input_ids"].tolist()
     with torch.no_grad():
         logits = model.eval()(**{k: v for k, v in batch.items() if k not in ("labels", "row")}).logits

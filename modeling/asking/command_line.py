@@ -8,7 +8,8 @@ from pathlib import Path
 
 import transformers
 
-from modeling.asking.predictor import DTYPES, Answer, Predictor
+from modeling.asking.loading import DTYPES
+from modeling.asking.predictor import Answer, Predictor
 from modeling.asking.tables import answer_table
 
 

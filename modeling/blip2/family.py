@@ -3,7 +3,6 @@
 `modeling.families.Family` says what each function is for.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +33,6 @@ __all__ = [
     "read_answers",
     "set_abstention_threshold",
 ]
-
 MODEL_TYPES = tuple(MODELS)
 MAX_CASES = 60  # each needs a pass back through the language model
 
@@ -82,24 +80,11 @@ def _change_answering(trainer: Blip2Trainer, **changes: Any) -> None:
 
 def heat_maps(trainer: Blip2Trainer, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
     """By the gradients of the answers' log-likelihoods."""
-    collator = copy.copy(trainer.data_collator)
-    collator.images = _OfEach(collator.images)
-    collator.features = None if collator.features is None else _OfEach(collator.features)
-    batch = collator([dict(row) | {"image": (number, row["image"])} for number, row in enumerate(rows)])
+    batch = trainer.data_collator.with_image_for_each_row()(rows)
     with trainer.compute_loss_context_manager():
         model: Any = trainer.model
         inputs = trainer._prepare_inputs(batch)  # no public way to the Trainer's device
         return blip2_heat(model.eval().get_base_model(), inputs)
-
-
-class _OfEach:
-    """A lookup by number and image: questions about an image whose number differs do not share it."""
-
-    def __init__(self, lookup: Any) -> None:
-        self.lookup = lookup
-
-    def __getitem__(self, key: tuple[int, str]) -> Any:
-        return self.lookup[key[1]]
 
 
 def load_predictor(folder: str, device: torch.device, dtype: torch.dtype) -> Blip2Predictor:

@@ -50,15 +50,15 @@ class Blip2Trainer(Seq2SeqTrainer):
             self.trie = AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates])
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains, after the alignment where it is asked for; a checkpoint has it behind it."""
+        """Trains, with the alignment first where `alignment_epochs` asks for it and no checkpoint is resumed."""
         if self.args.alignment_epochs and not resume_from_checkpoint:
             base = self.model.get_base_model()
             collator = self.data_collator
-            align(base, self.train_dataset, collator.processor.image_processor, collator.features, self.args)
+            align(base, self.train_dataset, collator.processor.image_processor, collator.images.features, self.args)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the adapter and how to ask it and, at the end of training, the merged model where it is asked for."""
+        """Saves the adapter and how to ask it. At the end of training `merge_adapter` also saves the merged model."""
         super().save_model(output_dir, _internal_call)
         if not self.args.should_save:
             return
@@ -108,8 +108,8 @@ class Blip2Trainer(Seq2SeqTrainer):
         """Answers a batch.
 
         Returns:
-            None for the loss; tokens ``(B, T)`` and their confidence ``(B,)``, and where there are candidates the number
-            of the likeliest ``(B,)`` and its probability among them ``(B,)``; row numbers ``(B,)``.
+            None for the loss. Tokens ``(B, T)`` and their confidence ``(B,)``; where there are candidates also the
+            number of the likeliest ``(B,)`` and its probability among them ``(B,)``. Row numbers ``(B,)``.
         """
         inputs = self._prepare_inputs(inputs)
         rows = inputs.pop("row")

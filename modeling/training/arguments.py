@@ -1,4 +1,4 @@
-"""What a run can be told: the data, and the recipe of each model family with its published defaults."""
+"""The arguments of a run: the data, and the recipe of each model family with its published defaults."""
 
 import logging
 import os
@@ -89,14 +89,14 @@ class SharedTrainingArguments:
         default=10, metadata={"help": "Optimizer steps between log lines (below 1: share of all steps)."}
     )
     metric_for_best_model: str | None = field(
-        default="exact_match", metadata={"help": "Validation metric that tells the best checkpoint."}
+        default="exact_match", metadata={"help": "Validation metric that decides which checkpoint is best."}
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator needs the raw columns."}
     )
     questions_per_image: int = field(
         default=1,
-        metadata={"help": "Questions of an image that stay together in training and share what is computed of it."},
+        metadata={"help": "Questions of an image that stay together in training and share its computation."},
     )
     feature_cache_gb: float = field(
         default=10.0,
@@ -112,13 +112,13 @@ class SharedTrainingArguments:
     target_risk: float | None = field(
         default=None,
         metadata={
-            "help": "Share of answers that may be wrong, such as 0.05: the model is silent below the confidence that "
-            "keeps this on the validation rows, with 95 % certainty."
+            "help": "Share of answers that may be wrong, such as 0.05: the model gives no answer below the confidence "
+            "that keeps this on the validation rows, with 95 %% certainty."
         },
     )
 
     def __post_init__(self) -> None:
-        self.recipe = told_values(self)  # transformers' own __post_init__ changes many
+        self.recipe = non_default_values(self)  # transformers' own __post_init__ changes many
         if self.push_to_hub and not (self.do_train and self.hub_model_id and "/" in self.hub_model_id):  # type: ignore[attr-defined]
             raise ValueError(
                 "--push_to_hub needs a training run and --hub_model_id user/name; python -m modeling.publish pushes a "
@@ -181,7 +181,7 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
     )
     label_names: list[str] | None = field(
         default_factory=lambda: ["row"],
-        metadata={"help": "Must stay row: evaluation looks answers up by row, so that no label matrix piles up."},
+        metadata={"help": "Must stay row: evaluation finds answers by their row, so that no label matrix piles up."},
     )
 
 
@@ -240,10 +240,11 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     )
     questions_per_image: int = field(
         default=16,
-        metadata={"help": "Questions of an image that stay together in training and share what is computed of it."},
+        metadata={"help": "Questions of an image that stay together in training and share its computation."},
     )
     max_new_tokens: int | None = field(
-        default=None, metadata={"help": "Longest answer in tokens; by default that of the longest training answer."}
+        default=None,
+        metadata={"help": "Longest answer in tokens; by default the length of the longest training answer."},
     )
     answer_candidates: str | None = field(
         default=None,
@@ -272,26 +273,41 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
 
 
 TRAINING_ARGUMENTS = {"vilt": ViltTrainingArguments, "blip2": Blip2TrainingArguments}
-
 AnyTrainingArguments = ViltTrainingArguments | Blip2TrainingArguments
 
 # Where a run reads and writes, whom it talks to and how it is shown: no part of its recipe.
 LOCAL_FIELDS = {
-    *("output_dir", "image_folder", "resume_from_checkpoint", "disable_tqdm", "run_name", "log_level", "report_to"),
-    *("push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_revision", "hub_strategy"),
-    *("project", "do_train", "do_eval", "do_predict", "feature_cache_gb"),
-    *("debug", "include_num_input_tokens_seen"),  # parsed to another value than their default
+    "output_dir",
+    "image_folder",
+    "resume_from_checkpoint",
+    "disable_tqdm",
+    "run_name",
+    "log_level",
+    "report_to",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_token",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
+    "project",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "feature_cache_gb",
+    "debug",  # parsed to another value than its default, as is
+    "include_num_input_tokens_seen",
 }
 
 
-def told_values(arguments: Any) -> dict[str, Any]:
+def non_default_values(arguments: Any) -> dict[str, Any]:
     """The fields of a dataclass that differ from their defaults and belong to a recipe."""
-    told = {}
+    values = {}
     for f in fields(arguments):
         default = f.default if f.default_factory is MISSING else f.default_factory()
         if f.name not in LOCAL_FIELDS and getattr(arguments, f.name) != default:
-            told[f.name] = getattr(arguments, f.name)
-    return told
+            values[f.name] = getattr(arguments, f.name)
+    return values
 
 
 def cpu_has_bf16() -> bool:

@@ -1,4 +1,4 @@
-"""Checkpoints that a run can go on from, whole ones alone: also after a kill, a preemption or a full disk."""
+"""Checkpoints from which a run resumes: whole ones alone, also after a kill, a preemption or a full disk."""
 
 import json
 import logging
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from modeling.training.arguments import AnyTrainingArguments
 from processing.errors import DISK_FULL, UserError
 
 logger = logging.getLogger(__name__)
@@ -24,16 +25,16 @@ WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 
 
 class Stopped(UserError):
-    """A run that was asked to end before its time; it is no fault."""
+    """A run that was asked to end early, which is no fault."""
 
     exit_status = 128 + signal.SIGTERM
 
 
-def damage(checkpoint: str | Path) -> str | None:
-    """What is missing or incomplete in a checkpoint, None where it is whole.
+def why_incomplete(checkpoint: str | Path) -> str | None:
+    """What is missing or cut off in a checkpoint, None where it is whole.
 
-    The Trainer writes weights, optimizer, scheduler, random states and last its own state; a kill leaves the file that
-    was being written short, which both formats of weights show by their end.
+    The Trainer writes weights, optimizer, scheduler, random states and last its own state. A kill cuts off the file
+    that is being written, and both formats of weights show that.
     """
     folder = Path(checkpoint)
     weights = [file for pattern in WEIGHTS for file in folder.glob(pattern)]
@@ -62,27 +63,64 @@ def _opens(file: Path) -> bool:
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
     """The checkpoints of a run, the last one first."""
-    found = {
-        int(folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")): folder
-        for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdigit() and folder.is_dir()
-    }
+    found = {}
+    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if step.isdigit() and folder.is_dir():
+            found[int(step)] = folder
     return [folder for _, folder in sorted(found.items(), reverse=True)]
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The last whole checkpoint of a run, with a warning for each that is passed over; None where there is none."""
+    """The last whole checkpoint of a run, None where there is none. A warning names each that is incomplete."""
     for folder in checkpoints(output_dir):
-        reason = damage(folder)
+        reason = why_incomplete(folder)
         if reason is None:
             return str(folder)
-        logger.warning("%s was not finished (%s); passing it over.", folder, reason)
+        logger.warning("%s is incomplete (%s), so it is skipped.", folder, reason)
     return None
 
 
+def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | None:
+    """The checkpoint from which a run resumes: the one asked for, else the last whole one in `output_dir`.
+
+    Args:
+        args: of this run.
+        run: what a checkpoint's config must hold to belong to it.
+
+    Returns:
+        None where training starts anew, or there is none.
+
+    Raises:
+        UserError: it belongs to a run with another model or answer vocabulary, or the one asked for is not whole.
+    """
+    if not args.do_train:
+        return None
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint is None:
+        checkpoint = last_checkpoint(args.output_dir)
+        if checkpoint is None:
+            return None
+    elif not Path(checkpoint).is_dir():
+        raise UserError(f"--resume_from_checkpoint {checkpoint}: there is no such folder.")
+    elif reason := why_incomplete(checkpoint):
+        raise UserError(f"--resume_from_checkpoint {checkpoint}: it is incomplete ({reason}); choose another.")
+    for file in ("config.json", "adapter_config.json"):
+        if (Path(checkpoint) / file).is_file():
+            saved = json.loads((Path(checkpoint) / file).read_text(encoding="utf-8"))
+            for name, value in run.items():
+                if name in saved and saved[name] != value:
+                    raise UserError(
+                        f"{checkpoint} is from another run (its {name} differs); choose another --output_dir, or "
+                        "remove the old checkpoints."
+                    )
+    logger.info("The run resumes from %s.", checkpoint)
+    return checkpoint
+
+
 @contextmanager
-def full_disk_told(output_dir: str | Path) -> Iterator[None]:
-    """Turns a failure to write for want of room into one sentence, and removes the weights that it cut off.
+def explain_full_disk(output_dir: str | Path) -> Iterator[None]:
+    """Turns a full disk into one sentence, and removes the weights that it cut off.
 
     Raises:
         UserError: the disk, or the user's share of it, is full.
@@ -93,26 +131,29 @@ def full_disk_told(output_dir: str | Path) -> Iterator[None]:
         if not _is_full(error):
             raise
         for folder in checkpoints(output_dir):
-            if damage(folder):
+            if why_incomplete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
         for file in Path(output_dir).glob("*.safetensors"):
             if not _opens(file):
                 file.unlink()
         last = last_checkpoint(output_dir)
-        after = f"goes on from {last}" if last else "starts anew, as there is no checkpoint yet"
-        raise UserError(f"{output_dir}: no room left to write; make some, and the same command {after}.") from error
+        after = f"resumes from {last}" if last else "starts anew, as there is no checkpoint yet"
+        raise UserError(f"{output_dir}: the disk is full; free some space, and the same command {after}.") from error
 
 
 def _is_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in DISK_FULL
-    said = (*(f"os error {code}" for code in DISK_FULL), "inline_container.cc", "PytorchStreamWriter")
-    return any(text in str(error) for text in said)  # by safetensors, and by torch
+    by_safetensors = [f"os error {code}" for code in DISK_FULL]
+    by_torch = ["inline_container.cc", "PytorchStreamWriter"]
+    return any(text in str(error) for text in by_safetensors + by_torch)
 
 
 class StopOnSigterm(TrainerCallback):
-    """Ends training after the step in which SIGTERM comes, with a checkpoint, so that going on is as if it had not
-    come. Several processes agree on the step."""
+    """Ends training with a checkpoint after the step in which SIGTERM comes.
+
+    A run that resumes from there is as if it had not been stopped. Several processes agree on the step.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -140,6 +181,6 @@ class StopOnSigterm(TrainerCallback):
             self._before = None
         if self.asked:
             raise Stopped(
-                f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}; the same command goes on "
+                f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}; the same command resumes "
                 "from there."
             )

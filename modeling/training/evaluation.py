@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import datasets
+import numpy as np
 from tqdm import tqdm
 from transformers.trainer_utils import PredictionOutput
 
 from metrics.calibration import MIN_ANSWERS, choose_threshold, describe_abstention
 from metrics.cases import Case, choose_cases, with_heat_map
 from metrics.report import make_report
-from metrics.vqa import ScoredAnswers, majority_answers, most_frequent_answer, score_answers
+from metrics.vqa import ScoredAnswers, majority_answers, most_frequent_answer, score_answers, score_each
 from processing.errors import UserError
 from processing.storage import write_jsonl
 
@@ -77,7 +78,7 @@ def evaluate(trainer: Any, family: "Family", dataset: datasets.DatasetDict, spli
 
 
 def _baselines(dataset: datasets.DatasetDict, rows: datasets.Dataset) -> dict[str, list[str]]:
-    """Answers that never look at the image, by the name of what gives them."""
+    """Answers that need no image, by the name of the baseline."""
     if "train" not in dataset:
         return {}
     train_rows = dataset["train"].select_columns(["question", "answer"])
@@ -108,7 +109,7 @@ def _save_figures(
 def _score(trainer: Any, family: "Family", output: PredictionOutput, rows: datasets.Dataset) -> ScoredAnswers:
     answers = family.read_answers(output, trainer)
     predictions, confidences = zip(*(answers[number] for number in rows["row"]), strict=True)
-    return ScoredAnswers.score(list(rows), predictions, confidences)
+    return score_each(list(rows), predictions, confidences)
 
 
 def _calibrate(trainer: Any, family: "Family", output: PredictionOutput, answers: ScoredAnswers) -> ScoredAnswers:
@@ -116,7 +117,7 @@ def _calibrate(trainer: Any, family: "Family", output: PredictionOutput, answers
     numbers = [row["row"] for row in answers.rows]
     family.calibrate(output, trainer, dict(zip(numbers, answers.correct, strict=True)))
     calibrated = family.read_answers(output, trainer)
-    answers = answers.with_confidences([calibrated[number][1] for number in numbers])
+    answers = answers._replace(confidences=np.array([calibrated[number][1] for number in numbers]))
     target_risk = trainer.args.target_risk
     if target_risk is not None:
         abstention = choose_threshold(answers.confidences, answers.correct, target_risk)

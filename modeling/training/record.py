@@ -1,4 +1,4 @@
-"""What a run leaves about itself, so that it can be run again and its card can be written; no path and no token."""
+"""What a run writes down about itself, to be repeated and to fill its card; no path and no token."""
 
 import importlib.metadata
 import json
@@ -14,25 +14,32 @@ import yaml
 from datasets import DatasetDict
 from peft import PeftConfig
 
-from modeling.training.arguments import AnyTrainingArguments, DataArguments, told_values
+from modeling.training.arguments import AnyTrainingArguments, DataArguments, non_default_values
 from processing.errors import UserError
 from processing.sources import HUB_ID
 from processing.storage import write_atomically
 
 RECIPE_FILE = "recipe.yaml"
-
 RECORD_FILE = "run.json"
-
-CORE_FIELDS = (  # told in every recipe, also where they have their defaults
-    *("model_name_or_path", "learning_rate", "lr_scheduler_type", "num_train_epochs", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "lora_r", "lora_alpha", "lora_dropout", "lora_targets", "prompt", "seed"),
+CORE_FIELDS = (  # stand in every recipe, also where they have their defaults
+    "model_name_or_path",
+    "learning_rate",
+    "lr_scheduler_type",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_targets",
+    "prompt",
+    "seed",
 )
-
 PACKAGES = ("torch", "transformers", "peft", "datasets", "accelerate", "huggingface_hub")
 
 
 def write_record(data_args: DataArguments, args: AnyTrainingArguments, dataset: DatasetDict, seconds: float) -> None:
-    """Writes `recipe.yaml`, which `train.py` takes, and `run.json`, what the model card tells beside the figures.
+    """Writes `recipe.yaml`, which `train.py` takes, and `run.json`, what the model card says beside the figures.
 
     Args:
         data_args, args: of the run.
@@ -55,12 +62,10 @@ def write_record(data_args: DataArguments, args: AnyTrainingArguments, dataset: 
         "base_model": base,
         "command": command,
         "dataset": {
-            **{
-                "name": info.dataset_name,
-                "id": hub_id,
-                "license": info.license or None,
-                "language": data_args.language,
-            },
+            "name": info.dataset_name,
+            "id": hub_id,
+            "license": info.license or None,
+            "language": data_args.language,
             "citation": info.citation or None,
             "splits": {
                 split: {"questions": len(rows), "images": len(set(rows["image"]))} for split, rows in dataset.items()
@@ -92,10 +97,10 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 
 def recipe_of(data_args: DataArguments, args: AnyTrainingArguments) -> dict[str, Any]:
-    """What a run was told, without anything of this machine."""
+    """The options of a run, without anything of this machine."""
     recipe: dict[str, Any] = {"model_type": args.model_type, "dataset": data_args.dataset}
     recipe |= {name: getattr(args, name) for name in CORE_FIELDS if hasattr(args, name)}
-    recipe |= told_values(data_args) | args.recipe
+    recipe |= non_default_values(data_args) | args.recipe
     recipe["lr_scheduler_type"] = args.lr_scheduler_type.value
     if Path(data_args.dataset).expanduser().exists():
         recipe.pop("dataset", None)

@@ -83,9 +83,7 @@ def load_checkpoint(name: str, labels: dict[str, dict] | None = None) -> tuple[A
             raise UserError(f"{name}: a {config.model_type} model, not ViLT; choose another.")
         new_head = bool(labels) and config.label2id != labels["label2id"]
         model_class, image_processor_class = MODELS[config.model_type]
-        model, report = load_weights(
-            model_class, name, torch.float32, ignore_mismatched_sizes=bool(labels), **labels
-        )
+        model, report = load_weights(model_class, name, torch.float32, ignore_mismatched_sizes=bool(labels), **labels)
         if report["missing_keys"] and not labels:
             missing = min(report["missing_keys"])
             raise UserError(f"{name}: it has no trained answers ({missing} is missing); train it first.")

@@ -30,7 +30,6 @@ __all__ = [
     "read_answers",
     "set_abstention_threshold",
 ]
-
 MODEL_TYPES = tuple(MODELS)
 MAX_CASES = 250
 

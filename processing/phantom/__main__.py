@@ -8,7 +8,11 @@ from processing.phantom.files import write_phantoms
 
 
 def main(arguments: list[str]) -> None:
-    """The command line."""
+    """Writes a phantom data set and prints its folder.
+
+    Raises:
+        UserError: as `write_phantoms`.
+    """
     parser = argparse.ArgumentParser(description="Write a phantom data set in SLAKE's format.")
     parser.add_argument("folder", type=Path, help="where the data set goes")
     parser.add_argument("--num_images", type=int, default=60, help="images in all splits, at least 12")

@@ -1,114 +1,27 @@
 """Phantom bodies: chest and abdomen in CT, the brain in MRI, the chest in X-ray."""
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
+from processing.phantom.body_parts import SIDES, draw_disease, draw_spine, draw_trunk, draw_vessels
 from processing.phantom.scene import Finding, Kind, Scene
 
-# What the images of a kind show, in turn. No length shares a factor with SPLIT_CYCLE, so every split sees it all.
+# What the images of a kind show, in turn. No length shares a factor with that of `files.SPLIT_CYCLE`, so every split
+# gets images of all.
 CHEST_CT_CYCLE = ("Effusion", "None", "Nodule", "None", "Pneumonia", "Atelectasis", "Nodule", "None")
 
 XRAY_CYCLE = ("Nodule", "None", "Effusion", "Cardiomegaly", "Pneumonia", "Atelectasis", "None", "Nodule")
 
 BRAIN_CYCLE = ("None", "Tumor", "Edema", "None", "Tumor")
 
-SIDES = (("Right", -1.0), ("Left", 1.0))  # radiological: the patient's right lies to the left in the image
-
-
-def draw_trunk(scene: Scene, air: float, fat: float, muscle: float, bone: float) -> np.ndarray:
-    """Skin, fat, wall, ribs and table of an axial CT; returns the shape of the cavity within."""
-    rng, depth = scene.rng, scene.rng.uniform(0.03, 0.1)
-    table = scene.ellipse(0, -0.75, 1.6, scene.vary(1.5, 0.03))
-    scene.paint(0.012 - np.abs(table), muscle, strength=0.8)
-    body = scene.ellipse(0, 0, scene.vary(0.88, 0.05), scene.vary(0.62, 0.07), boxy=True)
-    scene.paint(body, muscle)
-    scene.paint(body - 0.02, fat + 0.03 * scene.noise(20))
-    wall = body - 0.02 - depth
-    scene.paint(wall, muscle + 0.02 * scene.noise(40))
-    ring = np.abs(wall - 0.075)
-    angle = np.arctan2(scene.y, scene.x)
-    ribs = 0.05 * np.cos(angle * int(rng.integers(9, 13)) + rng.uniform(0, 6) + scene.noise(5)) - 0.02
-    scene.paint(np.minimum(0.022 - ring, ribs), bone, soft=0.02)
-    for _, side in SIDES:
-        scene.dab((side * 0.16, 0.46, 0.15, 0.09), muscle)
-    return wall - 0.1
-
-
-def draw_spine(scene: Scene, bone: float, marrow: float, cord: float) -> None:
-    """An axial vertebra with its processes and the spinal cord."""
-    at = scene.vary(0.31, 0.06)
-    for _, side in SIDES:
-        scene.dab((side * 0.13, at + 0.12, 0.1, 0.028, side * 0.35), bone)
-    scene.dab((0, at + 0.2, 0.022, 0.08), bone)
-    scene.dab((0, at + 0.115, 0.085, 0.06), bone)
-    body = scene.ellipse(0, at, scene.vary(0.115), 0.09, boxy=True)
-    scene.paint(body, bone)
-    scene.paint(body - 0.022, marrow + 0.05 * scene.noise(48), soft=0.03)
-    scene.organ("Spinal Cord", scene.ellipse(0, at + 0.12, 0.043, 0.035), cord)
-
-
-def draw_vessels(scene: Scene, lungs: dict[str, np.ndarray], value: float, width: float) -> None:
-    """Branching vessels from each hilum, thinning outwards."""
-    half, rng = scene.size / 2, scene.rng
-    layer = Image.new("L", (scene.size, scene.size))
-    pen = ImageDraw.Draw(layer)
-    for lung in lungs.values():
-        inside = np.flatnonzero(lung > 0.02)
-        if not inside.size:
-            continue
-        ends = np.stack([inside % scene.size, inside // scene.size], axis=1)[rng.integers(0, inside.size, 22)]
-        hilum = np.array([half + 0.45 * (ends[:, 0].mean() - half), ends[:, 1].mean()])
-        for end in ends:
-            root = hilum + rng.normal(0, 0.04 * half, 2)
-            knee = root + rng.uniform(0.3, 0.7) * (end - root) + rng.normal(0, 0.06 * half, 2)
-            thick = width * half * rng.uniform(0.6, 1.2)
-            pen.line([*root, *knee], fill=255, width=max(1, round(thick)))
-            pen.line([*knee, *end], fill=int(rng.integers(90, 200)), width=max(1, round(thick / 2)))
-            pen.ellipse([*(knee - thick / 2), *(knee + thick / 2)], fill=255)
-    blurred = layer.filter(ImageFilter.GaussianBlur(0.7 * scene.size / 224))
-    inside = np.clip(np.max(list(lungs.values()), axis=0) / 0.02, 0, 1)
-    scene.image += np.asarray(blurred, dtype=np.float32) / 255 * inside * (value - scene.image)
-
-
-def lung_findings(scene: Scene, lungs: dict[str, np.ndarray], disease: str, value: float, dependent: float) -> None:
-    """Draw `disease` into one of the two lungs.
-
-    Args:
-        lungs: label to shape, of the lungs as a healthy patient has them.
-        disease: SLAKE's name of the finding; an unknown one draws nothing.
-        value: grey level of consolidated lung or fluid.
-        dependent: y from which fluid gathers.
-    """
-    label = str(scene.rng.choice(list(lungs)))
-    lung = lungs[label]
-    if disease == "Nodule":
-        for _ in range(scene.rng.integers(1, 3)):
-            radius = scene.rng.uniform(0.055, 0.085)
-            cx, cy = scene.spot(lung, 1.2 * radius)
-            nodule = scene.ellipse(cx, cy, radius, scene.vary(radius, 0.15))
-            # A second nodule on top of the first would count as one.
-            if not any(mask[nodule > -0.05].any() for _, _, mask in scene.findings):
-                scene.finding("Nodule", label, nodule, value, soft=0.035)
-    elif disease == "Effusion":
-        bowl = dependent + 0.12 - 0.9 * np.square(scene.x - 0.1 * np.sign(scene.x))
-        scene.finding("Effusion", label, np.minimum(lung + 0.02, scene.y - bowl), value, soft=0.04)
-    elif disease == "Pneumonia":
-        radius = scene.rng.uniform(0.16, 0.22)
-        cx, cy = scene.spot(lung, radius)
-        patch = scene.ellipse(cx, cy, radius, radius * 1.15) + 0.02 * scene.noise(14)
-        scene.finding("Pneumonia", label, np.minimum(lung, patch), value - 0.1 + 0.08 * scene.noise(30), soft=0.12)
-    elif disease == "Atelectasis":
-        scene.finding("Atelectasis", label, lung + 0.02, value + 0.02 * scene.noise(12), soft=0.05)
-        scene.organs.pop(label)
-
 
 def chest_ct(scene: Scene, turn: int) -> None:
-    """Axial chest CT in a lung window (grey vessels, white heart) or a soft-tissue window (black lungs)."""
+    """Draws an axial chest CT in a lung window (grey vessels, white heart) or a soft-tissue window (black lungs)."""
     wide = scene.chance(0.55)
     air, fat, muscle, bone = (0.13, 0.68, 0.8, 0.97) if wide else (0.02, 0.2, 0.46, 0.95)
     lung_grey, heart_grey = (0.2, 0.88) if wide else (0.05, 0.56)
     scene.image += air
-    cavity = draw_trunk(scene, air, fat, muscle, bone)
+    cavity = draw_trunk(scene, fat, muscle, bone)
     heart = scene.ellipse(0.12, -0.1, scene.vary(0.24), scene.vary(0.19), scene.rng.uniform(0.2, 0.7))
     lungs = {}
     for name, side in SIDES:
@@ -125,14 +38,14 @@ def chest_ct(scene: Scene, turn: int) -> None:
         scene.dab((side * 0.075, 0.06, 0.032, 0.026), air)
         scene.dab((side * 0.68, 0.33, 0.15, 0.016, side * -0.75), bone)
     scene.dab((0, -0.49, 0.09, 0.03), bone)
-    lung_findings(scene, lungs, CHEST_CT_CYCLE[turn % 8], muscle, dependent=0.12)
+    draw_disease(scene, lungs, CHEST_CT_CYCLE[turn % len(CHEST_CT_CYCLE)], muscle, dependent=0.12)
 
 
 def abdomen_ct(scene: Scene, turn: int) -> None:
-    """Axial abdominal CT: liver, spleen and kidneys come and go with the level of the slice and the patient."""
+    """Draws an axial abdominal CT; which organs it has depends on the level of the slice and the patient."""
     rng = scene.rng
     air, fat, muscle, bone = 0.02, scene.vary(0.16, 0.2), 0.44, 0.95
-    cavity = draw_trunk(scene, air, fat, muscle, bone)
+    cavity = draw_trunk(scene, fat, muscle, bone)
     scene.paint(cavity, fat + 0.02 * scene.noise(40))
     has_liver = turn % 4 != 1  # below it the slice shows bowel
     organ_grey = scene.vary(0.54, 0.06)
@@ -171,11 +84,12 @@ def abdomen_ct(scene: Scene, turn: int) -> None:
         scene.organ(f"{name} Kidney", kidney, organ_grey + enhanced)
         scene.dab((side * 0.25, 0.22, 0.06, 0.045), organ_grey - 0.05, soft=0.04)
     if has_liver and turn % 3:
-        liver_lesions(scene, np.minimum(np.minimum(liver, right), 0.08 - scene.y), organ_grey)  # clear of the kidney
+        clear_of_kidney = np.minimum(np.minimum(liver, right), 0.08 - scene.y)
+        _draw_liver_lesions(scene, clear_of_kidney, organ_grey)
 
 
-def liver_lesions(scene: Scene, liver: np.ndarray, grey: float) -> None:
-    """One or two lesions, darker or brighter than the tissue."""
+def _draw_liver_lesions(scene: Scene, liver: np.ndarray, grey: float) -> None:
+    """Draws one or two lesions, darker or brighter than the tissue."""
     value = grey + (-0.3 if scene.chance(0.5) else 0.34)
     for _ in range(scene.rng.integers(1, 3)):
         radius = scene.rng.uniform(0.06, 0.1)
@@ -185,7 +99,7 @@ def liver_lesions(scene: Scene, liver: np.ndarray, grey: float) -> None:
 
 
 def brain_mri(scene: Scene, turn: int) -> None:
-    """Axial brain MRI, T1 or T2 weighted, with or without the skull around it."""
+    """Draws an axial brain MRI, T1 or T2 weighted, with or without the skull around it."""
     rng = scene.rng
     scene.weighting = ("T1", "T2")[turn % 2]
     bright = scene.weighting == "T2"
@@ -211,7 +125,7 @@ def brain_mri(scene: Scene, turn: int) -> None:
         scene.dab((side * 0.075, -0.13, 0.036 * wide, 0.15, side * 0.35), fluid, soft=0.025)
         scene.dab((side * 0.16, 0.22, 0.04 * wide, 0.17, side * -0.5), fluid, soft=0.025)
     scene.dab((0, 0.06, 0.014, 0.08), fluid)
-    disease = BRAIN_CYCLE[turn // 2 % 5]
+    disease = BRAIN_CYCLE[turn // 2 % len(BRAIN_CYCLE)]
     if disease == "None":
         return
     name, side = SIDES[rng.integers(2)]
@@ -229,9 +143,9 @@ def brain_mri(scene: Scene, turn: int) -> None:
 
 
 def chest_xray(scene: Scene, turn: int) -> None:
-    """Frontal chest X-ray."""
+    """Draws a frontal chest X-ray."""
     x, y = scene.x, scene.y
-    disease = XRAY_CYCLE[turn % 8]
+    disease = XRAY_CYCLE[turn % len(XRAY_CYCLE)]
     lung_grey = scene.vary(0.27, 0.4)
     torso = np.maximum(
         scene.ellipse(0, 0.6, scene.vary(0.84, 0.05), 1.6), scene.ellipse(0, -0.2, 1.05, 0.36, boxy=True)
@@ -262,7 +176,7 @@ def chest_xray(scene: Scene, turn: int) -> None:
     scene.dab((0.1, -0.3, 0.09, 0.09), 0.76, soft=0.06)
     scene.dab((0, -0.7, 0.035, 0.3), 0.5, soft=0.06)
     scene.organ("Heart", heart, 0.77 + 0.02 * scene.noise(5), soft=0.09)
-    lung_findings(scene, lungs, disease, 0.78, dependent=0.22)
+    draw_disease(scene, lungs, disease, 0.78, dependent=0.22)
     if big:
         scene.findings.append(Finding("Cardiomegaly", "Heart", heart > 0))
     # Ribs, spine and collarbones shine through everything: they add light instead of covering.
@@ -292,7 +206,10 @@ KINDS = (
 
 
 def draw_scene(index: int, seed: int, size: int) -> tuple[Scene, Image.Image]:
-    """Phantom number `index`, which depends on nothing but the arguments."""
+    """Draws phantom number `index`, and returns what is known of it and the picture.
+
+    It depends on nothing but the arguments.
+    """
     turn, kind = index // len(KINDS), KINDS[index % len(KINDS)]
     scene = Scene(kind, size, np.random.default_rng([seed, index]))
     kind.draw(scene, turn)

@@ -15,7 +15,7 @@ from processing.phantom.anatomy import KINDS, draw_scene
 from processing.phantom.questions import slake_rows
 from processing.storage import cache_dir
 
-DRAWING = 1  # counts the changes of what is drawn, so that a set in the cache is never an older one
+DRAWING = 1  # version of what is drawn: another one is another folder in the cache
 
 SPLITS = ("train", "validate", "test")
 
@@ -28,7 +28,7 @@ IMAGE_SIZES = (96, 1024)  # smaller images lose the lesions; SLAKE's own largest
 
 
 def write_phantoms(folder: str | Path, num_images: int = 60, seed: int = 0, image_size: int = 224) -> Path:
-    """Write a phantom data set in SLAKE's layout, or leave it as it is where it is already there.
+    """Writes a phantom data set in SLAKE's layout, or leaves it alone where it is already there.
 
     Image number i depends on `seed` and `image_size` only, and about five of seven images go to training. The set is
     written beside `folder` and renamed when complete, so two processes may race: the loser discards its copy.
@@ -43,7 +43,7 @@ def write_phantoms(folder: str | Path, num_images: int = 60, seed: int = 0, imag
         `folder` as an absolute path.
 
     Raises:
-        UserError: for an argument out of range, or a folder that holds anything but this very data set.
+        UserError: an argument is out of range, or the folder holds anything but this very data set.
     """
     folder = Path(folder).absolute()
     if num_images < MIN_IMAGES:
@@ -54,35 +54,36 @@ def write_phantoms(folder: str | Path, num_images: int = 60, seed: int = 0, imag
         raise UserError(f"seed is {seed}: give zero or a positive number.")
     if not IMAGE_SIZES[0] <= image_size <= IMAGE_SIZES[1]:
         raise UserError(f"image_size is {image_size}: give {IMAGE_SIZES[0]} to {IMAGE_SIZES[1]} pixels.")
-    if occupied(folder):
-        check_same(folder, num_images, seed, image_size)
+    if _is_occupied(folder):
+        _check_same(folder, num_images, seed, image_size)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.{uuid4().hex}")
     try:
-        write_files(part, num_images, seed, image_size)
+        _write_files(part, num_images, seed, image_size)
         try:
             os.rename(part, folder)
         except OSError:
-            if not occupied(folder):
+            if not _is_occupied(folder):
                 raise
-            check_same(folder, num_images, seed, image_size)
+            _check_same(folder, num_images, seed, image_size)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
 def cached_phantoms(num_images: int = 60) -> Path:
-    """The folder of a phantom set in the cache, written if it is not there."""
+    """The folder of a phantom set in the cache, written where it is not there yet."""
     return write_phantoms(cache_dir() / f"phantom-{DRAWING}" / str(num_images), num_images)
 
 
-def occupied(folder: Path) -> bool:
+def _is_occupied(folder: Path) -> bool:
+    """Whether anything but an empty folder is there."""
     return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
-def write_files(folder: Path, num_images: int, seed: int, image_size: int) -> None:
-    """Draw the images one by one and append their rows, so that memory does not grow with `num_images`."""
+def _write_files(folder: Path, num_images: int, seed: int, image_size: int) -> None:
+    """Draws the images one by one and appends their rows, so that memory does not grow with `num_images`."""
     folder.mkdir()
     with ExitStack() as stack:
         files = {split: stack.enter_context(open(folder / f"{split}.json", "w", encoding="utf-8")) for split in SPLITS}
@@ -99,8 +100,8 @@ def write_files(folder: Path, num_images: int, seed: int, image_size: int) -> No
             file.write("]")
 
 
-def check_same(folder: Path, num_images: int, seed: int, image_size: int) -> None:
-    """Raise `UserError` unless `folder` holds the set these arguments give, by its first image and its count."""
+def _check_same(folder: Path, num_images: int, seed: int, image_size: int) -> None:
+    """Raises `UserError` unless a folder holds the set of these arguments, by its first image and its count."""
     scene, _ = draw_scene(0, seed, image_size)
     start = "[" + ", ".join(map(json.dumps, slake_rows(scene, 0)))
     try:

@@ -17,21 +17,37 @@ def general_topics(scene: Scene) -> Iterator[Topic]:
     """Modality, weighting, plane and part of the body."""
     kind, weighting = scene.kind, scene.weighting
     yield what("Modality", kind.modality, "What modality is used to take this image?", "How was this image taken?")
-    for modality in ("MRI", "X-Ray"):
-        is_this = f"Is this {'an' if modality == 'MRI' else 'a'} {modality}?"
-        yield yes_no("Modality", modality == kind.modality, is_this, f"Is this image taken via {modality}?")
+    for modality, article in (("MRI", "an"), ("X-Ray", "a")):
+        yield yes_no(
+            "Modality",
+            modality == kind.modality,
+            f"Is this {article} {modality}?",
+            f"Is this image taken via {modality}?",
+        )
     if weighting:
-        mri = ("What is the mr weighting in this image?", "What type of MRI is shown in this image?")
-        yield what("Modality", weighting, *mri)
-        for one in ("T1", "T2"):
-            yield yes_no("Modality", one == weighting, f"Is this an MRI image with {one} weighted?")
-    scan = ("What is the scanning plane of this image?", "In what plane is this image scanned?")
-    yield what("Plane", kind.plane, *scan)
+        yield what(
+            "Modality",
+            weighting,
+            "What is the mr weighting in this image?",
+            "What type of MRI is shown in this image?",
+        )
+        for name in ("T1", "T2"):
+            yield yes_no("Modality", name == weighting, f"Is this an MRI image with {name} weighted?")
+    yield what(
+        "Plane",
+        kind.plane,
+        "What is the scanning plane of this image?",
+        "In what plane is this image scanned?",
+    )
     coronal = kind.plane == "Coronal Plane"
     yield yes_no("Plane", coronal, "Is this a coronal plane?", "Is this a coronal section?")
     yield what("Organ", kind.region, "Which organ system is imaged?", "What organ system is pictured?")
-    part = ("Which part of the body does this image belong to?", "Where does the picture show?")
-    yield what("Position", kind.region, *part)
+    yield what(
+        "Position",
+        kind.region,
+        "Which part of the body does this image belong to?",
+        "Where does the picture show?",
+    )
     for region in ("Chest", "Abdomen", "Head"):
         yield yes_no("Organ", region == kind.region, f"Is this a study of the {region.lower()}?")
 
@@ -55,16 +71,17 @@ def organ_topics(scene: Scene) -> Iterator[Topic]:
     ):
         yield what("Quantity", str(sum(label in scene.organs for label in GROUPS[group])), *wordings)
     for label in ("Left Lung", "Right Lung", "Heart", "Left Kidney", "Right Kidney"):
-        if label in scene.organs and (color := color_name(scene, scene.organs[label])):
+        if label in scene.organs and (color := _color_name(scene, scene.organs[label])):
             name = label.lower()
-            show, plain = (
+            yield what(
+                "Color",
+                color,
                 f"What color does the {name} show in the picture?",
                 f"What color is the {name} in the picture?",
             )
-            yield what("Color", color, show, plain)
 
 
-def color_name(scene: Scene, mask: np.ndarray) -> str | None:
+def _color_name(scene: Scene, mask: np.ndarray) -> str | None:
     """Black, Gray or White by the finished image's middle grey level under `mask`; None where it is in between."""
     grey = float(np.median(scene.image[mask]))
     bands = (("Black", 0.0, 0.27), ("Gray", 0.33, 0.66), ("White", 0.7, 1.0))
@@ -84,8 +101,8 @@ def finding_topics(scene: Scene) -> Iterator[Topic]:
         nodules = sum(finding.label == "Nodule" for finding in scene.findings)
         yield what("Quantity", str(nodules), "How many nodules are there in this image?")
         for side in ("Left", "Right"):
-            here = f"Is/Are there abnormalities in the patient's {side.lower()} lung?"
-            yield yes_no("Abnormality", f"{side} Lung" in sick, here)
+            question = f"Is/Are there abnormalities in the patient's {side.lower()} lung?"
+            yield yes_no("Abnormality", f"{side} Lung" in sick, question)
         if len(sick) == 1:
             organ = next(iter(sick)).split()[-1]
             yield which("Abnormality", organ, "Which organ is abnormal, heart or lung?")
@@ -102,11 +119,11 @@ def finding_topics(scene: Scene) -> Iterator[Topic]:
     for disease in [*present, *scene.rng.permutation(absent)[:1]]:
         yield yes_no("Abnormality", disease in present, f"Can {disease} be observed in the picture?")
     if len(sick) == 1:
-        yield from place_topics(scene, next(iter(sick)))
+        yield from _place_topics(scene, next(iter(sick)))
 
 
-def place_topics(scene: Scene, organ: str) -> Iterator[Topic]:
-    """Where the findings of the only abnormal organ are; nothing where upper or lower would be a matter of taste."""
+def _place_topics(scene: Scene, organ: str) -> Iterator[Topic]:
+    """Where the findings of the only abnormal organ are; upper or lower only where it is clear."""
     side = organ.split()[0]
     if organ.endswith("Lobe"):
         yield which("Position", side, "Which hemisphere is abnormal, left or right?")
@@ -126,8 +143,8 @@ def place_topics(scene: Scene, organ: str) -> Iterator[Topic]:
         yield what("Position", organ, "Where is/are the abnormality located?")
 
 
-def sample_questions(scene: Scene) -> list[tuple[Topic, str]]:
-    """Ten to fourteen topics with a wording each: as many yes as no, the rest spread over the content types."""
+def _sample_questions(scene: Scene) -> list[tuple[Topic, str]]:
+    """Chooses ten to fourteen topics with a wording each: as many yes as no, the others of all content types."""
     topics = [*general_topics(scene), *organ_topics(scene), *finding_topics(scene)]
     topics = [topics[at] for at in scene.rng.permutation(len(topics))]
     count = int(scene.rng.integers(QUESTIONS[0], QUESTIONS[1] + 1))
@@ -160,5 +177,5 @@ def slake_rows(scene: Scene, index: int) -> list[dict[str, object]]:
             "triple": ["vhead", "_", "_"],
             "qid": index * QUESTIONS[1] + number,
         }
-        for number, (topic, question) in enumerate(sample_questions(scene))
+        for number, (topic, question) in enumerate(_sample_questions(scene))
     ]

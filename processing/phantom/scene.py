@@ -1,4 +1,4 @@
-"""One phantom image while it is drawn."""
+"""One phantom image while it is drawn, and what is known about it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,55 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
-GROUPS = {  # what SLAKE's questions call an organ: the boxes that make it up
+# What SLAKE's questions call an organ, and the labels of the boxes that make it up.
+GROUPS = {
     "Lung": ("Left Lung", "Right Lung"),
     "Kidney": ("Left Kidney", "Right Kidney"),
-    **{organ: (organ,) for organ in ("Heart", "Liver", "Spleen", "Brain", "Small Bowel", "Spinal Cord")},
+    "Heart": ("Heart",),
+    "Liver": ("Liver",),
+    "Spleen": ("Spleen",),
+    "Brain": ("Brain",),
+    "Small Bowel": ("Small Bowel",),
+    "Spinal Cord": ("Spinal Cord",),
 }
 
 Window = Any  # an index into a grid: a pair of slices, or ... for all of it
 
 
 class Kind(NamedTuple):
+    """A kind of image.
+
+    Attributes:
+        draw: draws the body into a scene; the number counts the images of this kind.
+        location: SLAKE's field.
+        modality: SLAKE's field.
+        region: SLAKE's answer to "Which organ system is imaged?"
+        plane: of the scan.
+        blur: radius in pixels of an image of 224 pixels.
+        grain: standard deviation of the noise, of grey levels 0 to 1.
+    """
+
     draw: Callable[[Scene, int], None]
-    location: str  # SLAKE's field
+    location: str
     modality: str
-    region: str  # SLAKE's answer to "Which organ system is imaged?"
+    region: str
     plane: str
-    blur: float  # pixels at 224
-    grain: float  # standard deviation of the noise, of grey levels 0 to 1
+    blur: float
+    grain: float
+
+
+class Finding(NamedTuple):
+    """A lesion or another abnormality.
+
+    Attributes:
+        label: SLAKE's name.
+        organ: label of the organ that has it.
+        mask: its pixels, bool ``(size, size)``.
+    """
+
+    label: str
+    organ: str
+    mask: np.ndarray
 
 
 @dataclass
@@ -35,13 +67,22 @@ class Scene:
     Coordinates run from -1 to 1, x to the right and y down; `x` and `y` are float32 grids of shape ``(size, size)``
     bent by the pose of this patient. A "shape" is a grid of distances to its outline, positive inside: minimum is
     intersection, maximum is union.
+
+    Attributes:
+        kind: of the image.
+        size: pixels along a side.
+        rng: draws all that differs between patients.
+        weighting: T1 or T2, of an MRI.
+        organs: bool masks ``(size, size)`` by label.
+        findings: of all organs.
+        image: grey levels ``(size, size)``, 0 to 1.
     """
 
     kind: Kind
-    size: int  # pixels
+    size: int
     rng: np.random.Generator
     weighting: str | None = None
-    organs: dict[str, np.ndarray] = field(default_factory=dict)  # label: bool mask (size, size)
+    organs: dict[str, np.ndarray] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -64,12 +105,13 @@ class Scene:
         return float(value * self.rng.uniform(1 - part, 1 + part))
 
     def chance(self, probability: float) -> bool:
+        """True with this probability."""
         return bool(self.rng.random() < probability)
 
     def ellipse(
         self, cx: float, cy: float, rx: float, ry: float, turn: float = 0.0, boxy: bool = False, window: Window = ...
     ) -> np.ndarray:
-        """Shape of an ellipse at (cx, cy), turned by `turn` radians; `boxy` pulls it halfway to a rectangle."""
+        """The shape of an ellipse at (cx, cy), turned by `turn` radians; `boxy` pulls it halfway to a rectangle."""
         # In place where it can be: large temporaries are what drawing spends its time on.
         cos, sin = float(np.cos(turn)), float(np.sin(turn))
         x, y = self.x[window], self.y[window]
@@ -88,7 +130,7 @@ class Scene:
     def paint(
         self, shape: np.ndarray, value: float | np.ndarray, soft: float = 0, strength: float = 1, window: Window = ...
     ) -> None:
-        """Lay grey `value` (0 to 1) over `shape`, its edge blended over `soft` units (at least two pixels)."""
+        """Lays grey `value` (0 to 1) over `shape`, its edge blended over `soft` units (at least two pixels)."""
         alpha = shape * (1 / max(soft, 4 / self.size))
         alpha += 0.5
         np.clip(alpha, 0, 1, out=alpha)
@@ -97,7 +139,7 @@ class Scene:
         self.image[window] += alpha
 
     def dab(self, ellipse: Sequence[float], value: float, soft: float = 0, strength: float = 1) -> None:
-        """Paint an ellipse (cx, cy, rx, ry and maybe turn) in one grey, touching only the pixels around it."""
+        """Paints an ellipse (cx, cy, rx, ry and maybe turn) in one grey, touching only the pixels around it."""
         (cx, cy, rx, ry), turn = ellipse[:4], ellipse[4] if len(ellipse) > 4 else 0.0
         reach = max(rx, ry) + soft + 0.3  # no pose moves a point by more than 0.3
         edges = ((np.array([cy - reach, cy + reach, cx - reach, cx + reach]) + 1) * self.size / 2).clip(0).astype(int)
@@ -105,7 +147,7 @@ class Scene:
         self.paint(self.ellipse(cx, cy, rx, ry, turn, window=window), value, soft, strength, window)
 
     def organ(self, label: str, shape: np.ndarray, value: float | np.ndarray, soft: float = 0.0) -> None:
-        """Paint an organ and keep its mask; what lies on top takes the pixels from the organs below."""
+        """Paints an organ and keeps its mask; organs below it lose the pixels that it covers."""
         self.paint(shape, value, soft)
         mask = shape > 0
         for other in self.organs.values():
@@ -113,7 +155,7 @@ class Scene:
         self.organs[label] = mask
 
     def finding(self, label: str, organ: str, shape: np.ndarray, value: float | np.ndarray, soft: float = 0.0) -> None:
-        """Paint a lesion of `organ` and keep its mask."""
+        """Paints a lesion of `organ` and keeps its mask."""
         self.paint(shape, value, soft)
         self.findings.append(Finding(label, organ, shape > 0))
 
@@ -124,7 +166,7 @@ class Scene:
         return float(self.x.flat[at]), float(self.y.flat[at])
 
     def finish(self) -> Image.Image:
-        """The RGB image, with noise, exposure and blur of the scanner; `image` becomes what it shows, 0 to 1."""
+        """The RGB image, with noise, exposure and blur of the scanner; `image` becomes what it shows."""
         white = self.rng.standard_normal(self.image.shape, dtype=np.float32)
         self.image += self.kind.grain * white * (0.3 + self.image)
         exposed = np.clip(self.image * self.rng.uniform(0.92, 1.06), 0, 1)
@@ -141,12 +183,6 @@ class Scene:
         """SLAKE's boxes, ``[{label: [x, y, width, height]}]`` in pixels, each tight around its mask."""
         marked = [*self.organs.items(), *((finding.label, finding.mask) for finding in self.findings)]
         return [{label: tight_box(mask)} for label, mask in marked]
-
-
-class Finding(NamedTuple):
-    label: str
-    organ: str
-    mask: np.ndarray  # bool (size, size)
 
 
 def tight_box(mask: np.ndarray) -> list[float]:

@@ -1,4 +1,4 @@
-"""A SLAKE-format data set repo of the Hub as a local SLAKE folder."""
+"""A data set repo of the Hub in SLAKE's format, as a local SLAKE folder."""
 
 import shutil
 import stat
@@ -42,8 +42,8 @@ def download_slake(repo_id: str) -> Path:
     archive = snapshot / ARCHIVE
     if not archive.is_file():
         raise UserError(f"--dataset {repo_id}: the repo has no {ARCHIVE}; it is not in SLAKE's format.")
-    # the snapshot's folder is named after the commit
-    folder = cache_dir() / "datasets" / f"{repo_id.replace('/', '--')}-{snapshot.name[:12]}"
+    commit = snapshot.name[:12]
+    folder = cache_dir() / "datasets" / f"{repo_id.replace('/', '--')}-{commit}"
     if not folder.is_dir():
         _unpack(archive, [file for file in snapshot.iterdir() if file.suffix == ".json"], folder)
     return folder
@@ -58,17 +58,18 @@ def _unpack(archive: Path, tables: list[Path], folder: Path) -> None:
             shutil.copyfile(table, temporary / table.name)
         _unzip(archive, temporary)
         if not (temporary / "imgs").is_dir():
-            raise UserError(f"{archive.name}: it holds no imgs/ folder; it is not in SLAKE's format.")
+            raise UserError(f"{archive.name}: it has no imgs/ folder; it is not in SLAKE's format.")
         try:
             temporary.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was first
+            if not folder.is_dir():  # otherwise another process was first
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _unzip(archive: Path, target: Path) -> None:
+    """Unpacks `imgs/` of an archive; refuses one that is too large or has entries that leave the folder."""
     root = target.resolve()
     try:
         with zipfile.ZipFile(archive) as file:

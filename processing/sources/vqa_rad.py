@@ -1,20 +1,58 @@
-"""VQA-RAD's rows, of the public release or its split files."""
+"""VQA-RAD: its public release in one file, or copies with a file a split."""
 
-from processing.sources.tables import Row
+from collections.abc import Sequence
+from pathlib import Path
 
-VQA_RAD_PUBLIC_FILE = "VQA_RAD Dataset Public.json"
+from processing.sources.rows import Row, Source
+from processing.sources.tables import Record, read_records
+
+PUBLIC_FILE = "VQA_RAD Dataset Public.json"
+SPLIT_FILES = {"train": "trainset.json", "test": "testset.json"}
 
 
-def vqa_rad_rows(records: list[tuple[dict, Row]]) -> list[Row]:
-    rows = []
-    for record, row in records:
-        in_test = str(record.get("phrase_type")).startswith("test")
-        rows.append(
-            row
-            | {"split": row["split"] or ("test" if in_test else "train")}
-            | {"image": record.get("image_name"), "image_id": record.get("image_name")}
-            | {"question": record.get("question"), "answer": record.get("answer"), "question_id": record.get("qid")}
-            | {"answer_type": record.get("answer_type"), "content_type": record.get("question_type")}
-            | {"location": record.get("image_organ"), "language": "en"}
-        )
-    return rows
+def has_vqa_rad_splits(folder: Path) -> bool:
+    """Whether a folder holds a file of VQA-RAD's splits."""
+    return any((folder / name).is_file() for name in SPLIT_FILES.values())
+
+
+def read_vqa_rad_splits(folder: Path) -> Source:
+    """Reads `trainset.json` and `testset.json`, as far as they are there.
+
+    Raises:
+        UserError: a file can't be read.
+    """
+    files = {split: folder / name for split, name in SPLIT_FILES.items()}
+    rows = [
+        _raw_row(record) for split, file in files.items() if file.is_file() for record in read_records(file, split)
+    ]
+    return Source("vqa_rad", folder / "images", rows)
+
+
+def is_vqa_rad(records: Sequence[Record]) -> bool:
+    """Whether the records of a file are VQA-RAD's."""
+    return bool(records) and {"phrase_type", "image_name"} <= records[0].values.keys()
+
+
+def vqa_rad_source(folder: Path, records: Sequence[Record]) -> Source:
+    """The source of a folder whose one file holds these records."""
+    # The public release keeps its images in `VQA_RAD Image Folder`, other copies in `images`.
+    candidates = [folder / name for name in ("images", "VQA_RAD Image Folder")]
+    images = next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
+    return Source("vqa_rad", images, [_raw_row(record) for record in records])
+
+
+def _raw_row(record: Record) -> Row:
+    values = record.values
+    in_test = str(values.get("phrase_type")).startswith("test")
+    return record.row | {
+        "split": record.row["split"] or ("test" if in_test else "train"),
+        "image": values.get("image_name"),
+        "image_id": values.get("image_name"),
+        "question": values.get("question"),
+        "answer": values.get("answer"),
+        "question_id": values.get("qid"),
+        "answer_type": values.get("answer_type"),
+        "content_type": values.get("question_type"),
+        "location": values.get("image_organ"),
+        "language": "en",
+    }

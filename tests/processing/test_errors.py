@@ -1,0 +1,63 @@
+"""processing.errors: how a command line reports what went wrong."""
+
+import errno
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from processing.errors import UserError, mask_tokens, run_command
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "hf_" + "aB3" * 12
+
+
+def test_tokens_are_masked_and_nothing_else_is():
+    text = f"(token={TOKEN}, api_org_{'x' * 30}) in hf_home/user_hf_models and chf_{'a' * 30}"
+    assert mask_tokens(text) == f"(token=hf_***, api_org_***) in hf_home/user_hf_models and chf_{'a' * 30}"
+
+
+def test_recipe_that_holds_a_token_and_cannot_be_read_is_reported_without_it(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"hub_token: {TOKEN}: oops\n")
+    done = subprocess.run([sys.executable, "train.py", str(recipe)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: Recipe" in done.stderr
+    assert "not valid YAML" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_what_is_logged_is_masked(monkeypatch, capsys):
+    def log(argv: list[str]) -> None:
+        logging.getLogger("modeling").warning("asking with %s", TOKEN)
+
+    monkeypatch.setattr(logging.root, "handlers", [])
+    run_command(log)
+    assert capsys.readouterr().err == "asking with hf_***\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("row 3: no image; add one."), "error: row 3: no image; add one.\n"),
+        (OSError(errno.ENOSPC, "full", "out/x"), "error: out/x: the disk is full; free some space and run the same"),
+    ],
+)
+def test_what_a_user_can_fix_is_a_sentence_and_a_status(monkeypatch, capsys, error, message):
+    def fail(argv: list[str]) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(fail)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_other_errors_are_not_hidden():
+    def fail(argv: list[str]) -> None:
+        raise OSError(errno.EACCES, "no")
+
+    with pytest.raises(PermissionError):
+        run_command(fail)

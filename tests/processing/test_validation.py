@@ -1,0 +1,113 @@
+"""processing.validation: every kind of bad row is found, named and skipped."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from processing.data import load_vqa_dataset
+from processing.errors import UserError
+from tests.processing.conftest import rows_of
+
+BAD_ROWS = {
+    "missing image": {"image": "nowhere.png"},
+    "undecodable image": {"image": "broken.png"},
+    "image path leaves the data folder": {"image": "../outside.png"},
+    "empty question": {"question": "  "},
+    "answer is not a string": {"answer": ["lung"]},
+    "unknown split": {"split": "holdout"},
+    "duplicate id": {"question_id": 11},
+    "empty answer": {"answer": ""},
+}
+
+
+def prepare_bad_images(folder: Path) -> None:
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
+    Image.new("RGB", (8, 8)).save(folder.parent / "outside.png")
+
+
+@pytest.mark.parametrize("problem", BAD_ROWS)
+def test_each_kind_of_bad_row_is_skipped_named_and_listed(table, tmp_path, caplog, problem):
+    position = 11 if problem == "duplicate id" else 0
+    changes = [{} for _ in range(12)]
+    changes[position] = BAD_ROWS[problem]
+    if problem == "duplicate id":
+        changes[10] = BAD_ROWS[problem]
+    if problem == "unknown split":
+        changes = [{"split": "train"} for _ in range(12)]
+        changes[0], changes[1] = BAD_ROWS[problem], {"split": "validation"}
+    file = table(*changes)
+    prepare_bad_images(tmp_path)
+    skipped = tmp_path / "out" / "skipped_rows.jsonl"
+    dataset = load_vqa_dataset(str(file), skipped_rows_file=skipped)
+    assert len(rows_of(dataset)) == 11
+    assert f"1 of 12 rows can't be used:\n  1 x {problem}" in caplog.text
+    assert f"rows.json row {position + 1}" in caplog.text
+    [row] = [json.loads(line) for line in skipped.read_text().splitlines()]
+    assert row["problem"].startswith(problem)
+    with pytest.raises(UserError, match=rf"(?s)1 x {problem}.*--on_bad_rows skip"):
+        load_vqa_dataset(str(file), on_bad_rows="error")
+
+
+def test_all_problems_come_in_one_pass_counted_with_three_rows_named(table, tmp_path, caplog):
+    missing = [{"image": f"none{i}.png"} for i in range(5)]
+    load_vqa_dataset(str(table(*missing, {"question": ""}, {"answer": None})))
+    assert "7 of 12 rows can't be used" in caplog.text
+    assert "5 x missing image: rows.json row 1 (none0.png); rows.json row 2 (none1.png); rows.json row" in caplog.text
+    assert "; ..." in caplog.text
+    assert "1 x empty question: rows.json row 6" in caplog.text
+    assert "1 x answer is not a string: rows.json row 7 (None)" in caplog.text
+
+
+@pytest.mark.parametrize("answer", [(3, "3"), (2.0, "2"), (0.5, "0.5")], ids=str)
+def test_numbers_become_text(table, answer):
+    given, expected = answer
+    dataset = load_vqa_dataset(str(table({"answer": given})))
+    assert expected in {row["answer"] for row in rows_of(dataset)}
+
+
+def test_true_is_no_answer_text(table, caplog):
+    assert len(rows_of(load_vqa_dataset(str(table({"answer": True}))))) == 11
+    assert "answer is not a string: rows.json row 1 (True)" in caplog.text
+
+
+def test_no_rows_left_is_an_error_that_names_the_reason(table):
+    with pytest.raises(UserError, match=r"no rows left\. 12 of 12 rows can't be used:\n  12 x empty question"):
+        load_vqa_dataset(str(table(*[{"question": ""}] * 12)))
+
+
+def test_symbolic_link_out_of_the_folder_is_refused(table, tmp_path, caplog):
+    Image.new("RGB", (8, 8)).save(tmp_path.parent / "secret.png")
+    file = table({"image": "link.png"})
+    (tmp_path / "link.png").symlink_to(tmp_path.parent / "secret.png")
+    assert len(rows_of(load_vqa_dataset(str(file)))) == 11
+    assert "image path leaves the data folder" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "a\0b.png", ".", "x" * 5000])
+def test_odd_image_names_are_bad_rows_and_nothing_worse(table, caplog, name):
+    assert len(rows_of(load_vqa_dataset(str(table({"image": name}))))) == 11
+    assert "1 of 12 rows can't be used" in caplog.text
+
+
+def test_second_load_opens_no_image_again(table, monkeypatch):
+    file = table()
+    first = load_vqa_dataset(str(file))
+    monkeypatch.setattr("processing.validation.open_image", lambda _: pytest.fail("an image was opened again"))
+    assert rows_of(load_vqa_dataset(str(file))) == rows_of(first)
+
+
+def test_image_that_changed_is_checked_again(table, tmp_path):
+    file = table()
+    load_vqa_dataset(str(file))
+    (tmp_path / "0.png").write_bytes(b"now broken")
+    assert len(rows_of(load_vqa_dataset(str(file)))) == 11
+
+
+def test_clean_data_leaves_no_warning_and_no_file(table, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        load_vqa_dataset(str(table()), skipped_rows_file=tmp_path / "skipped.jsonl")
+    assert not caplog.records
+    assert not (tmp_path / "skipped.jsonl").exists()

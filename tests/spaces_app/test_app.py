@@ -1,0 +1,281 @@
+"""spaces_app.app in a real browser: Debian's chromium against a real Streamlit server."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import zipfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import pydicom.data
+import pytest
+from playwright.sync_api import Page, expect
+
+from modeling.predictor import Predictor
+from spaces_app.content import DISCLAIMER
+from tests.support import app_server
+
+pytestmark = pytest.mark.xdist_group("apps")
+QUESTION = "What modality is used to take this image?"
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory):
+    """A function from models to the address of an app that asks them."""
+    logs = tmp_path_factory.mktemp("logs")
+    addresses: dict[tuple[str, ...], str] = {}
+    with ExitStack() as servers:
+
+        def start(*models: object) -> str:
+            names = tuple(map(str, models))
+            if names not in addresses:
+                app = app_server.serve_app(logs / f"{len(addresses)}", *names)
+                addresses[names] = servers.enter_context(app)
+            return addresses[names]
+
+        yield start
+    assert not [log for log in logs.iterdir() if "Traceback" in log.read_text()], "an app printed a traceback"
+
+
+@pytest.fixture
+def open_page(browser, serve):
+    """A function from models and options of a browser context to a page that is ready."""
+    contexts = []
+
+    def open_one(*models: object, **options) -> Page:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 1000}} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.goto(serve(*models))
+        page.get_by_text("Ready: ").wait_for()
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def image(phantoms):
+    return sorted((phantoms / "imgs").glob("*/source.jpg"))[0]
+
+
+def upload(page: Page, *files: Path | dict) -> None:
+    page.locator("input[type=file]").first.set_input_files(list(files))
+
+
+def ask(page: Page, question: str = QUESTION) -> None:
+    box = page.get_by_placeholder("Ask about the image")
+    box.fill(question)
+    box.press("Enter")
+
+
+def confidence(page: Page):
+    return page.get_by_text(re.compile(r"^Confidence \d+\s?%$"))
+
+
+def test_the_page_is_there_before_the_model(browser, serve, runs):
+    page = browser.new_page()
+    page.goto(serve(runs("vilt")))
+    expect(page.get_by_role("heading", name="Ask a medical image")).to_be_visible()
+    expect(page.get_by_text(re.compile("Loading|Ready: "))).to_be_visible()
+    expect(page.get_by_text(DISCLAIMER)).to_be_visible()
+    page.close()
+
+
+def test_a_question_about_an_uploaded_image_gets_the_model_s_answer(open_page, runs, image):
+    expected = Predictor.from_pretrained(runs("vilt")).answer(str(image), QUESTION)
+    page = open_page(runs("vilt"))
+    upload(page, image)
+    expect(page.get_by_alt_text("The chosen image, source.jpg")).to_be_visible()
+    expect(page.get_by_text("JPEG, 96 x 96 pixels")).to_be_visible()
+    ask(page)
+    expect(page.locator(".answer")).to_have_text(expected.answer)
+    expect(confidence(page)).to_have_text(f"Confidence {expected.confidence:.0%}")
+    chart = page.get_by_label("Confidence of the other answers")
+    for other in expected.alternatives[:4]:
+        expect(chart.first).to_have_attribute("aria-label", re.compile(re.escape(other.answer)))
+    unsure = page.get_by_text("The model is unsure")
+    expect(unsure).to_have_count(int(expected.confidence < 0.5))
+
+
+def test_a_silent_model_says_below_which_confidence_it_is(open_page, runs, image, tmp_path):
+    folder = shutil.copytree(runs("vilt"), tmp_path / "silent")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"answer_threshold": 0.98}))
+    page = open_page(folder)
+    upload(page, image)
+    ask(page)
+    expect(page.locator(".answer")).to_have_text("(silent)")
+    expect(page.get_by_text("The model gives no answer below a confidence of 98%")).to_be_visible()
+
+
+def test_the_conversation_belongs_to_its_image_and_can_be_taken_home(open_page, runs, image):
+    page = open_page(runs("vilt"))
+    page.get_by_role("radio", name="Examples").click()
+    page.get_by_role("button", name="Head MRI", exact=True).click()
+    expect(page.get_by_alt_text("The chosen image, Head MRI")).to_be_visible()
+    ask(page, "Is this an MRI?")
+    expect(page.locator(".question")).to_have_text(["Is this an MRI?"])
+    page.get_by_role("button", name="Does this image look normal?").or_(
+        page.get_by_role("button", name="What modality")
+    ).first.click()
+    expect(page.locator(".question")).to_have_count(2)
+    page.get_by_role("button", name="Chest X-ray", exact=True).click()
+    expect(page.get_by_alt_text("The chosen image, Chest X-ray")).to_be_visible()
+    expect(page.locator(".question")).to_have_count(0)
+    page.get_by_role("radio", name="Files").click()
+    expect(page.get_by_text("Choose an image")).to_be_visible()
+    page.get_by_role("radio", name="Examples").click()
+    page.get_by_role("button", name="Head MRI", exact=True).click()
+    expect(page.get_by_alt_text("The chosen image, Head MRI")).to_be_visible()
+    expect(page.locator(".question")).to_have_count(2)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download questions and answers").click()
+    told = json.loads(Path(download.value.path()).read_text())
+    assert [turn["image"] for turn in told] == ["Head MRI"] * 2
+    assert told[0]["question"] == "Is this an MRI?"
+    assert len(told[0]["answers"][0]["alternatives"]) == 4
+
+
+def test_markup_in_a_question_is_text(open_page, runs, image):
+    page = open_page(runs("vilt"))
+    upload(page, image)
+    ask(page, "<b id=bad>Is</b> **this** a $CT$?")
+    expect(page.locator(".question")).to_have_text("<b id=bad>Is</b> **this** a $CT$?")
+    expect(page.locator("#bad")).to_have_count(0)
+
+
+def test_the_heat_map_lies_over_the_image(open_page, runs, image):
+    page = open_page(runs("vilt"))
+    upload(page, image)
+    ask(page)
+    expect(confidence(page)).to_be_visible()
+    plain = page.get_by_alt_text("The chosen image").evaluate("e => e.src")
+    page.get_by_text("Show where the model looked").click()
+    heat = page.get_by_alt_text("with a heat map of where the model looked")
+    expect(heat).to_be_visible()
+    half = heat.evaluate("e => e.src")
+    assert half != plain
+    slider = page.get_by_role("slider", name="Opacity of the heat map")
+    slider.press("End")
+    expect(heat).not_to_have_attribute("src", half)
+
+
+def test_a_dicom_file_is_shown_in_its_window_and_without_the_patient(open_page, runs, tmp_path):
+    dataset = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
+    dataset.PatientName, dataset.PatientID = "Secret^Jane", "4711-secret"
+    dataset.save_as(tmp_path / "scan")
+    page = open_page(runs("vilt"))
+    upload(page, tmp_path / "scan")
+    expect(page.get_by_text("DICOM, 128 x 128 pixels")).to_be_visible()
+    expect(page.get_by_text("Modality: CT")).to_be_visible()
+    picture = page.get_by_alt_text("The chosen image, scan")
+    before = picture.evaluate("e => e.src")
+    page.get_by_text("Window and level").click()
+    page.get_by_role("slider", name="Window (width)").press("Home")
+    expect(picture).not_to_have_attribute("src", before)
+    ask(page)
+    expect(confidence(page)).to_be_visible()
+    assert "ecret" not in page.content()
+    expect(page.get_by_text("nothing about the patient is read or shown")).to_be_visible()
+
+
+def test_a_series_is_a_strip_to_choose_from(open_page, runs, phantoms):
+    page = open_page(runs("vilt"))
+    files = sorted((phantoms / "imgs").glob("*/source.jpg"))[:3]
+    upload(
+        page, *({"name": f"{n}.jpg", "mimeType": "image/jpeg", "buffer": f.read_bytes()} for n, f in enumerate(files))
+    )
+    expect(page.get_by_alt_text(re.compile("Thumbnail of"))).to_have_count(3)
+    page.get_by_role("button", name="2.jpg", exact=True).click()
+    expect(page.get_by_alt_text("The chosen image, 2.jpg")).to_be_visible()
+
+
+def test_a_bad_file_is_one_sentence(open_page, runs, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG no image")
+    page = open_page(runs("vilt"))
+    upload(page, tmp_path / "bad.png")
+    expect(page.get_by_text("Cannot open 'bad.png'")).to_be_visible()
+    expect(page.get_by_text("Traceback")).to_have_count(0)
+
+
+def test_two_models_stand_side_by_side_and_differences_are_marked(open_page, runs, image):
+    page = open_page(runs("vilt"), runs("llama"))
+    upload(page, image)
+    answers = [Predictor.from_pretrained(runs(name)).answer(str(image), QUESTION).answer for name in ("vilt", "llama")]
+    ask(page)
+    expect(page.locator(".answer")).to_have_text(answers)
+    expect(page.locator(".model")).to_have_text(["vilt", "llama"])
+    expect(page.get_by_text("The models differ")).to_have_count(int(len(set(answers)) > 1))
+    page.get_by_text("Show where the model looked").click()
+    expect(page.get_by_alt_text("with a heat map of where the model looked")).to_be_visible()
+
+
+def rows_of(page: Page) -> list[dict]:
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the answers (CSV)").click()
+    return list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+
+
+def test_a_table_of_questions_is_answered(open_page, runs, image):
+    page = open_page(runs("vilt"))
+    page.get_by_role("tab", name="Many at once").click()
+    page.get_by_label("The image").locator("input[type=file]").set_input_files(image)
+    table = f'question\n{QUESTION}\n""\nIs this a CT?\n'.encode()
+    page.get_by_label("CSV file with the column question").locator("input[type=file]").set_input_files(
+        {"name": "q.csv", "mimeType": "text/csv", "buffer": table}
+    )
+    page.get_by_role("button", name="Answer all").click()
+    expect(page.get_by_text("3 questions answered, 1 with an error.")).to_be_visible()
+    rows = rows_of(page)
+    assert [row["question"] for row in rows] == [QUESTION, "", "Is this a CT?"]
+    assert rows[0]["prediction"] == Predictor.from_pretrained(runs("vilt")).answer(str(image), QUESTION).answer
+    assert rows[1]["error"].startswith("The question is empty")
+
+
+def test_an_archive_of_images_is_answered(open_page, runs, phantoms):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number, file in enumerate(sorted((phantoms / "imgs").glob("*/source.jpg"))[:2]):
+            archive.write(file, f"a/{number}.jpg")
+        archive.writestr("../climb.png", b"no image")
+        archive.writestr("__MACOSX/._0.jpg", b"x")
+    page = open_page(runs("vilt"))
+    page.get_by_role("tab", name="Many at once").click()
+    page.get_by_text("The same questions about many images").click()
+    page.get_by_label("Zip file of images").locator("input[type=file]").set_input_files(
+        {"name": "i.zip", "mimeType": "application/zip", "buffer": packed.getvalue()}
+    )
+    page.get_by_role("button", name="Answer all").click()
+    expect(page.get_by_text("6 questions answered, 2 with an error.")).to_be_visible()
+    assert {row["image"] for row in rows_of(page)} == {"a/0.jpg", "a/1.jpg", "../climb.png"}
+
+
+def test_nothing_is_wider_than_a_phone(open_page, runs, image):
+    page = open_page(runs("vilt"), viewport={"width": 390, "height": 844})
+    upload(page, image)
+    ask(page)
+    expect(confidence(page)).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in map(box_of, page.locator("button").all()))
+
+
+def box_of(locator) -> dict:
+    return locator.bounding_box() or {"x": 0, "width": 0}
+
+
+def test_about_tells_the_figures_of_the_card(open_page, runs):
+    page = open_page(runs("vilt"))
+    page.get_by_role("tab", name="About the model").click()
+    expect(page.get_by_text("license: ")).to_be_visible()
+    expect(page.get_by_text("for others a high one is no promise")).to_be_visible()
+
+
+def test_a_model_that_is_not_there_is_one_sentence(browser, serve, tmp_path):
+    page = browser.new_page()
+    page.goto(serve(tmp_path / "nothing here"))
+    expect(page.get_by_text("there is no such folder")).to_be_visible()
+    page.close()

@@ -1,0 +1,238 @@
+"""spaces_app.gradio_app: a real server, asked by a browser and by gradio_client."""
+
+import importlib
+import io
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from types import ModuleType
+
+import httpx
+import pydicom.data
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from modeling.predictor import Predictor
+from processing.images import MAX_IMAGE_BYTES
+from spaces_app import gradio_app
+from spaces_app.content import DISCLAIMER, EXAMPLES, GENERAL
+from tests.support.app_server import ROOT, serve
+
+pytestmark = pytest.mark.xdist_group("gradio")  # one worker trains the model and serves it
+
+QUESTION = "Is this a CT scan?"
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    return tmp_path_factory.mktemp("gradio") / "log"
+
+
+@pytest.fixture(scope="module")
+def url(trained, log):
+    command = ("-m", "spaces_app.gradio_app")
+    with serve(log, *command, MODEL_ID=str(trained), MODEL_DTYPE="float32", GRADIO_SERVER_PORT="PORT") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return Client(url, verbose=False)
+
+
+@pytest.fixture
+def page(browser, url):
+    """The page at the width of a phone; it may ask nobody but its server."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    page.get_by_label("Question").wait_for()
+    yield page
+    assert not [address for address in asked if not address.startswith((url, "data:", "blob:"))]
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def image(phantoms):
+    return phantoms / "imgs" / "xmlab1" / "source.jpg"
+
+
+@pytest.fixture(scope="module")
+def expected(trained, image):
+    return Predictor.from_pretrained(trained, dtype="float32").answer(image, QUESTION)
+
+
+def upload(page, path) -> None:
+    page.locator("input[type=file]").first.set_input_files(path)
+
+
+def ask(page, question: str) -> None:
+    page.get_by_label("Question").fill(question)
+    page.get_by_role("button", name="Ask", exact=True).click()
+
+
+# By hand -------------------------------------------------------------------------------------------------------------
+
+
+def test_uploaded_image_is_shown_and_the_question_answered_with_alternatives(page, image, expected):
+    upload(page, image)
+    page.get_by_alt_text("The uploaded image").wait_for()
+    ask(page, QUESTION)
+    page.get_by_test_id("label-output-value").wait_for()
+    assert page.get_by_test_id("label-output-value").inner_text() == expected.answer
+    for other in expected.alternatives:
+        percent = f"{other.confidence:.0%}".replace("%", " ?%")
+        row = page.get_by_role("button", name=re.compile(rf"^{re.escape(other.answer)}\s*{percent}"))
+        assert row.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_bad_file_is_told_in_one_sentence_and_the_next_one_works(page, image, tmp_path, expected):
+    upload(page, image)
+    page.get_by_alt_text("The uploaded image").wait_for()
+    (tmp_path / "notes.png").write_text("no image")
+    page.get_by_label("Clear").first.click()
+    upload(page, tmp_path / "notes.png")
+    error = page.get_by_test_id("toast-body")
+    error.wait_for()
+    text = " ".join(error.inner_text().split())
+    assert "Cannot open 'notes.png'" in text
+    assert "Traceback" not in text
+    assert "/tmp" not in text
+    assert not page.get_by_alt_text("The uploaded image").is_visible()
+    page.get_by_label("Clear").first.click()
+    upload(page, image)
+    page.get_by_alt_text("The uploaded image").wait_for()
+    ask(page, QUESTION)
+    page.get_by_test_id("label-output-value").wait_for()
+    assert page.get_by_test_id("label-output-value").inner_text() == expected.answer
+
+
+def test_example_brings_its_image_and_takes_the_old_answer_away(page, image):
+    upload(page, image)
+    page.get_by_alt_text("The uploaded image").wait_for()
+    ask(page, QUESTION)
+    answer = page.get_by_test_id("label-output-value")
+    answer.wait_for()
+    page.get_by_alt_text("Head MRI").click()
+    answer.wait_for(state="detached")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    answer.wait_for()
+    page.get_by_role("button", name=GENERAL[2]).click()
+    page.wait_for_function("question => document.querySelector('textarea').value === question", arg=GENERAL[2])
+
+
+def test_disclaimer_is_always_in_view_and_pictures_have_descriptions(page):
+    for place in (0, 10_000):
+        page.evaluate("place => window.scrollTo(0, place)", place)
+        box = page.get_by_text(DISCLAIMER).bounding_box()
+        assert 0 <= box["y"] < 844 - box["height"]
+    descriptions = [picture.get_attribute("alt") for picture in page.locator("img").all()]
+    assert set(EXAMPLES) <= set(descriptions)
+    assert all(descriptions)
+
+
+# By program ----------------------------------------------------------------------------------------------------------
+
+
+def test_documented_call_works_as_printed(url, image, expected, tmp_path, monkeypatch, capsys):
+    [code] = re.findall(r"```python\n(.*?)```", gradio_app.__doc__, re.DOTALL)
+    Image.open(image).save(tmp_path / "x.png")
+    monkeypatch.chdir(tmp_path)
+    assert "http://127.0.0.1:7860" in code
+    names: dict = {}
+    exec(compile(code.replace("http://127.0.0.1:7860", url), "gradio_app.py", "exec"), names)
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{expected.answer} ")
+    label, details = names["shown"], names["details"]
+    wanted = asdict(expected)
+    assert details["confidence"] == pytest.approx(wanted["confidence"], rel=1e-3)
+    assert [other["answer"] for other in details["alternatives"]] == [a["answer"] for a in wanted["alternatives"]]
+    assert label["label"] == expected.answer
+    ranked = [expected.answer, *(other.answer for other in expected.alternatives)]
+    assert [entry["label"] for entry in label["confidences"]] == ranked
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "tiff", "bmp", "webp", "dicom"])
+def test_every_format_is_answered(client, image, tmp_path, format):
+    file = tmp_path / f"x.{format}"
+    if format == "dicom":
+        file = pydicom.data.get_testdata_file("CT_small.dcm")
+    else:
+        Image.open(image).save(file)
+    _, details = client.predict(handle_file(file), QUESTION, api_name="/answer")
+    assert details["answer"]
+    assert not details["question_cut"]
+
+
+def test_grey_values_of_more_than_8_bits_reach_the_model(trained, client, tmp_path):
+    deep = Image.new("I;16", (64, 64))
+    deep.putdata([40_000 + (x * x) % 997 for x in range(64 * 64)])
+    deep.save(tmp_path / "deep.tiff")
+    _, details = client.predict(handle_file(tmp_path / "deep.tiff"), QUESTION, api_name="/answer")
+    direct = Predictor.from_pretrained(trained, dtype="float32").answer(tmp_path / "deep.tiff", QUESTION)
+    assert (details["answer"], details["confidence"]) == (direct.answer, pytest.approx(direct.confidence, rel=1e-3))
+
+
+def test_mistakes_are_one_sentence(client, image, tmp_path, log):
+    (tmp_path / "notes.png").write_text("no image")
+    for file, question, message in (
+        (handle_file(tmp_path / "notes.png"), QUESTION, "Cannot open 'notes.png': "),
+        (handle_file(image), " ", "The question is empty; ask something about the image."),
+        (handle_file(image), "Is this " * 200, "The question has 1,600 characters; ask in at most 1,000."),
+        (None, QUESTION, "There is no image; upload one or choose an example."),
+    ):
+        with pytest.raises(AppError) as error:
+            client.predict(file, question, api_name="/answer")
+        assert str(error.value).startswith(message)
+        assert "\n" not in str(error.value)
+        assert str(tmp_path) not in str(error.value)
+    assert "Traceback" not in log.read_text()
+
+
+def test_upload_beyond_the_limit_is_refused(url):
+    def status(size: int) -> int:
+        return httpx.post(f"{url}/gradio_api/upload", files={"files": ("x.png", io.BytesIO(bytes(size)))}).status_code
+
+    assert (status(MAX_IMAGE_BYTES), status(MAX_IMAGE_BYTES + 1)) == (200, 413)
+
+
+def test_there_is_one_endpoint_and_no_telemetry(client, url):
+    assert set(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == {"/answer"}
+    assert httpx.get(f"{url}/config").json()["analytics_enabled"] is False
+
+
+def test_queue_is_bounded(trained):
+    app = gradio_app.build(Predictor.from_pretrained(trained))
+    assert (app._queue.max_size, app._queue.default_concurrency_limit) == (32, 1)
+
+
+def test_answer_stays_first_where_an_alternative_is_surer():
+    shown = gradio_app.ranked_label([("Left", 0.2), ("Right", 0.7)])
+    assert (shown.label, [entry.label for entry in shown.confidences]) == ("Left", ["Left", "Right"])
+
+
+def test_answering_is_what_zerogpu_lends_a_gpu_for(trained, image, monkeypatch):
+    lent = []
+    spaces = ModuleType("spaces")
+    spaces.GPU = lambda function: lent.append(function.__name__) or function
+    monkeypatch.setitem(sys.modules, "spaces", spaces)
+    try:
+        module = importlib.reload(gradio_app)
+        module.build(Predictor.from_pretrained(trained))
+    finally:
+        monkeypatch.undo()
+        importlib.reload(gradio_app)
+    assert lent == ["answer"]
+
+
+def test_model_that_is_not_there_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "spaces_app.gradio_app"]
+    environment = {"MODEL_ID": str(tmp_path / "nothing"), "MEDICAL_VQA_CACHE": str(tmp_path), "PATH": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/nothing: there is no such folder")
+    assert "Traceback" not in done.stderr
