@@ -123,10 +123,8 @@ def measure_one_user(model: str, predictor: Predictor, images: list[Path]) -> No
         test.chat_input[0].set_value(question).run()
         script.append(time.perf_counter() - started)
     first_ms, second_ms, script_ms = (1000 * statistics.median(times) for times in (first, second, script[1:]))
-    print(
-        f"first question on an image {first_ms:.0f} ms, second {second_ms:.0f} ms ({second_ms / first_ms:.2f} of it)"
-    )
-    extra_ms = script_ms - second_ms
+    share, extra_ms = second_ms / first_ms, script_ms - second_ms
+    print(f"first question on an image {first_ms:.0f} ms, second {second_ms:.0f} ms ({share:.2f} of it)")
     print(f"a run of the app's script with a question {script_ms:.0f} ms, {extra_ms:.0f} ms more than the model")
 
 
