@@ -111,7 +111,7 @@ def report(evaluations: dict[str, Evaluation], folder: Path) -> None:
 
 
 def use_all_cores() -> None:
-    """Lifts the one thread that `accelerate launch` gives to a run without a GPU unless it is told otherwise."""
+    """Lifts the limit of one thread that `accelerate launch` sets without a GPU where nobody chose a number."""
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("WORLD_SIZE", "1") == "1"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if launched and os.environ.get("OMP_NUM_THREADS") == "1" and cores > 1 and not torch.accelerator.is_available():

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from playwright.async_api import Browser, async_playwright
 
 from benchmarks.options import at_least
-from modeling.asking.predictor import Predictor
+from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.phantom.files import cached_phantoms
 from tests.support.app_server import ROOT, chromium, serve_app
@@ -123,10 +123,8 @@ def measure_one_user(model: str, predictor: Predictor, images: list[Path]) -> No
         test.chat_input[0].set_value(question).run()
         script.append(time.perf_counter() - started)
     first_ms, second_ms, script_ms = (1000 * statistics.median(times) for times in (first, second, script[1:]))
-    print(
-        f"first question on an image {first_ms:.0f} ms, second {second_ms:.0f} ms ({second_ms / first_ms:.2f} of it)"
-    )
-    extra_ms = script_ms - second_ms
+    share, extra_ms = second_ms / first_ms, script_ms - second_ms
+    print(f"first question on an image {first_ms:.0f} ms, second {second_ms:.0f} ms ({share:.2f} of it)")
     print(f"a run of the app's script with a question {script_ms:.0f} ms, {extra_ms:.0f} ms more than the model")
 
 

@@ -1,9 +1,9 @@
-"""What a data set would cost: work a question, kept features, rows; by counting, before anything is bought.
+"""What a data set would cost, by counting: FLOPs of its questions, kept features, rows.
 
 python -m benchmarks.cost_model --images 149000 --questions 227000 --epochs 10 --tflops 120
 
-The work is that of matrix products, 2 FLOPs for each multiplication; `tests/test_cost_model.py` compares it with what
-PyTorch counts in the models themselves.
+The work is that of matrix products, with 2 FLOPs for each multiplication. `tests/benchmarks/test_cost_model.py`
+compares it with what PyTorch counts in the models themselves.
 """
 
 import argparse
@@ -13,12 +13,18 @@ from typing import Any
 
 from transformers import Blip2Config
 
-from processing.errors import run_command
+from benchmarks.options import at_least
+from processing.errors import UserError, run_command
 
-ROW_BYTES = 281  # of a row of SLAKE in memory, its boxes included: `dataset.data.nbytes / len(dataset)`
-OPT_27B = {  # facebook/opt-2.7b; Blip2Config's default is a small OPT
-    **{"model_type": "opt", "hidden_size": 2560, "word_embed_proj_dim": 2560, "ffn_dim": 10240, "vocab_size": 50272},
-    **{"num_hidden_layers": 32, "num_attention_heads": 32},
+ROW_BYTES = 281  # of a row of SLAKE in memory, with its boxes: `dataset.data.nbytes / len(dataset)`
+OPT_27B = {  # facebook/opt-2.7b; the default of Blip2Config is a small OPT
+    "model_type": "opt",
+    "hidden_size": 2560,
+    "word_embed_proj_dim": 2560,
+    "ffn_dim": 10240,
+    "vocab_size": 50272,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
 }
 
 
@@ -27,35 +33,35 @@ class Layers:
     """A stack of transformer layers.
 
     Args:
-        count: of the layers.
+        count: number of layers.
         width: of the states.
-        inner: of the feed-forward part.
-        gated: a feed-forward part of three matrices, as in Llama, instead of two.
-        seen: width of the states of another sequence that every `every`-th layer attends to, 0 for none.
-        every: see above.
+        inner_width: of the feed-forward part.
+        gated: whether the feed-forward part has three matrices, as in Llama, instead of two.
+        cross_width: width of the states of another sequence that some layers attend to; 0 for none.
+        cross_frequency: every how many layers attend to it, the first one included.
     """
 
     count: int
     width: int
-    inner: int
+    inner_width: int
     gated: bool = False
-    seen: int = 0
-    every: int = 1
+    cross_width: int = 0
+    cross_frequency: int = 1
 
-    def products(self, tokens: float, pairs: float, others: float = 0) -> tuple[float, float]:
-        """FLOPs of the products with weights and of those among states, forward.
+    def forward_flops(self, tokens: float, pairs: float, cross_tokens: float = 0) -> tuple[float, float]:
+        """FLOPs of the products with weights, and of those among states.
 
         Args:
             tokens: of all sequences.
-            pairs: of tokens that attend to each other, those that a mask hides included, as they are computed too.
-            others: tokens of the other sequence.
+            pairs: of tokens that attend to each other. Those that a mask hides count, as they are computed too.
+            cross_tokens: of the other sequence.
         """
-        weights = 4 * self.width**2 + (3 if self.gated else 2) * self.width * self.inner
+        weights = 4 * self.width**2 + (3 if self.gated else 2) * self.width * self.inner_width
         linear, attention = 2 * tokens * weights * self.count, 4 * pairs * self.width * self.count
-        if self.seen:
-            crossing = len(range(0, self.count, self.every))
-            linear += crossing * (4 * tokens * self.width**2 + 4 * others * self.seen * self.width)
-            attention += crossing * 4 * tokens * others * self.width
+        if self.cross_width:
+            crossing = len(range(0, self.count, self.cross_frequency))
+            linear += crossing * (4 * tokens * self.width**2 + 4 * cross_tokens * self.cross_width * self.width)
+            attention += crossing * 4 * tokens * cross_tokens * self.width
         return linear, attention
 
 
@@ -63,10 +69,10 @@ class Layers:
 class Cost:
     """FLOPs and bytes."""
 
-    image: float  # FLOPs of the frozen vision encoder, once for an image where features are kept
-    feature_bytes: int  # kept of an image, in half precision
-    training: float  # FLOPs a question in training, forward and backward, from kept features
-    training_plain: float  # the same with the image encoded for each question, one question a sequence
+    image: float  # FLOPs of the frozen vision encoder for an image, once where features are kept
+    feature_bytes: int  # of the kept features of an image, in half precision
+    training: float  # FLOPs of a training question, forward and backward, from kept features
+    training_plain: float  # the same where the image is encoded for each question, one question a sequence
 
 
 def blip2_cost(
@@ -76,59 +82,71 @@ def blip2_cost(
 
     Args:
         config: a Blip2Config.
-        questions_per_image: that share an image in one sequence.
+        questions_per_image: how many share an image in a sequence.
         question_tokens: of a prompt and its answer.
-        answer_tokens: of these, which alone are scored against the vocabulary.
-        longest: of the data set, to which the plain recipe pads; by default `question_tokens`.
+        answer_tokens: of the answer. Only these are scored against the vocabulary.
+        longest: tokens of the longest question and answer of the data set, to which the plain recipe pads; by default
+            `question_tokens`.
     """
-    vision, text, bridge = config.vision_config, config.text_config, config.qformer_config
+    vision, qformer, text = config.vision_config, config.qformer_config, config.text_config
     patches = (vision.image_size // vision.patch_size) ** 2
-    eyes = Layers(vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size)
-    linear, attention = eyes.products(patches + 1, (patches + 1) ** 2)
+    vision_layers = Layers(vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size)
+    linear, attention = vision_layers.forward_flops(patches + 1, (patches + 1) ** 2)
     image = linear + attention + 2 * patches * 3 * vision.patch_size**2 * vision.hidden_size
-    former = Layers(
-        *(bridge.num_hidden_layers, bridge.hidden_size, bridge.intermediate_size),
-        *(False, vision.hidden_size, bridge.cross_attention_frequency),
+    qformer_layers = Layers(
+        qformer.num_hidden_layers,
+        qformer.hidden_size,
+        qformer.intermediate_size,
+        cross_width=vision.hidden_size,
+        cross_frequency=qformer.cross_attention_frequency,
     )
     gated = hasattr(text, "num_key_value_heads")
-    inner = text.intermediate_size if gated else text.ffn_dim
-    words = Layers(text.num_hidden_layers, text.hidden_size, inner, gated)
+    inner_width = text.intermediate_size if gated else text.ffn_dim
+    text_layers = Layers(text.num_hidden_layers, text.hidden_size, inner_width, gated)
     queries = config.num_query_tokens
 
-    def step(sharing: float, length: float, scored: float) -> float:
-        """Forward and backward of a sequence of questions about an image, by question."""
-        bridge_linear, bridge_attention = former.products(queries, queries**2, patches + 1)
-        word_linear, word_attention = words.products(length, length**2)
-        word_linear += 2 * scored * text.hidden_size * text.vocab_size
-        projection = 2 * queries * bridge.hidden_size * text.hidden_size
-        # backward: of frozen weights the gradient of their input alone, of products of states that of both
-        linear, attention = bridge_linear + word_linear + projection, bridge_attention + word_attention
-        return (2 * linear + 3 * attention) / sharing
+    def training_flops(questions: float, length: float, scored: float) -> float:
+        """FLOPs a question, forward and backward, where a sequence of this length has that many questions."""
+        qformer_linear, qformer_attention = qformer_layers.forward_flops(queries, queries**2, patches + 1)
+        text_linear, text_attention = text_layers.forward_flops(length, length**2)
+        text_linear += 2 * scored * text.hidden_size * text.vocab_size
+        projection = 2 * queries * qformer.hidden_size * text.hidden_size
+        # Backward: frozen weights need the gradient of their input only, products of states that of both factors.
+        linear, attention = qformer_linear + text_linear + projection, qformer_attention + text_attention
+        return (2 * linear + 3 * attention) / questions
 
     shared = queries + questions_per_image * question_tokens
     alone = queries + (longest or question_tokens)
     return Cost(
         image=image,
         feature_bytes=2 * (patches + 1) * vision.hidden_size,
-        training=step(questions_per_image, shared, questions_per_image * answer_tokens),
-        training_plain=step(1, alone, alone) + image,
+        training=training_flops(questions_per_image, shared, questions_per_image * answer_tokens),
+        training_plain=training_flops(1, alone, alone) + image,
     )
 
 
 def main(argv: list[str]) -> None:
+    """The command line.
+
+    Raises:
+        UserError: a number is not above 0.
+    """
     parser = argparse.ArgumentParser(
         "python -m benchmarks.cost_model", description="What a data set would cost blip2-opt-2.7b."
     )
-    parser.add_argument("--images", type=int, default=450)
-    parser.add_argument("--questions", type=int, default=4918)
+    parser.add_argument("--images", type=at_least(1), default=450)
+    parser.add_argument("--questions", type=at_least(1), default=4918)
     parser.add_argument("--question_tokens", type=float, default=17, help="of a prompt and its answer")
-    parser.add_argument("--questions_per_image", type=int, default=8, help="that share an image in a sequence")
+    parser.add_argument("--questions_per_image", type=at_least(1), default=8, help="that share an image in a sequence")
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--tflops", type=float, default=120, help="that the machine reaches, in 1e12 a second")
     options = parser.parse_args(argv)
+    for name in ("question_tokens", "epochs", "tflops"):
+        if not getattr(options, name) > 0:
+            raise UserError(f"--{name} {getattr(options, name):g}: give a number above 0.")
     sharing = min(options.questions_per_image, options.questions / options.images)
     cost = blip2_cost(Blip2Config(text_config=OPT_27B), sharing, options.question_tokens)
-    asked = options.questions * options.epochs
+    trained = options.questions * options.epochs
 
     def hours(flops: float) -> float:
         return flops / options.tflops / 1e12 / 3600
@@ -143,8 +161,8 @@ def main(argv: list[str]) -> None:
     line("kept features of all", cost.feature_bytes * options.images / 1e9, "GB")
     line("rows in memory", ROW_BYTES * options.questions / 1e9, "GB")
     line("features of all, once", hours(cost.image * options.images), "hours")
-    line("training", hours(cost.training * asked), "hours")
-    line("training, plain", hours(cost.training_plain * asked), "hours")
+    line("training", hours(cost.training * trained), "hours")
+    line("training, plain", hours(cost.training_plain * trained), "hours")
 
 
 if __name__ == "__main__":

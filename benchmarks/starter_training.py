@@ -2,9 +2,9 @@
 
     python -m benchmarks.starter_training --dataset path/to/SLAKE
 
-Plain is one image a question: decoded, resized and seen by the whole image network at each step. Questions are padded
-to 40 tokens and MiniLM runs at each step, the network's blocks are as their package has them, in fp32. Images are not
-moved and words not hidden, so that the losses of each step can be compared.
+Plain is one image a question: decoded, resized and encoded by the whole image network at each step. Questions are
+padded to 40 tokens, MiniLM runs at each step, and the blocks of the network are as their package has them, in fp32.
+There is no augmentation of images or questions, so that the losses of each step can be compared.
 """
 
 import argparse
@@ -17,58 +17,75 @@ from typing import Any, cast
 import torch
 from torch.utils.data import BatchSampler
 
-from benchmarks.vilt_training import Batch, Comparison, plain_batch
-from modeling.parts.efficientnet import TrainedEfficientNet
+from benchmarks.comparison import Batch, Comparison, plain_batch
+from benchmarks.options import at_least, load_splits
 from modeling.training.arguments import ViltTrainingArguments, cpu_has_bf16
 from modeling.vilt.checkpoints import build_model
-from modeling.vilt.family import build_trainer
-from processing.data import load_vqa_dataset
-from processing.errors import run_command
+from modeling.vilt.trainer import build_trainer
+from processing.errors import UserError, run_command
 from processing.sampling import ImageGroupedSampler
 
-STILL = {"max_rotation": 0.0, "max_scaling": 0.0, "max_shift": 0.0, "word_dropout": 0.0}
+NO_AUGMENTATION = {"max_rotation": 0.0, "max_scaling": 0.0, "max_shift": 0.0, "word_dropout": 0.0}
 
 
-class PlainEfficientNet(TrainedEfficientNet):
-    """The upper half with the blocks' own forward."""
-
-    @staticmethod
-    def run_block(block: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """As the package has it, in PyTorch's usual order of channels."""
-        return cast(torch.Tensor, block(hidden.contiguous()))
+def run_block_of_package(block: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """A block of the image network as its package computes it, in PyTorch's usual order of channels."""
+    return cast(torch.Tensor, block(hidden.contiguous()))
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Speed of the starter's training against plain training.")
-    parser.add_argument("--dataset", default="phantom", help="as train.py's")
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps of each variant; the first is not timed")
-    parser.add_argument("--batch_size", type=int, default=64, help="questions a step, as in the recipe")
-    parser.add_argument("--questions_per_image", type=int, default=8, help="that stay together, as there")
+    """The command line.
+
+    Raises:
+        UserError: the data set can't be used or has too few training rows, or a package of the starter is missing.
+    """
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.starter_training", description="Speed of the starter's training against plain training."
+    )
+    parser.add_argument("--dataset", default="phantom", help="as for train.py")
+    parser.add_argument(
+        "--steps", type=at_least(2), default=6, help="optimizer steps of each variant; the first is not timed"
+    )
+    parser.add_argument("--batch_size", type=at_least(1), default=64, help="questions a step, as in the recipe")
+    parser.add_argument("--questions_per_image", type=at_least(1), default=8, help="that stay together, as there")
     options = parser.parse_args(argv)
 
-    args = ViltTrainingArguments(output_dir="output/benchmark", model_name_or_path="starter", fp16=False, use_cpu=True)
-    dataset = load_vqa_dataset(options.dataset)
-    torch.manual_seed(0)
-    model, processor = build_model(args, dataset)
-    model.config.update(STILL)
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    collator = build_trainer(args, model, processor, dataset).data_collator
+    dataset = load_splits(options.dataset, "train")
     rows = dataset["train"]
     order = ImageGroupedSampler(rows["image"], options.questions_per_image, seed=0)
-    batches = [[rows[i] for i in b] for b in islice(BatchSampler(order, options.batch_size, True), options.steps)]
-
-    plain = partial(plain_batch, processor, collator.label_of, collator.num_labels)
+    batches = [
+        [rows[i] for i in batch] for batch in islice(BatchSampler(order, options.batch_size, True), options.steps)
+    ]
+    if len(batches) < options.steps:
+        raise UserError(
+            f"--steps {options.steps}: the {len(rows)} training rows of {options.dataset} give {len(batches)} batches "
+            "only; give fewer steps or a smaller --batch_size."
+        )
+    args = ViltTrainingArguments(
+        output_dir="output/benchmark",
+        model_name_or_path="starter",
+        eval_strategy="no",
+        fp16=False,
+        use_cpu=True,
+    )
+    torch.manual_seed(0)
+    model, processor = build_model(args, dataset)
+    model.config.update(NO_AUGMENTATION)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    collator = build_trainer(args, model, processor, dataset).data_collator
     comparison = Comparison(options.batch_size)
 
-    def measure(name: str, upper: type, make: Callable[[list[dict]], Batch], fused: bool, bf16: bool) -> None:
+    def measure(name: str, collate: Callable[[list[dict]], Batch], **how: bool) -> None:
         model.load_state_dict(weights)
-        model.vision_top.__class__ = upper
-        comparison.measure(name, model, (make(batch) for batch in batches), fused, bf16)
+        comparison.measure(name, model, (collate(batch) for batch in batches), **how)
 
-    measure("plain, fp32", PlainEfficientNet, plain, False, False)
-    measure("this project, fp32", TrainedEfficientNet, collator, True, False)
+    run_block = model.vision_top.run_block
+    model.vision_top.run_block = run_block_of_package
+    measure("plain, fp32", partial(plain_batch, processor, collator.label_of, collator.num_labels), fused=False)
+    model.vision_top.run_block = run_block
+    measure("this project, fp32", collator)
     if cpu_has_bf16():
-        measure("this project, bf16 autocast", TrainedEfficientNet, collator, True, True)
+        measure("this project, bf16 autocast", collator, bf16=True)
 
 
 if __name__ == "__main__":

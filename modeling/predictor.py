@@ -7,7 +7,10 @@ python -m modeling.predictor MODEL --csv in.csv --out out.csv
 import logging
 
 from modeling.asking.command_line import main
+from modeling.asking.predictor import Alternative, Answer, Predictor
 from processing.errors import run_command
+
+__all__ = ["Alternative", "Answer", "Predictor"]
 
 if __name__ == "__main__":
     run_command(main, logging.WARNING)

@@ -2,9 +2,7 @@
 
     python -m modeling.probe MODEL --dataset path/to/SLAKE [--split validation] [--output probe]
 
-What takes the image away (that of another row, a blank one, a blur) should take the right answers away: what stays
-right comes from the question alone. What a reader would not notice (a small turn, contrast, noise, JPEG, a crop)
-should change nothing, and neither should other words for the same question (`modeling.consistency`).
+`modeling.asking.probe` says what is changed, and what should follow from it.
 """
 
 import argparse
@@ -24,39 +22,50 @@ from processing.storage import write_atomically, write_jsonl
 
 
 def as_text(figures: dict[str, Any], title: str) -> str:
-    """What is written into `probe.json`, in Markdown; the drop of each content type in its own column."""
-    changes, paraphrases, contradictions = (figures[name] for name in ("changes", "paraphrases", "contradictions"))
+    """The content of `probe.json` in Markdown. The drop of each content type has its own column."""
+    parts = [f"# {title}", "## Images changed", _changes_table(figures["changes"])]
+    if figures["paraphrases"]:
+        parts += ["## Questions in other words", _paraphrases_table(figures["paraphrases"])]
+    parts += ["## Answers that exclude each other", _contradictions_table(figures["contradictions"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _changes_table(changes: dict[str, dict[str, Any]]) -> str:
     kinds = list(changes["as it is"]["drop_by_content_type"])
+    lines = []
+    for name, entry in changes.items():
+        line = [name, f"{entry['exact_match']:.2f}", interval_text(entry["drop"]), f"{entry['unchanged']:.1f}"]
+        lines.append(line + [f"{value:.1f}" for value in entry["drop_by_content_type"].values()])
+    return markdown_table(["image", "EM", "drop", "answers unchanged", *kinds], lines)
+
+
+def _paraphrases_table(paraphrases: list[dict[str, Any]]) -> str:
     lines = [
         [
-            *(name, f"{entry['exact_match']:.2f}", interval_text(entry["drop"]), f"{entry['unchanged']:.1f}"),
-            *(f"{value:.1f}" for value in entry["drop_by_content_type"].values()),
+            entry["group"],
+            f"{entry['questions']:,}",
+            f"{entry['wordings']:,}",
+            interval_text(entry["consistent"]),
+            f"{entry['exact_match']:.2f}",
+            f"{entry['exact_match_as_asked']:.2f}",
         ]
-        for name, entry in changes.items()
+        for entry in paraphrases
     ]
-    parts = [f"# {title}", "## Images changed"]
-    parts.append(markdown_table(["image", "EM", "drop", "answers unchanged", *kinds], lines))
-    if paraphrases:
-        lines = [
-            [
-                *(entry["group"], f"{entry['questions']:,}", f"{entry['wordings']:,}"),
-                interval_text(entry["consistent"]),
-                *(f"{entry['exact_match']:.2f}", f"{entry['exact_match_as_asked']:.2f}"),
-            ]
-            for entry in paraphrases
-        ]
-        head = ["asked", "questions", "other wordings", "same answer", "EM of these", "EM as asked"]
-        parts += ["## Questions in other words", markdown_table(head, lines)]
+    head = ["asked", "questions", "other wordings", "same answer", "EM of these", "EM as asked"]
+    return markdown_table(head, lines)
+
+
+def _contradictions_table(contradictions: list[dict[str, Any]]) -> str:
     lines = [
         [
-            *(" ".join(entry["questions"]), f"{entry['images']:,}"),
-            *(interval_text(entry["contradictory"]), f"{entry['none']:.2f}"),
+            " ".join(entry["questions"]),
+            f"{entry['images']:,}",
+            interval_text(entry["contradictory"]),
+            f"{entry['none']:.2f}",
         ]
         for entry in contradictions
     ]
-    head = ["asked of each image", "images", "contradictory", "no yes at all"]
-    parts += ["## Answers that exclude each other", markdown_table(head, lines)]
-    return "\n\n".join(parts) + "\n"
+    return markdown_table(["asked of each image", "images", "contradictory", "no yes at all"], lines)
 
 
 def main(argv: list[str]) -> None:

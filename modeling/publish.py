@@ -2,7 +2,7 @@
 
     python -m modeling.publish OUTPUT_DIR --repo_id user/name [--private] [--create_pr] [--revision BRANCH]
 
-Exit status 1: something to mend before the push; 3: the push failed, and the folder is as it was.
+Exit status 1: something must be mended before the push; 3: the push failed, and the folder is as it was.
 """
 
 import argparse
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modeling.hub.card import model_card
-from modeling.hub.client import FAILURES, Destination, PublishError, check_access, find_model, push_files, reason
+from modeling.hub.client import PUSH_ERRORS, Destination, PublishError, check_access, find_model, push_files
+from modeling.hub.retries import reason
 from modeling.training.arguments import AnyTrainingArguments
 from modeling.training.record import RECIPE_FILE, RECORD_FILE, base_model_of, model_folder, read_record
 from processing.errors import UserError, run_command
@@ -20,27 +21,50 @@ from processing.storage import write_atomically
 
 logger = logging.getLogger(__name__)
 
+# Only what these lists name is ever pushed.
 MODEL_FILES = (  # of model, adapter and processor
-    *("config.json", "generation_config.json", "adapter_config.json", "answering.json"),
-    *("model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
-    *("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "*.model"),
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "answering.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model.safetensors",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
     "chat_template.jinja",
 )
 RUN_FILES = (
-    *("README.md", RECIPE_FILE, RECORD_FILE, "all_results.json", "loss.png", "metrics.png"),
-    # what else is in the report shows images of the data, which may be nobody's to publish
-    *("report/report.md", "report/report.json", "report/reliability_*.png", "report/risk_*.png"),
+    "README.md",
+    RECIPE_FILE,
+    RECORD_FILE,
+    "all_results.json",
+    "loss.png",
+    "metrics.png",
+    # the rest of the report shows images of the data, which may not be ours to publish
+    "report/report.md",
+    "report/report.json",
+    "report/reliability_*.png",
+    "report/risk_*.png",
 )
 PREDICTION_FILES = ("predictions_*.jsonl",)
 MESSAGE = "Upload a model trained with Medical-VQA"
 
 
 def pop_destination(args: AnyTrainingArguments) -> Destination | None:
-    """The destination that `--push_to_hub` asks for, None where it does not.
+    """Takes the destination that `--push_to_hub` asks for out of the arguments; None where it is not given.
 
-    It is taken out of the arguments: the Trainer's own push sends more than should leave this machine, and saves the
-    token beside the model.
+    The Trainer would push more than should leave this machine and save the token beside the model, so it must not see
+    them.
 
     Raises:
         UserError: the model that is to be trained can't be published.
@@ -49,8 +73,8 @@ def pop_destination(args: AnyTrainingArguments) -> Destination | None:
         return None
     if args.model_type == "blip2" and base_model_of(args.model_name_or_path) is None and not args.merge_adapter:
         raise UserError(
-            f"--model_name_or_path {args.model_name_or_path}: an adapter over a folder can't be published, as nobody "
-            "else has its base; add --merge_adapter True to publish the whole model, or start from a Hub id."
+            f"--model_name_or_path {args.model_name_or_path}: an adapter over a folder can't be published, because "
+            "nobody else has its base; add --merge_adapter True to publish the whole model, or start from a Hub id."
         )
     destination = Destination(
         args.hub_model_id, bool(args.hub_private_repo), revision=args.hub_revision, token=args.hub_token
@@ -60,15 +84,15 @@ def pop_destination(args: AnyTrainingArguments) -> Destination | None:
 
 
 def preflight(destination: Destination, base_model: str | None) -> str | None:
-    """Checks all that a push needs, without changing anything.
+    """Checks all that a push needs. Nothing is changed.
 
     Args:
         destination: where the model is to go.
-        base_model: as `modeling.record.base_model_of` names it.
+        base_model: as `modeling.training.record.base_model_of` names it.
 
     Returns:
-        The licence of a base model on the Hub, as the Hub names it; None where it is not stated or there is no such
-        base.
+        The licence of a base model on the Hub, as the Hub names it. None where the base is not on the Hub or states
+        no licence.
 
     Raises:
         UserError: the token, the permission, the repo's name or the base model's id is wrong.
@@ -83,11 +107,11 @@ def preflight(destination: Destination, base_model: str | None) -> str | None:
 def publish(
     folder: str | Path, destination: Destination, base_license: str | None = None, predictions: bool = False
 ) -> str:
-    """Writes the card of a run's folder and pushes what others need of it, in one commit.
+    """Writes the card of a run's folder and pushes what others need of the folder, in one commit.
 
     Args:
         folder: the run's `--output_dir`.
-        destination: where it goes; `preflight` has seen it.
+        destination: where it goes, checked by `preflight`.
         base_license: what `preflight` returned.
         predictions: push questions, answers and predictions too.
 
@@ -95,7 +119,7 @@ def publish(
         The address of the commit or of the pull request.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run, or an adapter that nobody else could use.
         PublishError: the push failed; nothing of it is on the Hub, and the folder is whole.
     """
     folder = Path(folder)
@@ -105,28 +129,34 @@ def publish(
     size = sum(file.stat().st_size for file in files.values())
     logger.info("Pushing %d files (%.1f MB) to %s.", len(files), size / 1e6, destination.repo_id)
     try:
-        commit = push_files(files, destination, MESSAGE, MODEL_FILES)
-    except FAILURES as error:
-        again = shlex.join(["python", "-m", "modeling.publish", str(folder)]) + f" {destination.flags}"
+        address = push_files(files, destination, MESSAGE, MODEL_FILES)
+    except PUSH_ERRORS as error:
         raise PublishError(
-            f"{destination.repo_id}: the push failed ({reason(error)}); the model is whole in {folder}, so go on "
-            f"with `{again}{' --predictions' * predictions}`."
+            f"{destination.repo_id}: the push failed ({reason(error)}), but the model in {folder} is complete; push "
+            f"it again with `{_command(folder, destination, predictions)}`."
         ) from error
-    logger.info("Published: %s", commit)
-    return commit
+    logger.info("Published: %s", address)
+    return address
 
 
 def _files(folder: Path, predictions: bool) -> Iterator[tuple[str, Path]]:
-    """What goes up: name in the repo and file. A list of what may, so that nothing else ever does."""
+    """What is pushed: name in the repo and file."""
     model = model_folder(folder)
     if (model / "adapter_config.json").is_file() and base_model_of(str(model)) is None:
         raise UserError(
             f"{model}: the base of this adapter is a folder, which nobody else has; train with --merge_adapter True "
             "to publish the whole model, or start from a Hub id."
         )
-    for place, patterns in ((model, MODEL_FILES), (folder, RUN_FILES + PREDICTION_FILES * predictions)):
+    run_files = RUN_FILES + PREDICTION_FILES if predictions else RUN_FILES
+    for place, patterns in ((model, MODEL_FILES), (folder, run_files)):
         for file in sorted({file for pattern in patterns for file in place.glob(pattern) if file.is_file()}):
             yield file.relative_to(place).as_posix(), file
+
+
+def _command(folder: Path, destination: Destination, predictions: bool) -> str:
+    """The command line that pushes the same."""
+    command = shlex.join(["python", "-m", "modeling.publish", str(folder)]) + f" {destination.flags}"
+    return f"{command} --predictions" if predictions else command
 
 
 def main(argv: list[str]) -> None:

@@ -5,39 +5,47 @@ import io
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from processing.errors import BROKEN_ZIP, UserError
 from processing.images import MAX_IMAGE_BYTES, ImageSource
 from processing.sources.tables import parse_csv
 
 if TYPE_CHECKING:
-    from modeling.asking.predictor import Predictor  # the page is painted before torch is loaded
+    from modeling.predictor import Answer, Predictor  # the page is painted before torch is loaded
 
 COLUMNS = ("image", "question", "prediction", "confidence", "error")
 MAX_IMAGES = 500
 MAX_ARCHIVE_BYTES = 256 * 2**20  # of all images unpacked
 MAX_QUESTIONS = 5_000
-STEP = 16  # questions between two looks at the progress bar
+STEP = 16  # questions between two moves of the progress bar
 
 AnswerRow = dict[str, str | float | None]
+
+
+class ImageQuestion(NamedTuple):
+    """A question about an image that has a name."""
+
+    name: str
+    image: ImageSource
+    question: str
 
 
 def read_archive(data: bytes) -> dict[str, bytes]:
     """The images of a zip file, unpacked in memory, by name.
 
     Raises:
-        UserError: it is no zip file, is damaged or encrypted, holds no file, or more than the limits allow.
+        UserError: it is no zip file, it is damaged or encrypted, or it holds no file or more than the limits allow.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
+            members = [member for member in archive.infolist() if not _is_hidden(member)]
             if not members:
                 raise UserError("The zip file holds no image; put PNG, JPEG, TIFF, BMP, WebP or DICOM files into it.")
             if len(members) > MAX_IMAGES:
                 raise UserError(f"The zip file holds {len(members):,} files; send at most {MAX_IMAGES} at once.")
             images: dict[str, bytes] = {}
-            for member in sorted(members, key=lambda m: m.filename):
+            for member in sorted(members, key=lambda member: member.filename):
                 room = min(MAX_IMAGE_BYTES, MAX_ARCHIVE_BYTES - sum(map(len, images.values())))
                 with archive.open(member) as file:  # the sizes in the directory of a zip may lie
                     images[member.filename] = file.read(room + 1)
@@ -50,12 +58,18 @@ def read_archive(data: bytes) -> dict[str, bytes]:
         raise UserError("The zip file is damaged or encrypted; pack the images again.") from error
 
 
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) and part != ".." for part in name.split("/"))
+def _is_hidden(member: zipfile.ZipInfo) -> bool:
+    """Whether it is a folder, or a file that a system has added."""
+    parts = member.filename.split("/")
+    return member.is_dir() or any(part.startswith((".", "__MACOSX")) and part != ".." for part in parts)
 
 
 def read_questions(data: bytes, name: str) -> list[str]:
-    """The column `question` of a CSV file; `name` is the file's in messages.
+    """The column `question` of a CSV file.
+
+    Args:
+        data: the file's content.
+        name: the file's name, for errors.
 
     Raises:
         UserError: it is no CSV in UTF-8, has no such column, no row, or too many.
@@ -73,30 +87,31 @@ def read_questions(data: bytes, name: str) -> list[str]:
 
 
 def answer_all(
-    predictor: "Predictor",
-    asked: Sequence[tuple[str, ImageSource, str]],
-    progress: Callable[[float], None],
+    predictor: "Predictor", asked: Sequence[ImageQuestion], progress: Callable[[float], None]
 ) -> list[AnswerRow]:
-    """Answers questions, each to its image.
+    """Answers questions, each about its image.
 
     Args:
-        asked: name of the image, image, question.
-        progress: is told the share that is done.
+        progress: called with the share of answered questions, 0 to 1.
 
     Returns:
-        A row of `COLUMNS` for each; `error` is empty where there is an answer.
+        A row of `COLUMNS` for each question; `error` is empty where there is an answer.
     """
-    rows = []
+    rows: list[AnswerRow] = []
     for start in range(0, len(asked), STEP):
         part = asked[start : start + STEP]
-        names, images, questions = zip(*part, strict=True)
-        for name, question, result in zip(names, questions, predictor.try_batch(images, questions, 1), strict=True):
-            found = (
-                ("", None, str(result)) if isinstance(result, UserError) else (result.answer, result.confidence, "")
-            )
-            rows.append(dict(zip(COLUMNS, (name, question, *found), strict=True)))
+        images, questions = [one.image for one in part], [one.question for one in part]
+        results = predictor.try_batch(images, questions, top_k=1)
+        rows += [_answer_row(one, result) for one, result in zip(part, results, strict=True)]
         progress(len(rows) / len(asked))
     return rows
+
+
+def _answer_row(asked: ImageQuestion, result: "Answer | UserError") -> AnswerRow:
+    row: AnswerRow = {"image": asked.name, "question": asked.question}
+    if isinstance(result, UserError):
+        return row | {"prediction": "", "confidence": None, "error": str(result)}
+    return row | {"prediction": result.answer, "confidence": result.confidence, "error": ""}
 
 
 def as_csv(rows: Sequence[AnswerRow]) -> str:

@@ -53,7 +53,7 @@ def suggestions(part: str) -> tuple[str, ...]:
     return (*PROBES[1:], *next(fitting, GENERAL[2:]))
 
 
-@cache  # each look at the phantoms draws one, to see that they are these
+@cache  # `cached_phantoms` draws an image to check its folder
 def example_images() -> tuple[tuple[str, Path], ...]:
     """Name and file of drawn images, which are no patient's."""
     folder = cached_phantoms(MIN_IMAGES)

@@ -42,7 +42,7 @@ import torch
 from gradio.components.label import LabelConfidence, LabelData
 from PIL import Image
 
-from modeling.asking.predictor import Predictor
+from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES, open_image
 from processing.utils import MAX_QUESTION_CHARACTERS
@@ -68,7 +68,7 @@ def load() -> Predictor:
         UserError: it can't be loaded.
     """
     name = os.environ.get("MODEL_ID") or DEFAULT_MODEL
-    # named, since ZeroGPU has CUDA that torch's other ways to look for a GPU do not see
+    # asked for by name: on ZeroGPU torch.accelerator finds no GPU, but torch.cuda does
     device = "cuda" if torch.cuda.is_available() else None
     return Predictor.from_pretrained(name, device=device, dtype=os.environ.get("MODEL_DTYPE") or None)
 
@@ -81,34 +81,46 @@ def ranked_label(answers: list[tuple[str, float]] | None) -> LabelData:
     return LabelData(label=answers[0][0], confidences=entries)
 
 
-def build(predictor: Predictor) -> gr.Blocks:
-    """The page and its API, over a model."""
+class Panel:
+    """What the page does at a click or a call of its API, over one model.
 
-    def ask(image: str | None, question: str, cap: RequestCap) -> tuple[list[tuple[str, float]], dict[str, Any]]:
+    Args:
+        predictor: the model that is asked.
+        examples: path and name of each example image.
+    """
+
+    def __init__(self, predictor: Predictor, examples: list[tuple[str, str]]) -> None:
+        self.predictor = predictor
+        self.examples = examples
+        # ZeroGPU calls it in another process: arguments and results are pickled, so the model must not be one of them
+        self.answer_on_gpu = GPU(self.answer)
+
+    def ask(self, image: str | None, question: str, cap: RequestCap) -> tuple[list[tuple[str, float]], dict[str, Any]]:
         """Answers a question about a medical image: every answer with its confidence, and the same as an object."""
         if image is None:
             raise _error("There is no image; upload one or choose an example.")
         try:
-            cap.take()
+            cap.take()  # here and not in `answer`, whose changes of an object stay in another process
         except UserError as error:
             raise _error(str(error)) from None
-        return answer(image, question)
+        return self.answer_on_gpu(image, question)
 
-    @GPU  # from which only gr.Error comes back with its message, and no change of an object
-    def answer(image: str, question: str) -> tuple[list[tuple[str, float]], dict[str, Any]]:
+    def answer(self, image: str, question: str) -> tuple[list[tuple[str, float]], dict[str, Any]]:
+        """The same, of an image that is there, as often as it is asked."""
         try:
-            result = predictor.answer(_upload(image), question)
+            result = self.predictor.answer(_upload(image), question)
         except UserError as error:
-            raise _error(str(error)) from None
+            raise _error(str(error)) from None  # only the message of a gr.Error comes back from another process
         if result.question_cut:
             gr.Warning("The question is longer than the model reads; its end was left out.")
-        ranked = [(result.answer, result.confidence), *((a.answer, a.confidence) for a in result.alternatives)]
         if result.silent:
-            gr.Warning(SILENT.format(predictor.threshold))
+            gr.Warning(SILENT.format(self.predictor.abstention_threshold))
+        ranked = [(result.answer, result.confidence)]
+        ranked += [(other.answer, other.confidence) for other in result.alternatives]
         return [(text or "(no answer)", confidence) for text, confidence in ranked], asdict(result)
 
-    def show(image: str | None) -> tuple[Image.Image | None, None, None]:
-        """The image, and no answer any more: it was about another one."""
+    def show(self, image: str | None) -> tuple[Image.Image | None, None, None]:
+        """The chosen image; answer and details are emptied, because they were about another one."""
         picture = None
         if image is not None:
             try:
@@ -117,10 +129,15 @@ def build(predictor: Predictor) -> gr.Blocks:
                 gr.Warning(str(error), title="Error")
         return picture, None, None
 
-    def choose(event: gr.SelectData) -> str:
-        return str(shown[event.index][0])
+    def choose_example(self, event: gr.SelectData) -> str:
+        """The path of the example that was clicked."""
+        return self.examples[event.index][0]
 
-    shown = [(str(file), name) for name, file in example_images()]
+
+def build(predictor: Predictor) -> gr.Blocks:
+    """The page and its API, over a model."""
+    examples = [(str(file), name) for name, file in example_images()]
+    panel = Panel(predictor, examples)
     with gr.Blocks(title="Medical VQA", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as app:
         gr.Markdown(INTRODUCTION)
         gr.Markdown(DISCLAIMER, elem_id="disclaimer")
@@ -128,10 +145,10 @@ def build(predictor: Predictor) -> gr.Blocks:
             with gr.Column(min_width=300):
                 file = gr.File(label="Image: PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM", height=140)
                 gallery = gr.Gallery(
-                    shown,
+                    examples,
                     elem_id="examples",
                     label="Or an example: generated images, of no patient",
-                    columns=len(shown),
+                    columns=len(examples),
                     buttons=[],
                     allow_preview=False,
                     interactive=False,
@@ -148,19 +165,21 @@ def build(predictor: Predictor) -> gr.Blocks:
                 gr.Examples([[text] for text in GENERAL], question, label="Suggestions", api_visibility="private")
                 button = gr.Button("Ask", variant="primary")
                 label = gr.Label(label="Answer and confidence")
-                label.postprocess = ranked_label  # type: ignore[method-assign, assignment] # its own sorts by confidence
+                # Gradio's own sorts by confidence; a subclass would have Gradio write a .pyi file beside this one
+                label.postprocess = ranked_label  # type: ignore[method-assign, assignment]
                 with gr.Accordion("As JSON", open=False):
                     details = gr.JSON(show_label=False)
-        file.change(show, file, [preview, label, details], show_progress="hidden", api_visibility="private")
-        gallery.select(choose, None, file, show_progress="hidden", api_visibility="private")
+        shown = [preview, label, details]
+        file.change(panel.show, file, shown, show_progress="hidden", api_visibility="private")
+        gallery.select(panel.choose_example, None, file, show_progress="hidden", api_visibility="private")
         asked = [file, question, gr.State(RequestCap())]
-        gr.on([button.click, question.submit], ask, asked, [label, details], api_name="answer")
+        gr.on([button.click, question.submit], panel.ask, asked, [label, details], api_name="answer")
     # one question at a time: the model takes all cores, and more would only wait inside
     return app.queue(max_size=32, default_concurrency_limit=1)
 
 
 def _upload(path: str) -> io.BytesIO:
-    """An uploaded file with its own name, which errors tell, and not that of its place on the server."""
+    """An uploaded file under its own name: errors must not show its path on the server."""
     with open(path, "rb") as stream:
         file = io.BytesIO(stream.read(MAX_IMAGE_BYTES + 1))  # one more shows that it is too large
     file.name = Path(path).name

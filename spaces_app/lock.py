@@ -2,7 +2,7 @@
 
     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make lock
 
-pip chooses the files as the Dockerfile's base image would: Python 3.11 on x86-64 Linux, in the versions of
+pip chooses the files as it would in the Dockerfile's base image, Python 3.11 on x86-64 Linux, in the versions of
 constraints.txt. What only the BLIP-2 starter needs stands below `STARTER`.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from modeling.parts.packages import INSTALL_LANGUAGE_MODEL
 from processing.errors import UserError, run_command
 from processing.storage import write_atomically
-from spaces_app.publish import CPU_TORCH, LOCK, ROOT, STARTER, needed_packages
+from spaces_app.requirements import CPU_TORCH, LOCK, ROOT, STARTER, needed_packages
 
 
 def locked(*requirements: str) -> set[str]:
@@ -33,7 +33,7 @@ def locked(*requirements: str) -> set[str]:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
         done = subprocess.run([*command, "--report", str(report), *requirements])
         if done.returncode:
-            raise UserError("pip can't find what a Space needs (see above); mend constraints.txt, or the connection.")
+            raise UserError("pip can't find what a Space needs (see above); check constraints.txt and the connection.")
         installs = json.loads(report.read_text())["install"]
     return {
         f"{one['metadata']['name']}=={one['metadata']['version']} "
@@ -45,7 +45,7 @@ def locked(*requirements: str) -> set[str]:
 def main(argv: list[str]) -> None:
     """The command line, which takes nothing."""
     if (sys.version_info[:2], sys.platform, platform.machine()) != ((3, 11), "linux", "x86_64"):
-        raise UserError("The lock is of Python 3.11 on x86-64 Linux; run it there.")
+        raise UserError("The lock is for Python 3.11 on x86-64 Linux; write it there.")
     constraints = ("--constraint", str(ROOT / "constraints.txt"))
     base = locked(*constraints, *sorted(needed_packages("docker", needs_starter=False)))
     if not any(line.startswith("torch==") and "+cpu" in line for line in base):

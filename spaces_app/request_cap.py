@@ -25,5 +25,5 @@ class RequestCap:
         now = time.monotonic()
         if len(self._times) == REQUESTS and now - self._times[0] < SECONDS:
             wait = math.ceil(self._times[0] + SECONDS - now)
-            raise UserError(f"More than {REQUESTS} requests a minute; go on in {wait} seconds.")
+            raise UserError(f"More than {REQUESTS} requests a minute; try again in {wait} seconds.")
         self._times.append(now)

@@ -2,14 +2,15 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.support.app_server import chromium
-from tests.support.hub_server import HubServer
+from tests.support.app_server import PATIENCE, chromium
+from tests.support.hub.server import HubServer
 
 # huggingface_hub reads these when it is imported, so they are set before anything imports it.
 HUB = HubServer()
@@ -49,7 +50,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long is waited before each further try at the Hub; nobody waits, in tests."""
     waits: list[float] = []
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.setattr("modeling.hub.client.time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr("modeling.hub.retries.time", SimpleNamespace(sleep=waits.append))
     return waits
 
 
@@ -101,7 +102,9 @@ def trained(runs: Callable[[str], Path]) -> Path:
 TROUBLES: list[str] = []  # of the pages of the test that runs: what they could not fetch, and errors of their scripts
 
 
-def _note_troubles(context: Any) -> None:
+def _prepare_context(context: Any) -> None:
+    """Makes the pages of a browser context patient, and notes their troubles."""
+    context.set_default_timeout(PATIENCE)
     context.on("requestfailed", lambda request: TROUBLES.append(f"{request.method} {request.url}: {request.failure}"))
     context.on("weberror", lambda error: TROUBLES.append(str(error.error)))
     context.on("console", lambda message: message.type == "error" and TROUBLES.append(message.text))
@@ -112,6 +115,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.flaky(reruns=1, only_rerun="(?i)timeout"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which tests were tried again, so that a browser test that often needs it is noticed."""
+    reruns = terminalreporter.stats.get("rerun", [])
+    if reruns:
+        terminalreporter.section("tests that were run again")
+        for name, count in sorted(Counter(report.nodeid for report in reruns).items()):
+            terminalreporter.line(f"{name}: {count} more")
+        terminalreporter.line(f"{len(reruns)} in all")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -138,10 +151,10 @@ def browser() -> Iterator[Any]:
         pytest.skip("There is no chromium to drive; install it, on Debian by apt-get install chromium.")
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=60_000)  # ms, on a busy machine
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable)
-        browser.on("context", _note_troubles)
+        browser.on("context", _prepare_context)
         yield browser
         browser.close()
 

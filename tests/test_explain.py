@@ -16,7 +16,7 @@ from modeling.blip2 import family as blip2
 from modeling.blip2.answering import Answering
 from modeling.blip2.base import load_base
 from modeling.blip2.predictor import Blip2Predictor
-from modeling.parts.relevance import cross_relevance, heat_of
+from modeling.parts.relevance import cross_relevance, normalized_heat
 from modeling.training.arguments import Blip2TrainingArguments, ViltTrainingArguments
 from modeling.vilt.checkpoints import build_model
 from modeling.vilt.family import build_trainer
@@ -403,8 +403,8 @@ def test_model_that_samples_patches_has_no_map(predictors, image):
 
 
 def test_no_relevance_is_a_uniform_map():
-    assert np.array_equal(heat_of(torch.zeros(2, 4)), np.full((2, 4), 0.125, np.float32))
-    assert np.array_equal(heat_of(torch.full((2, 4), torch.nan)), np.full((2, 4), 0.125, np.float32))
+    assert np.array_equal(normalized_heat(torch.zeros(2, 4)), np.full((2, 4), 0.125, np.float32))
+    assert np.array_equal(normalized_heat(torch.full((2, 4), torch.nan)), np.full((2, 4), 0.125, np.float32))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

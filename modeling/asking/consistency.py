@@ -116,7 +116,7 @@ OPPOSITE = {  # exactly one is to be answered by yes
 
 
 def spelling(question: str) -> str:
-    """A question in lower case, its spaces and marks at the end made alike."""
+    """A question in lower case, with one space between words and one question mark at the end."""
     return " ".join(question.lower().split()).rstrip(" ?") + "?"
 
 
@@ -146,13 +146,14 @@ def paraphrase_figures(
     Args:
         ask: the model.
         rows: with `image`, `image_id`, `question`, `answer` and `language`.
-        answers: of the model to their questions as they are.
+        answers: the model's, to the questions as asked.
         known: questions of the training rows.
 
     Returns:
-        For all, for wordings that the training rows have and have not, and by group: `group`, `questions`, `wordings`
-        (asked), `consistent` `[value, low, high]` (share of wordings whose answer equals that to the question as it
-        is), and `exact_match` and `exact_match_as_asked`, of the wordings and of the question as it is; in percent.
+        A table for all wordings, for those that the training rows have and have not, and by group. `group` names the
+        part; `questions` and `wordings` count what was asked; `consistent` `[value, low, high]` is the share of
+        wordings whose answer equals that to the question as asked; `exact_match` is that of the wordings and
+        `exact_match_as_asked` that of the questions as asked. Figures are in percent.
     """
     seen = {spelling(question) for question in known}
     asked = [
@@ -198,8 +199,9 @@ def contradiction_figures(ask: Ask, images: Mapping[str, str]) -> list[dict[str,
         images: paths by image id.
 
     Returns:
-        For each set of questions `questions`, `images`, `contradictory` `[value, low, high]` (of `EXCLUSIVE` more than
-        one yes, of `OPPOSITE` not exactly one) and `none` (no yes at all), in percent of images.
+        For each set of questions `questions`, `images`, `contradictory` `[value, low, high]` and `none`, in percent of
+        images. `EXCLUSIVE` questions contradict each other with more than one yes, `OPPOSITE` ones unless there is
+        exactly one. `none` counts images without any yes.
     """
     table = []
     for group, questions in (EXCLUSIVE | OPPOSITE).items():
@@ -209,7 +211,9 @@ def contradiction_figures(ask: Ask, images: Mapping[str, str]) -> list[dict[str,
         wrong = yes != 1 if group in OPPOSITE else yes > 1
         table.append(
             {
-                **{"group": group, "questions": list(questions), "images": len(images)},
+                "group": group,
+                "questions": list(questions),
+                "images": len(images),
                 "contradictory": mean_with_interval(100.0 * wrong, list(images)),
                 "none": round(100 * float((yes == 0).mean()), 2),
             }

@@ -9,7 +9,7 @@ from processing.errors import UserError
 
 
 def overlay(image: Image.Image, heat: np.ndarray, opacity: float = 0.6) -> Image.Image:
-    """Lays a heat map over its image; the colder a place, the more of the plain image shows.
+    """Lays a heat map over its image. The colder a place, the more of the plain image shows.
 
     Args:
         image: of any size, taken as RGB.
@@ -17,7 +17,7 @@ def overlay(image: Image.Image, heat: np.ndarray, opacity: float = 0.6) -> Image
         opacity: of the hottest place, 0 to 1.
 
     Raises:
-        UserError: for another opacity.
+        UserError: the opacity is out of range.
     """
     if not 0 <= opacity <= 1:
         raise UserError(f"opacity {opacity}: must be from 0 to 1.")

@@ -32,7 +32,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The precision that was asked for, by default that of training on such a device.
+    """The precision that was asked for, by default the one that training takes on such a device.
 
     Raises:
         UserError: the name is unknown.

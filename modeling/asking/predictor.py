@@ -98,8 +98,8 @@ class Predictor:
             name: a folder, or a Hub id, served from the cache where there is no Hub.
             revision: branch, tag or commit of a Hub id; by default main.
             device: by default the GPU, where there is one.
-            dtype: float32, float16 or bfloat16. The default is that of training: float16 on a GPU, bfloat16 on a CPU
-                that is fast at it, else float32.
+            dtype: float32, float16 or bfloat16. The default is training's: float16 on a GPU, bfloat16 on a CPU that
+                is fast at it, else float32.
 
         Raises:
             UserError: there is no such model, it can't be loaded, or its weights are not safetensors.
@@ -161,7 +161,7 @@ class Predictor:
     def heat_map(self, image: ImageSource, question: str, answer: str | None = None) -> np.ndarray:
         """Where the model looked for an answer, by gradient-weighted attention (`modeling.parts.relevance`).
 
-        The gradient is that of the answer's logit, in float32, or of the log-likelihood of a written answer.
+        It takes the gradient of the answer's logit, in float32, or of the log-likelihood of a written answer.
 
         Args:
             image: as for `answer`.

@@ -1,10 +1,9 @@
-"""Does a model look at the image, and does it agree with itself? Its answers where image or question is changed.
+"""Does a model look at the image, and does it agree with itself?
 
-    python -m modeling.probe MODEL --dataset path/to/SLAKE [--split validation] [--output probe]
-
-What takes the image away (that of another row, a blank one, a blur) should take the right answers away: what stays
-right comes from the question alone. What a reader would not notice (a small turn, contrast, noise, JPEG, a crop)
-should change nothing, and neither should other words for the same question (`modeling.consistency`).
+The model answers again where image or question is changed. What takes the image away (another row's, a blank one, a
+blur) should take the right answers away: what stays right comes from the question alone. What a reader would not
+notice (a small turn, contrast, noise, JPEG, a crop) should change nothing, and neither should other words for the same
+question (`modeling.asking.consistency`).
 """
 
 import io
@@ -22,7 +21,7 @@ from processing.errors import UserError
 from processing.images import open_image
 
 Change = Callable[[Image.Image], Image.Image]
-STEP = 256  # questions between two looks at the progress bar
+BATCH_SIZE = 256  # questions that the predictor gets at once
 BLUR = 1 / 16  # standard deviation in shares of the image's longer side
 ROTATION = 5  # degrees
 CONTRAST = 1.3
@@ -63,14 +62,14 @@ SHUFFLED = "image of another row"
 
 
 def shuffled(images: Sequence[str], seed: int = 0) -> dict[str, str]:
-    """Another image for each distinct one; all questions of an image go to the same one.
+    """Another image for each distinct one. All questions of an image go to the same one.
 
     Raises:
         UserError: there is one image only.
     """
     distinct = sorted(set(images))
     if len(distinct) < 2:
-        raise UserError("One image alone can't be exchanged for another; give two or more.")
+        raise UserError("The split has one image alone, so there is no other to show; give two or more.")
     order = np.random.default_rng(seed).permutation(len(distinct))
     return {distinct[one]: distinct[other] for one, other in zip(order, np.roll(order, 1), strict=True)}
 
@@ -81,22 +80,25 @@ def probe(
     """Figures of answers to the same questions about images as they are and changed.
 
     Args:
+        predictor: the model.
         rows: with `image`, `image_id`, `question`, `question_id`, `answer`, `language` and `content_type`.
         answers: to the rows as they are.
 
     Returns:
-        By change: `exact_match`, `drop` (how far it is below that of the images as they are) with its 95 % interval
-        over images, `unchanged` (share of answers that stay the same), all in percent, and `drop_by_content_type`.
-        Then the rows whose answer stays the same with another image, as `id`, `image_id`, `question`, `answer`
-        (gold), `prediction` and `unchanged` (the names of all blinding changes that leave it as it is).
+        Two things. First, figures by change, in percent: `exact_match`; `drop`, how far that is below the figure of
+        images as they are, with its 95 % interval over images; `unchanged`, the share of answers that stay the same;
+        and `drop_by_content_type`. Second, the rows whose answer stays the same with another image: `id`, `image_id`,
+        `question`, `answer` (gold), `prediction` and `unchanged`, the names of all blinding changes that leave it.
     """
     other = shuffled([row["image"] for row in rows])
     changes: dict[str, Callable[[str], Image.Image]] = {SHUFFLED: lambda path: open_image(other[path])}
     changes |= {name: _changed(change) for name, change in (BLIND | HARMLESS).items()}
     images = [row["image_id"] for row in rows]
     kinds = sorted({row["content_type"] for row in rows if row["content_type"]})
-    asked = [row["image"] for row in rows], [row["question"] for row in rows]
-    found = {"as it is": answers} | {name: ask(predictor, *asked, name, change) for name, change in changes.items()}
+    paths, questions = [row["image"] for row in rows], [row["question"] for row in rows]
+    found = {"as it is": answers}
+    for name, change in changes.items():
+        found[name] = ask(predictor, paths, questions, name, change)
     right = {name: 100 * all_scores(rows, texts)[:, 0] for name, texts in found.items()}
     figures: dict[str, dict[str, Any]] = {}
     same: dict[str, np.ndarray] = {}
@@ -113,8 +115,11 @@ def probe(
         }
     unmoved = [
         {
-            **{"id": row["question_id"], "image_id": row["image_id"], "question": row["question"]},
-            **{"answer": row["answer"], "prediction": answers[i]},
+            "id": row["question_id"],
+            "image_id": row["image_id"],
+            "question": row["question"],
+            "answer": row["answer"],
+            "prediction": answers[i],
             "unchanged": [name for name in (SHUFFLED, *BLIND) if same[name][i]],
         }
         for i, row in enumerate(rows)
@@ -134,17 +139,20 @@ def ask(
     title: str,
     change: Callable[[str], Image.Image] = open_image,
 ) -> list[str]:
-    """Answers to questions about images, given by their paths; "" where there is none.
+    """Answers to questions about images; "" where there is none.
 
     Args:
+        predictor: the model.
+        images: the path of each question's image.
+        questions: one an image.
         title: of the progress bar.
         change: from a path to the image that is shown.
     """
     order = sorted(range(len(images)), key=lambda i: images[i])
     answers: dict[int, str] = {}
     with tqdm(total=len(images), desc=f"Probing: {title}", unit="question") as bar:
-        for start in range(0, len(order), STEP):
-            part = order[start : start + STEP]
+        for start in range(0, len(order), BATCH_SIZE):
+            part = order[start : start + BATCH_SIZE]
             opened = {path: change(path) for path in {images[i] for i in part}}
             shown = [opened[images[i]] for i in part]
             found = predictor.try_batch(shown, [questions[i] for i in part], 1)

@@ -17,25 +17,26 @@ ANSWER_COLUMNS = ("prediction", "confidence", "error")
 
 
 def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
-    """Answers the rows of a CSV file and writes them with the columns `prediction`, `confidence` and `error`, which is
-    empty where there is an answer.
+    """Answers the rows of a CSV file and writes them with the columns `prediction`, `confidence` and `error`.
+
+    `error` is empty where there is an answer.
 
     Args:
         table: with the columns `image`, a path relative to the table and inside its folder, and `question`.
-        out: is written whole, at the end.
+        out: is written at the end, whole or not at all.
 
     Returns:
         The number of rows with an error.
 
     Raises:
-        UserError: the table can't be read or has not these columns, or `out` can't be written.
+        UserError: the table can't be read or lacks these columns, or `out` can't be written.
     """
     rows = read_csv(table)
     columns = list(rows[0]) if rows else []
     if missing := [name for name in ("image", "question") if name not in columns]:
         raise UserError(f"{table}: there is no column {missing[0]}, or no row; it needs image and question.")
     if taken := [name for name in ANSWER_COLUMNS if name in columns]:
-        raise UserError(f"{table}: its column {taken[0]} is one of those to be written; rename it.")
+        raise UserError(f"{table}: it has a column {taken[0]} already, which the answers need; rename it.")
     root = Path(os.path.realpath(table.parent))
     asked = []
     for row in rows:

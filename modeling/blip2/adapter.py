@@ -78,7 +78,7 @@ def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments)
         target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
         modules_to_save=args.modules_to_save,
     )
-    if args.model_name_or_path == "starter":  # PEFT writes down the name, which is that of the cache folder
+    if args.model_name_or_path == "starter":  # else PEFT writes down a path of the cache
         config.revision, model.name_or_path = Path(model.name_or_path).name, "starter"
     return get_peft_model(model, config)
 
@@ -124,7 +124,7 @@ def load_adapter(model: nn.Module, config: PeftConfig, name: str, trainable: boo
         loaded = peft_model.load_adapter(name, "default", is_trainable=trainable, use_safetensors=True)
         own = ("lora_", ".modules_to_save.")
         wrong = [key for key in loaded.missing_keys if any(part in key for part in own)] + list(loaded.unexpected_keys)
-        if wrong:  # PEFT only warns, and the answers would be those of the base
+        if wrong:  # PEFT only warns, and the base would answer
             raise ValueError(f"{wrong[0]} is not in both")
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".:")

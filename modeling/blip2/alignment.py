@@ -1,9 +1,8 @@
 """The first stage of the BLIP-2 starter: its Q-Former learns to see before the language model comes in.
 
-import logging
 BLIP-2 (Li et al. 2023, https://arxiv.org/abs/2301.12597, section 3.1) trains the Q-Former on images and text without
 the language model first, so that the query tokens hold what text says of an image. The starter does so on the training
-rows: a light head reads the question, looks at the query tokens and chooses the answer. Then the head is thrown away.
+rows. A light head reads the question, attends to the query tokens and chooses the answer; then it is thrown away.
 
 Without this stage the query tokens fit the training images and do not carry the plainest facts of others.
 """
@@ -32,19 +31,22 @@ logger = logging.getLogger(__name__)
 
 LEARNING_RATE = 3e-4  # of Q-Former and head; benchmarks/quality.md has what was tried
 VISION_LEARNING_RATE = 2e-4
+WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1
 WORD_DROPOUT = 0.1
 
 
 class QuestionHead(nn.Module):
-    """Answers by a layer in which the question's words look at the query tokens, which never saw the question.
+    """Chooses an answer by a layer in which the question's tokens attend to the query tokens of the image.
+
+    The query tokens never see the question.
 
     Args:
         base: its Q-Former and vision network train.
         num_labels: size of the answer vocabulary.
     """
 
-    accepts_loss_kwargs = False  # see modeling.vilt.ViltForQuestionAnswering
+    accepts_loss_kwargs = False  # see ViltForQuestionAnswering in modeling.vilt.network
 
     def __init__(self, base: Blip2StarterForQuestionAnswering, num_labels: int) -> None:
         super().__init__()
@@ -91,6 +93,7 @@ class _AlignmentTrainer(Trainer):
             set_learning_rate(optimizer, self.model.base.vision_model.parameters(), VISION_LEARNING_RATE)
         return optimizer
 
+    # The Trainer's only hook for another order of rows.
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int]:
         return grouped_by_image(self.args, self.train_dataset if train_dataset is None else train_dataset)
 
@@ -102,36 +105,39 @@ def align(
     features: FeatureLookup | None,
     args: Blip2TrainingArguments,
 ) -> None:
-    """Trains what is trainable of `base` but the language model, for `alignment_epochs` over the rows.
+    """Trains what is trainable of `base`, the language model left out, for `alignment_epochs` over the rows.
 
     Args:
-        base: its Q-Former and, where it is trainable, the upper half of its vision network change.
-        rows: of training.
+        base: its Q-Former changes, and the upper half of its vision network where that is trainable.
+        rows: the training rows.
         image_processor: makes pixels where no features are kept.
         features: kept features of the frozen half, by image.
-        args: of the run.
+        args: the run's.
     """
     answers = build_vocabulary(rows["answer"])
     label2id = {answer: i for i, answer in enumerate(answers)}
-    logger.info("Aligning the Q-Former for %g epochs, without the language model.", args.alignment_epochs)
-    own = copy.copy(args)
-    own.num_train_epochs, own.max_steps, own.learning_rate = args.alignment_epochs, -1, LEARNING_RATE
-    own.eval_strategy = own.save_strategy = "no"
-    own.report_to, own.load_best_model_at_end, own.weight_decay = [], False, 0.05
+    logger.info("The Q-Former trains for %g epochs without the language model.", args.alignment_epochs)
     head = QuestionHead(base, len(answers))
     language_model, base.language_model = base.language_model, None
     tokenizer = minilm_tokenizer()
-    trainer = _AlignmentTrainer(
-        head,
-        own,
-        data_collator=ViltCollator(
-            ViltProcessor(image_processor, tokenizer),
-            *(labels_of(set(rows["answer"]), label2id), len(answers), MAX_QUESTION_LENGTH),
-            share_images=True,
-            features=features,
-            states=kept_states(head.text_encoder, tokenizer, MAX_QUESTION_LENGTH, {"train": rows}),
-        ),
-        train_dataset=rows,
+    collator = ViltCollator(
+        ViltProcessor(image_processor, tokenizer),
+        labels_of(set(rows["answer"]), label2id),
+        len(answers),
+        MAX_QUESTION_LENGTH,
+        share_images=True,
+        features=features,
+        states=kept_states(head.text_encoder, tokenizer, MAX_QUESTION_LENGTH, {"train": rows}),
     )
-    trainer.train()
+    _AlignmentTrainer(head, _alignment_arguments(args), data_collator=collator, train_dataset=rows).train()
     base.language_model = language_model
+
+
+def _alignment_arguments(args: Blip2TrainingArguments) -> Blip2TrainingArguments:
+    """The run's arguments for the first stage."""
+    own = copy.copy(args)
+    own.num_train_epochs, own.max_steps = args.alignment_epochs, -1
+    own.learning_rate, own.weight_decay = LEARNING_RATE, WEIGHT_DECAY
+    own.eval_strategy = own.save_strategy = "no"
+    own.load_best_model_at_end, own.report_to = False, []
+    return own

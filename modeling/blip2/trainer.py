@@ -50,7 +50,7 @@ class Blip2Trainer(Seq2SeqTrainer):
             self.trie = AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates])
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains, after the alignment where it is asked for; a checkpoint has it behind it."""
+        """Trains, with the alignment first where `alignment_epochs` asks for it and no checkpoint is resumed."""
         if self.args.alignment_epochs and not resume_from_checkpoint:
             base = self.model.get_base_model()
             collator = self.data_collator
@@ -58,7 +58,7 @@ class Blip2Trainer(Seq2SeqTrainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the adapter and how to ask it and, at the end of training, the merged model where it is asked for."""
+        """Saves the adapter and how to ask it. At the end of training `merge_adapter` also saves the merged model."""
         super().save_model(output_dir, _internal_call)
         if not self.args.should_save:
             return

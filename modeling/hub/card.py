@@ -1,60 +1,59 @@
-"""The model card: what a run's folder says of itself, as the README.md of a Hub repo.
+"""The model card: what a run's folder says about its model, as the README.md of a Hub repo.
 
 Metadata after https://huggingface.co/docs/hub/model-cards; what a card should tell after Mitchell et al. 2019, "Model
 Cards for Model Reporting", https://arxiv.org/abs/1810.03993.
 """
 
-import json
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from modeling.hub.card_facts import FIGURES, CardFacts, Result, read_card_facts
 from modeling.parts.packages import INSTALL, INSTALL_LANGUAGE_MODEL, PARTS
-from modeling.training.record import RECIPE_FILE, model_folder, read_record
 
 TEMPLATE = Path(__file__).with_name("card.md")
-FAMILIES = {"vilt": "ViLT", "blip2": "BLIP-2"}
-
-# Of the published recipes, which are the defaults of the families' arguments.
-PUBLISHED = {"vilt": {"f1": "71.66"}, "blip2": {"exact_match": "75.77", "f1": "79.57"}}
+CURVES = {"loss.png": "Loss by epoch", "metrics.png": "Validation figures by epoch"}
 
 
-class Figure(NamedTuple):
-    """A figure of `report/report.json` as it stands in the card."""
+@dataclass(frozen=True)
+class FamilyText:
+    """What the card says about a family.
 
-    title: str
-    metric: str  # as the Hub names it
-    definition: str
-    kind: tuple[str, str] = ("all", "")  # of questions, as the report names it
-    name: str = "exact_match"
+    Attributes:
+        name: of the family.
+        description: follows "A" or "A LoRA adapter for a".
+        limit: which answers the model can give.
+        published: figures of the published recipe, whose settings are the defaults of the family's arguments.
+        installs: the commands that install the parts of the family's starter.
+    """
+
+    name: str
+    description: str
+    limit: str
+    published: dict[str, str]
+    installs: tuple[str, ...]
 
 
-FIGURES = {
-    "exact_match": Figure(
-        *("Exact Match", "exact_match"),
-        "share of answers that equal the gold answer after SQuAD v2's normalisation (lower case, without punctuation "
-        "and the words a, an, the)",
+FAMILY_TEXTS = {
+    "vilt": FamilyText(
+        name="ViLT",
+        description="ViLT (arXiv:2102.03334) that answers a question about a medical image with one of its known "
+        "answers",
+        limit="It chooses among the answers of its training rows; any other can't be given.",
+        published={"f1": "71.66"},
+        installs=(INSTALL,),
     ),
-    "f1": Figure(
-        *("F1", "f1"),
-        "mean of each answer's harmonic mean of precision and recall of words, after the same normalisation",
-        name="f1",
-    ),
-    "open_exact_match": Figure(
-        *("OPEN accuracy", "accuracy", "Exact Match over the questions whose answer type is OPEN"),
-        kind=("answer_type", "OPEN"),
-    ),
-    "closed_exact_match": Figure(
-        *("CLOSED accuracy", "accuracy", "Exact Match over those of answer type CLOSED"),
-        kind=("answer_type", "CLOSED"),
+    "blip2": FamilyText(
+        name="BLIP-2",
+        description="BLIP-2 (arXiv:2301.12597) that writes the answer to a question about a medical image",
+        limit="It writes its answers, and may write one that no training row holds.",
+        published={"exact_match": "75.77", "f1": "79.57"},
+        installs=(INSTALL, INSTALL_LANGUAGE_MODEL),
     ),
 }
-REPORT_FILE = Path("report/report.json")
-BASELINE = "most frequent answer to the question"
 
 
 def model_card(folder: str | Path, repo_id: str | None = None, base_license: str | None = None) -> ModelCard:
@@ -68,84 +67,106 @@ def model_card(folder: str | Path, repo_id: str | None = None, base_license: str
     Raises:
         UserError: the folder holds no finished run.
     """
-    folder = Path(folder)
-    record = read_record(folder)
-    recipe = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
-    report_file = folder / REPORT_FILE
-    reports = json.loads(report_file.read_text(encoding="utf-8")) if report_file.is_file() else {}
-    base, data = record["base_model"], record["dataset"]
-    base_id = base if base is not None and "/" in base else None
-    family = FAMILIES[record["model_type"]]
-    adapter = (model_folder(folder) / "adapter_config.json").is_file()
-    results = list(_results(reports))
-    installs = [INSTALL, INSTALL_LANGUAGE_MODEL] if record["model_type"] == "blip2" else [INSTALL]
-    card_data = ModelCardData(
-        license=base_license if base_id else "apache-2.0" if base else "other",
-        language=["en", "zh"] if data["language"] == "all" else data["language"],
-        library_name="peft" if adapter else "transformers",
-        pipeline_tag="visual-question-answering",
-        base_model=base_id,
-        datasets=data["id"],
-        metrics=["exact_match", "f1", "accuracy"],
-        tags=["medical", "radiology", "medical-vqa", family.lower(), *(["lora"] if adapter else [])],
-        model_name=(repo_id or "medical-vqa").rpartition("/")[2],
-        eval_results=[_eval_result(result, data) for result in results] or None,
+    facts = read_card_facts(folder)
+    return ModelCard.from_template(
+        card_metadata(facts, repo_id, base_license),
+        template_path=str(TEMPLATE),
+        md=_escape,
+        **_template_values(facts, repo_id),
     )
-    parts = {
-        "title": f"{family} for questions about medical images, trained on {_escape(data['name'])}",
-        "what": _describe(record, adapter),
+
+
+def card_metadata(facts: CardFacts, repo_id: str | None = None, base_license: str | None = None) -> ModelCardData:
+    """The YAML at the head of the card; arguments as for `model_card`."""
+    tags = ["medical", "radiology", "medical-vqa", FAMILY_TEXTS[facts.model_type].name.lower()]
+    if facts.is_adapter:
+        tags.append("lora")
+    language = facts.data["language"]
+    return ModelCardData(
+        license=_license(facts, base_license),
+        language=["en", "zh"] if language == "all" else language,
+        library_name="peft" if facts.is_adapter else "transformers",
+        pipeline_tag="visual-question-answering",
+        base_model=facts.base_id,
+        datasets=facts.data["id"],
+        metrics=["exact_match", "f1", "accuracy"],
+        tags=tags,
+        model_name=(repo_id or "medical-vqa").rpartition("/")[2],
+        eval_results=[_eval_result(result, facts.data) for result in facts.results] or None,
+    )
+
+
+def _license(facts: CardFacts, base_license: str | None) -> str | None:
+    if facts.base is None:
+        return "other"
+    return base_license if facts.base_id else "apache-2.0"
+
+
+def _eval_result(result: Result, data: dict[str, Any]) -> EvalResult:
+    figure = result.figure
+    return EvalResult(
+        task_type="visual-question-answering",
+        task_name="Visual Question Answering",
+        dataset_type=data["id"] or re.sub(r"[^\w.-]+", "-", data["name"]),
+        dataset_name=data["name"],
+        dataset_split=result.split,
+        dataset_args={"language": data["language"], "num_rows": result.questions},
+        metric_type=figure.metric,
+        metric_name=f"{figure.title} ({result.split}, {result.questions:,} questions, percent)",
+        metric_value=result.value,
+        metric_args={"definition": figure.definition},
+    )
+
+
+def _template_values(facts: CardFacts, repo_id: str | None) -> dict[str, Any]:
+    """The variables of the template."""
+    family = FAMILY_TEXTS[facts.model_type]
+    results = facts.results
+    shown = {result.figure for result in results}
+    is_starter = facts.base == "starter"
+    return {
+        "title": f"{family.name} for questions about medical images, trained on {_escape(facts.data['name'])}",
+        "what": _describe(facts),
         "repo_id": repo_id or "path/to/this/folder",
-        "installs": installs if base == "starter" else [],
-        "record": record,
-        "recipe": {
-            name: ", ".join(map(str, value)) if isinstance(value, list) else value
-            for name, value in recipe.items()
-            if name != "model_type"
-        },
+        "installs": family.installs if is_starter else (),
+        "record": facts.record,
+        "recipe": {name: _setting(value) for name, value in facts.recipe.items() if name != "model_type"},
         "results": results,
-        "trust": [_trust(split, report) for split, report in reports.items()],
-        "figures": [figure for key, figure in FIGURES.items() if any(result["key"] == key for result in results)],
-        "published": PUBLISHED[record["model_type"]] if data["name"] == "SLAKE" else None,
-        "base": "" if base else "The base model was a folder of its author, so it can't be named here.",
-        "time": _duration(record["seconds"]),
-        "curves": [
-            {"file": file, "alt": alt}
-            for file, alt in (("loss.png", "Loss by epoch"), ("metrics.png", "Validation figures by epoch"))
-            if (folder / file).is_file()
-        ],
-        "data": data,
-        "limit": "It writes its answers, and may write one that no training row holds."
-        if record["model_type"] == "blip2"
-        else "It chooses among the answers of its training rows; any other can't be given.",
-        "parts": PARTS[record["model_type"]] if base == "starter" else [],
+        "trust": [_trust(split, report) for split, report in facts.reports.items()],
+        "figures": [figure for figure in FIGURES if figure in shown],
+        "published": family.published if facts.data["name"] == "SLAKE" else None,
+        "base": "The base model was a folder of its author, so it can't be named here." if facts.base is None else "",
+        "time": _duration(facts.record["seconds"]),
+        "curves": {file: alt for file, alt in CURVES.items() if file in facts.pictures},
+        "data": facts.data,
+        "limit": family.limit,
+        "parts": PARTS[facts.model_type] if is_starter else (),
     }
-    return ModelCard.from_template(card_data, template_path=str(TEMPLATE), md=_escape, **parts)
 
 
-def _results(reports: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for split, report in reports.items():
-        kinds = {(entry["group"], entry["value"]): entry for entry in report["figures"]}
-        for key, figure in FIGURES.items():
-            if figure.kind in kinds:
-                entry = kinds[figure.kind]
-                value, low, high = entry[figure.name]
-                yield {
-                    **{"split": split, "key": key, "figure": figure, "total": entry["questions"]},
-                    **{"value": value, "low": low, "high": high},
-                    "majority": entry["baselines"].get(BASELINE) if figure.name == "exact_match" else None,
-                }
+def _describe(facts: CardFacts) -> str:
+    """What the model is and what it started from, in a sentence."""
+    article = "A LoRA adapter for a" if facts.is_adapter else "A"
+    text = f"{article} {FAMILY_TEXTS[facts.model_type].description}"
+    if facts.base is None:
+        return f"{text}."
+    if facts.base.startswith("scratch:"):
+        return f"{text}, trained from nothing."
+    if facts.base == "starter":
+        return f"{text}, started from pretrained parts of ordinary registry packages."
+    return f"{text}, started from {facts.base}."
 
 
 def _trust(split: str, report: dict[str, Any]) -> str:
-    """What the report says of confidence and of where the model looked, in sentences."""
+    """What the report says about confidence and about where the model looked, in sentences."""
+    error = report["calibration"]["expected_calibration_error"]
+    coverages = [
+        f"{coverage:.1%} of the questions with at most {float(risk):.0%} wrong"
+        for risk, coverage in report["silence"]["coverage_at_risk"].items()
+    ]
     text = (
-        f"On {split} the confidence is {report['calibration']['expected_calibration_error']:.1%} from the accuracy in "
-        f"the mean of 15 bins (ECE); the surest answers reach "
-        + " and ".join(
-            f"{coverage:.1%} of the questions with at most {float(risk):.0%} wrong"
-            for risk, coverage in report["silence"]["coverage_at_risk"].items()
-        )
-        + "."
+        f"On {split} the confidence is {error:.1%} from the accuracy in the mean of 15 bins (ECE); the surest answers "
+        f"reach {' and '.join(coverages)}."
     )
     if report["grounding"]:
         found = report["grounding"][0]
@@ -157,39 +178,15 @@ def _trust(split: str, report: dict[str, Any]) -> str:
     return text
 
 
-def _eval_result(result: dict[str, Any], data: dict[str, Any]) -> EvalResult:
-    figure = result["figure"]
-    return EvalResult(
-        task_type="visual-question-answering",
-        task_name="Visual Question Answering",
-        dataset_type=data["id"] or re.sub(r"[^\w.-]+", "-", data["name"]),
-        dataset_name=data["name"],
-        dataset_split=result["split"],
-        dataset_args={"language": data["language"], "num_rows": result["total"]},
-        metric_type=figure.metric,
-        metric_name=f"{figure.title} ({result['split']}, {result['total']:,} questions, percent)",
-        metric_value=result["value"],
-        metric_args={"definition": figure.definition},
-    )
-
-
-def _describe(record: dict[str, Any], adapter: bool) -> str:
-    if record["model_type"] == "vilt":
-        kind = "ViLT (arXiv:2102.03334) that answers a question about a medical image with one of its known answers"
-    else:
-        kind = "BLIP-2 (arXiv:2301.12597) that writes the answer to a question about a medical image"
-    kind = f"{'A LoRA adapter for a' if adapter else 'A'} {kind}"
-    base = record["base_model"]
-    started = {None: "", "starter": ", started from pretrained parts of ordinary registry packages"}
-    if base is not None and base.startswith("scratch:"):
-        return f"{kind}, trained from nothing."
-    return f"{kind}{started.get(base, f', started from {base}')}."
+def _setting(value: Any) -> Any:
+    """A value of the recipe as the table of settings shows it."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _duration(seconds: int) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
     if seconds < 60:
         return f"{seconds} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -23,10 +24,30 @@ PREPROCESSING = {  # (pixel - 127) / 128, as EfficientNet-Lite was trained
 }
 
 
+@dataclass(kw_only=True)
+class EfficientNetFields:
+    """What the config of a starter says of its image network.
+
+    Args:
+        vision_network: name of the EfficientNet-Lite whose maps are the image tokens.
+        frozen_stride: stride of the network's map up to which it is frozen. This map and the coarser ones are the
+            image tokens, each folded to the grid of `patch_size`.
+        max_rotation: largest rotation of an image in training, in degrees.
+        max_scaling: largest change of its zoom.
+        max_shift: largest shift, in shares of its side.
+    """
+
+    vision_network: str = "efficientnet-lite0"
+    frozen_stride: int = 8
+    max_rotation: float = 10.0
+    max_scaling: float = 0.12
+    max_shift: float = 0.06
+
+
 class FrozenEfficientNet(nn.Module):
     """An EfficientNet-Lite up to the last map of `frozen_stride`.
 
-    It never trains and always runs in fp32, so its features are the same wherever they are computed; they are rounded
+    It never trains and always runs in fp32, so its features are the same wherever they are computed. They are rounded
     to half precision because that is how they are kept.
     """
 
@@ -46,9 +67,9 @@ class FrozenEfficientNet(nn.Module):
 
 
 class TrainedEfficientNet(nn.Module):
-    """The rest of the network, trained: the maps at several strides, folded to one grid and stacked.
+    """The rest of the network, which trains. It stacks the maps at several strides, folded to one grid.
 
-    Its batch normalisation keeps the statistics of the pretraining: those of a batch of few images are worse.
+    Its batch normalisation keeps the statistics of the pretraining, since those of a batch of few images are worse.
     """
 
     mean: torch.Tensor
@@ -64,7 +85,7 @@ class TrainedEfficientNet(nn.Module):
         self.register_buffer("std", torch.ones(num_channels, 1, 1))
 
     def train(self, mode: bool = True) -> "TrainedEfficientNet":
-        """Stays in evaluation mode, which fixes the statistics and not the weights."""
+        """The network stays in evaluation mode, which fixes the statistics and not the weights."""
         return super().train(False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -103,8 +124,11 @@ def _convolve(convolution: Any, norm: Any, hidden: torch.Tensor) -> torch.Tensor
 
 
 class _DepthwiseOnCpu(torch.autograd.Function):
-    """A depthwise convolution of stride 1. The gradient of its weights is the convolution of each map of the input by
-    that of the gradient of the output, which is several times as fast as what oneDNN makes of it."""
+    """A depthwise convolution of stride 1 with a faster gradient.
+
+    The gradient of its weights is the convolution of each map of the input by the gradient of the output. That is
+    several times as fast as oneDNN's.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -113,16 +137,16 @@ class _DepthwiseOnCpu(torch.autograd.Function):
         return nn.functional.conv2d(hidden, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        """That of the output to those of the three inputs."""
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # type: ignore[override]  # torch names the arguments otherwise
+        """The gradient of the output to the gradients of the three inputs."""
         hidden, weight = ctx.saved_tensors
         (count, channels, *sides), padding = hidden.shape, weight.shape[-1] // 2
         backward = torch.ops.aten.convolution_backward
         options = ((1, 1), (padding, padding), (1, 1), False, (0, 0), channels, (True, False, False))
         to_hidden, *_ = backward(gradient, hidden, weight, None, *options)
         maps, filters = hidden.reshape(1, -1, *sides), gradient.reshape(-1, 1, *sides)
-        of_each = nn.functional.conv2d(maps, filters, padding=padding, groups=count * channels)
-        return to_hidden, of_each.view(count, *weight.shape).sum(0), gradient.sum((0, 2, 3))
+        to_weights = nn.functional.conv2d(maps, filters, padding=padding, groups=count * channels)
+        return to_hidden, to_weights.view(count, *weight.shape).sum(0), gradient.sum((0, 2, 3))
 
 
 def efficientnet(config: Any) -> tuple[FrozenEfficientNet, TrainedEfficientNet]:
@@ -154,12 +178,12 @@ def efficientnet(config: Any) -> tuple[FrozenEfficientNet, TrainedEfficientNet]:
     )
 
 
-def random_affine(features: torch.Tensor, config: Any) -> torch.Tensor:
-    """Features of images turned, zoomed and shifted a little at random, never mirrored: left must stay left.
+def random_affine(features: torch.Tensor, config: EfficientNetFields) -> torch.Tensor:
+    """Feature maps turned, zoomed and shifted a little at random. None is mirrored: left must stay left.
 
     Args:
         features: ``(B, channels, height, width)``.
-        config: has `max_rotation` in degrees, `max_scaling` in zoom and `max_shift` in shares of the image's side.
+        config: sets how far they move.
     """
     angle, scale, *shift = 2 * torch.rand(4, len(features), device=features.device) - 1
     angle, scale = angle * math.radians(config.max_rotation), 1 + scale * config.max_scaling
@@ -171,22 +195,25 @@ def random_affine(features: torch.Tensor, config: Any) -> torch.Tensor:
 
 
 def load_efficientnet(vision: FrozenEfficientNet, top: TrainedEfficientNet, image_processor: Any) -> None:
-    """Loads the pretrained weights, but for their ImageNet head, and sets the statistics of the maps.
+    """Loads the pretrained weights without their ImageNet head, and sets the statistics of the maps.
 
-    Those are of the phantom images, which have the grey values of CT, MRI and X-ray.
+    The statistics are of the phantom images, which have the grey values of CT, MRI and X-ray.
     """
     weights = torch.load(io.BytesIO(read_part(*VISION_WEIGHTS)), weights_only=True)
-    frozen = len(vision.blocks)
-    states = vision.state_dict(), top.state_dict()
+    frozen_blocks = len(vision.blocks)
+    lower, upper = vision.state_dict(), top.state_dict()
+    stem = {"_conv_stem": 0, "_bn0": 1}
     for name, value in weights.items():
         part, _, rest = name.partition(".")
-        if part == "_blocks":
+        if part in stem:
+            lower[f"stem.{stem[part]}.{rest}"].copy_(value)
+        elif part == "_blocks":
             number, _, rest = rest.partition(".")
             block = int(number)
-            upper = block >= frozen
-            states[upper][f"blocks.{block - frozen * upper}.{rest}"].copy_(value)
-        elif part in ("_conv_stem", "_bn0"):
-            states[0][f"stem.{('_conv_stem', '_bn0').index(part)}.{rest}"].copy_(value)
+            if block < frozen_blocks:
+                lower[f"blocks.{block}.{rest}"].copy_(value)
+            else:
+                upper[f"blocks.{block - frozen_blocks}.{rest}"].copy_(value)
     phantoms = sorted((cached_phantoms() / "imgs").glob("*/source.jpg"))
     pixels = image_processor([open_image(image) for image in phantoms], return_tensors="pt")["pixel_values"]
     with torch.no_grad():

@@ -1,11 +1,10 @@
 """The features of a frozen vision network, computed once per image and kept on disk.
 
-import logging
-A frozen network gives the same features for an image at every question and epoch; SLAKE asks 11 questions an image.
-Features are keyed by the image's content, its preprocessing and the network's weights, so what is kept is never stale.
+A frozen network gives an image the same features at every question and epoch, and SLAKE asks 11 questions an image.
+Features are keyed by the image's content, its preprocessing and the network's weights, so none is ever stale.
 
 On disk a set of features is a folder named after preprocessing and weights. It holds safetensors shards, each written
-atomically, with a checksum for every image; several processes may add shards at the same time.
+atomically, with a checksum for every image. Several processes may add shards at the same time.
 """
 
 import errno
@@ -36,9 +35,12 @@ SHARD_SIZE = 512  # images a file
 
 
 def one_per_question(states: torch.Tensor, image_index: torch.Tensor) -> torch.Tensor:
-    """States of images ``(I, ...)`` as one row a question ``(B, ...)``; `image_index` ``(B,)`` says which image's.
+    """States of images ``(I, ...)`` as one row a question ``(B, ...)``.
 
     An index in brackets would do the same, but its backward pass adds up an image's gradients in any order.
+
+    Args:
+        image_index: which image each question is about, ``(B,)``.
     """
     return states.index_select(0, image_index)
 
@@ -49,8 +51,8 @@ class KeptFeatures:
     Args:
         network: frozen; maps `pixel_values` ``(B, 3, H, W)`` to features ``(B, channels, height, width)``.
         image_processor: makes its `pixel_values`.
-        max_gb: limit for all features on disk, in 10^9 bytes. The sets of other networks make room first, the least
-            recently used one before the others; what still does not fit is computed whenever it is asked for.
+        max_gb: limit for all features on disk, in 10^9 bytes. The sets of other networks make room first, beginning
+            with the least recently used one. What still does not fit is computed at every use.
     """
 
     def __init__(self, network: nn.Module, image_processor: Any, max_gb: float) -> None:
@@ -63,7 +65,7 @@ class KeptFeatures:
         self._shards: dict[str, Any] = {}  # the open shard that holds an image, by the image's digest
 
     def fill(self, images: Iterable[str]) -> None:
-        """Computes what is not there yet, with a progress bar, and logs how much was computed and read."""
+        """Computes the features that are not on disk yet, with a progress bar, and logs how many were computed."""
         wanted = {self._digest(image): image for image in dict.fromkeys(images)}
         self._open_shards(wanted.keys())
         missing = [(digest, image) for digest, image in wanted.items() if digest not in self._shards]
@@ -137,7 +139,8 @@ class KeptFeatures:
             reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
             logger.warning(
                 "Image features can't be kept in %s (%s): they are computed at every use, slowly.",
-                *(self.folder, reason),
+                self.folder,
+                reason,
             )
 
     def _make_room(self, size: int) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 BATCH_SIZE = 64  # questions a forward
-MAX_QUESTIONS = 20_000  # where there are more the encoder runs at each step; MiniLM's states take 15 KB a question
+MAX_QUESTIONS = 20_000  # MiniLM's states take 15 KB a question; of more questions the encoder runs at each step
 
 
 @torch.no_grad()
@@ -25,8 +25,8 @@ def kept_states(
 
     Args:
         text_encoder: frozen; maps `input_ids` and `attention_mask` ``(B, L)`` to a `last_hidden_state`.
-        tokenizer: cuts questions at
-        max_length: tokens.
+        tokenizer: the encoder's.
+        max_length: where questions are cut, in tokens.
         dataset: its splits have a column `question`.
 
     Returns:
@@ -38,7 +38,9 @@ def kept_states(
     text_encoder.eval()
     device = next(text_encoder.parameters()).device
     states: dict[str, torch.Tensor] = {}
-    ordered = sorted(questions, key=lambda question: (len(question), question))  # those of like length together
+    ordered = sorted(
+        questions, key=lambda question: (len(question), question)
+    )  # questions of similar length share a batch
     for start in range(0, len(ordered), BATCH_SIZE):
         chunk = ordered[start : start + BATCH_SIZE]
         batch = tokenizer(chunk, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(device)

@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, read_part
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-MAX_QUESTION_LENGTH = 40
+MAX_QUESTION_LENGTH = 40  # tokens, which is ViLT's limit
 
 
 def minilm_weights() -> dict[str, torch.Tensor]:
@@ -27,11 +27,10 @@ def minilm() -> BertModel:
 
 
 def minilm_tokenizer() -> PreTrainedTokenizerFast:
-    """Its tokenizer, for questions of at most 40 tokens, which is ViLT's limit."""
+    """The tokenizer of MiniLM, for questions of at most `MAX_QUESTION_LENGTH` tokens."""
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_buffer(read_part(*TOKENIZER)),
-        model_max_length=MAX_QUESTION_LENGTH,
-        **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
+        tokenizer_object=Tokenizer.from_buffer(read_part(*TOKENIZER)), model_max_length=MAX_QUESTION_LENGTH, **special
     )
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
@@ -39,7 +38,7 @@ def minilm_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def drop_tokens(attention_mask: torch.Tensor, share: float) -> torch.Tensor:
-    """The mask ``(B, L)`` of a question's tokens without a random share of them; the first one always stays."""
-    hidden = torch.rand(attention_mask.shape, device=attention_mask.device) < share
-    hidden[:, 0] = False
-    return attention_mask * ~hidden
+    """The mask ``(B, L)`` of questions' tokens without a random share of them. The first token always stays."""
+    dropped = torch.rand(attention_mask.shape, device=attention_mask.device) < share
+    dropped[:, 0] = False
+    return attention_mask * ~dropped

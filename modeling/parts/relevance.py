@@ -15,10 +15,10 @@ from torch import nn
 
 @contextmanager
 def recorded_attention(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, torch.Tensor]]:
-    """Collects the attention probabilities ``(B, heads, to, from)`` of each attention module of transformers, with the
-    graph behind them, which is there even where all parameters are frozen.
+    """Collects the attention probabilities ``(B, heads, to, from)`` of attention modules of transformers.
 
-    Modules that choose their kernel by their config need `plain_attention` around them.
+    The autograd graph behind them is there even where all parameters are frozen. Modules that choose their kernel by
+    their config need `eager_attention` around them.
     """
     found: dict[nn.Module, torch.Tensor] = {}
 
@@ -42,9 +42,9 @@ def recorded_attention(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module,
 
 
 @contextmanager
-def plain_attention(network: Any) -> Iterator[None]:
-    """Makes a network of transformers compute attention in plain steps, as its fused kernels give no probabilities."""
-    implementation = network.config._attn_implementation
+def eager_attention(network: Any) -> Iterator[None]:
+    """Makes a network of transformers compute attention step by step, as its fused kernels give no probabilities."""
+    implementation = network.config._attn_implementation  # transformers has a setter but no public getter
     network.set_attn_implementation("eager")
     try:
         yield
@@ -52,11 +52,13 @@ def plain_attention(network: Any) -> Iterator[None]:
         network.set_attn_implementation(implementation)
 
 
-def weighted(target: torch.Tensor, attention: dict[nn.Module, torch.Tensor]) -> dict[nn.Module, torch.Tensor]:
+def gradient_weighted(target: torch.Tensor, attention: dict[nn.Module, torch.Tensor]) -> dict[nn.Module, torch.Tensor]:
     """A_bar ``(B, to, from)`` of each attention module: the mean over heads of max(gradient * A, 0) (eq. 5).
 
+    No parameter gets a gradient.
+
     Args:
-        target: the number to explain, of a batch the sum over its questions; no parameter gets a gradient of it.
+        target: the number to explain; of a batch, the sum over its questions.
         attention: A of each module, ``(B, heads, to, from)``.
     """
     gradients = torch.autograd.grad(target, list(attention.values()))
@@ -68,7 +70,7 @@ def self_relevance(layers: Sequence[torch.Tensor]) -> torch.Tensor:
     """R of self-attention layers ``(B, tokens, tokens)``: what each token took from each, R + A_bar R (eq. 6).
 
     Args:
-        layers: A_bar of each, ``(B, tokens, tokens)``, or ``(B, n, tokens)`` where only the first n take anything.
+        layers: A_bar of each, ``(B, tokens, tokens)``, or ``(B, n, tokens)`` where only the first n tokens attend.
     """
     relevance = torch.eye(layers[0].shape[-1]).to(layers[0]).repeat(len(layers[0]), 1, 1)
     for layer in layers:
@@ -77,12 +79,14 @@ def self_relevance(layers: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def cross_relevance(layers: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
-    """R of queries to image tokens ``(queries, image tokens)``, in layers that attend to the queries and then maybe to
-    the image (eqs. 6 to 10). Image tokens attend to nothing here, so their own R is the identity.
+    """R of queries to image tokens ``(queries, image tokens)`` (eqs. 6 to 10).
+
+    Each layer attends to the queries, and some layers then to the image. Image tokens attend to nothing, so their own
+    R is the identity.
 
     Args:
-        layers: A_bar of each: to the queries ``(queries, queries)``, then, in the first layer and maybe in others, to
-            the image ``(queries, image tokens)``.
+        layers: A_bar of each: to the queries ``(queries, queries)``, then to the image ``(queries, image tokens)`` in
+            the first layer and where there is cross-attention.
     """
     identity = torch.eye(len(layers[0][0])).to(layers[0][0])
     own, image = identity, torch.zeros_like(layers[0][1])
@@ -95,8 +99,8 @@ def cross_relevance(layers: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
     return image
 
 
-def heat_of(relevance: torch.Tensor) -> np.ndarray:
-    """Relevance ``(rows, columns)`` as float32 that sums to 1; uniform where there is none, or no finite one."""
+def normalized_heat(relevance: torch.Tensor) -> np.ndarray:
+    """Relevance ``(rows, columns)`` as float32 that sums to 1. It is uniform where the sum is 0 or not finite."""
     heat = relevance.double().cpu().numpy()
     total = heat.sum()
     heat = heat / total if 0 < total < np.inf else np.full(heat.shape, 1 / heat.size)

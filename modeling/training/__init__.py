@@ -1,1 +1,1 @@
-"""A training run: what it is told, its checkpoints, its evaluation and its record."""
+"""A training run: its arguments, checkpoints, evaluation and record."""

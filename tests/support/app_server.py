@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120  # to start, on a busy machine
+PATIENCE = 60_000  # ms that a page may take for each step, on a busy machine
 
 
 def chromium() -> str | None:

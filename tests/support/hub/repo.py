@@ -10,8 +10,29 @@ from typing import Any
 
 MAX_REGULAR_BYTES = 10 * 2**20
 LFS_SUFFIXES = (
-    *(".7z", ".arrow", ".bin", ".ckpt", ".gz", ".h5", ".joblib", ".model", ".msgpack", ".npy", ".npz", ".onnx"),
-    *(".parquet", ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".tflite", ".tgz", ".zip", ".zst"),
+    ".7z",
+    ".arrow",
+    ".bin",
+    ".ckpt",
+    ".gz",
+    ".h5",
+    ".joblib",
+    ".model",
+    ".msgpack",
+    ".npy",
+    ".npz",
+    ".onnx",
+    ".parquet",
+    ".pickle",
+    ".pkl",
+    ".pt",
+    ".pth",
+    ".safetensors",
+    ".tar",
+    ".tflite",
+    ".tgz",
+    ".zip",
+    ".zst",
 )
 GIT_ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
 MAIN = "refs/heads/main"
@@ -78,7 +99,7 @@ class Repo:
         return self.commits.get(revision) or self.refs[self.branch(revision)]
 
     def branch(self, revision: str) -> str:
-        """The ref of a branch or of a pull request, that which a commit can go to."""
+        """The ref that a commit to a branch or to a pull request moves."""
         for name in (f"refs/heads/{revision}", revision):
             if name in self.refs:
                 return name

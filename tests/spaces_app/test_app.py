@@ -13,13 +13,12 @@ import pydicom.data
 import pytest
 from playwright.sync_api import Page, expect
 
-from modeling.asking.predictor import Predictor
+from modeling.predictor import Predictor
 from spaces_app.content import DISCLAIMER
 from tests.support import app_server
 
 pytestmark = pytest.mark.xdist_group("apps")
 QUESTION = "What modality is used to take this image?"
-PATIENCE = 60_000  # ms, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,6 @@ def open_page(browser, serve):
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 1000}} | options))
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(PATIENCE)
         page.goto(serve(*models))
         page.get_by_text("Ready: ").wait_for()
         return page

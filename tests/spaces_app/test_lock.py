@@ -8,7 +8,7 @@ import pytest
 
 from processing.errors import UserError
 from spaces_app import lock
-from spaces_app.publish import CPU_TORCH, STARTER
+from spaces_app.requirements import CPU_TORCH, STARTER
 
 
 def test_lines_have_the_hash_of_the_file_that_pip_chooses(tmp_path):
@@ -59,6 +59,6 @@ def test_torch_for_gpus_or_another_machine_is_refused(pip, monkeypatch, tmp_path
     with pytest.raises(UserError, match=r"set PIP_EXTRA_INDEX_URL=https://download\.pytorch\.org/whl/cpu"):
         lock.main([])
     monkeypatch.setattr(lock.platform, "machine", lambda: "arm64")
-    with pytest.raises(UserError, match=r"The lock is of Python 3\.11 on x86-64 Linux"):
+    with pytest.raises(UserError, match=r"The lock is for Python 3\.11 on x86-64 Linux"):
         lock.main([])
     assert not (tmp_path / "requirements.lock").exists()

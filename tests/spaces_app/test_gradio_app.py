@@ -15,7 +15,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from modeling.asking.predictor import Predictor
+from modeling.predictor import Predictor
 from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app
 from spaces_app.content import DISCLAIMER, EXAMPLES, GENERAL

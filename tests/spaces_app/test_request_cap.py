@@ -5,7 +5,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from streamlit.testing.v1 import AppTest
 
-from modeling.asking.predictor import Predictor
+from modeling.predictor import Predictor
 from processing.errors import UserError
 from spaces_app import gradio_app, request_cap
 from spaces_app.request_cap import RequestCap
@@ -28,11 +28,11 @@ def test_requests_of_any_minute_are_counted(two_a_minute, monkeypatch):
     now += 50
     cap.take()
     now += 2.5
-    with pytest.raises(UserError, match="^More than 2 requests a minute; go on in 8 seconds.$"):
+    with pytest.raises(UserError, match="^More than 2 requests a minute; try again in 8 seconds.$"):
         cap.take()
     now += 7.5
     cap.take()
-    with pytest.raises(UserError, match="go on in 50 seconds"):
+    with pytest.raises(UserError, match="try again in 50 seconds"):
         cap.take()
 
 
@@ -63,6 +63,6 @@ def test_a_visit_of_the_streamlit_app_is_held_back_and_another_is_not(two_a_minu
         return app
 
     held_back = visit(3)
-    assert any(w.value.startswith("More than 2 requests a minute; go on in") for w in held_back.warning)
+    assert any(w.value.startswith("More than 2 requests a minute; try again in") for w in held_back.warning)
     assert sum(QUESTION in element.body for element in held_back.get("html") if "question" in element.body) == 2
     assert not any("a minute" in w.value for w in visit(2).warning)

@@ -1,0 +1,132 @@
+"""Who imports whom: every room imports only the rooms below it, in no circle, and no file is too long to read."""
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+from tests.support.app_server import ROOT
+
+ROOMS = {  # what each room may import beside itself
+    "processing": (),
+    "metrics": ("processing",),
+    "modeling.parts": ("metrics", "processing"),
+    "modeling.training": ("modeling.parts", "metrics", "processing"),
+    "modeling.vilt": ("modeling.training", "modeling.parts", "metrics", "processing"),
+    "modeling.blip2": ("modeling.training", "modeling.parts", "metrics", "processing"),
+    "modeling.blip2_model": ("modeling.blip2",),  # the names of modules in adapters of version 0.1
+    "modeling.blip2_starter": ("modeling.blip2",),
+    "modeling.families": ("modeling.vilt", "modeling.blip2", "modeling.parts"),
+    "modeling.asking": ("modeling.families", "modeling.training", "modeling.parts", "metrics", "processing"),
+    "modeling.hub": ("modeling.training", "modeling.parts", "metrics", "processing"),
+    "modeling.predictor": ("modeling.asking", "processing"),
+    "modeling.probe": ("modeling.asking", "modeling.predictor", "metrics", "processing"),
+    "modeling.publish": ("modeling.hub", "modeling.training", "processing"),
+    "spaces_app": (
+        "modeling.predictor",
+        "modeling.asking.heat_maps",
+        "modeling.families",
+        "modeling.hub",
+        "modeling.parts",
+        "metrics",
+        "processing",
+    ),
+    "train": ("modeling", "metrics", "processing"),
+    "benchmarks": ("train", "modeling", "metrics", "processing", "tests.support"),
+}
+TYPING_EXCEPTIONS = {("modeling.training.evaluation", "modeling.families")}  # a family is its argument
+LONGEST = 400  # lines of a file
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FOLDERS = ("processing", "metrics", "modeling", "spaces_app", "benchmarks", "tests")
+FILES = [ROOT / "train.py", *(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py")))]
+MODULES = {module_name(file): file for file in FILES}
+
+
+def imports_of(module: str) -> tuple[set[str], set[str]]:
+    """The modules of the project that a module imports wherever in its file, and those only for annotations."""
+    file = MODULES[module]
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    blocks = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    typing_nodes = {id(node) for block in blocks for statement in block.body for node in ast.walk(statement)}
+    run, typing = set(), set()
+    for node in ast.walk(tree):
+        names = set()
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            whole_names = {f"{source}.{alias.name}" for alias in node.names}
+            names = {name if name in MODULES else source for name in whole_names}
+        (typing if id(node) in typing_nodes else run).update(
+            name for name in names if name.partition(".")[0] in ("train", *FOLDERS)
+        )
+    return run, typing
+
+
+FOUND = {module: imports_of(module) for module in MODULES}
+IMPORTS = {module: run for module, (run, _) in FOUND.items()}
+TYPING_IMPORTS = {module: typing for module, (_, typing) in FOUND.items()}
+
+
+def is_inside(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below_it(room):
+    modules = [module for module in MODULES if is_inside(module, room)]
+    assert modules, f"there is no {room}"
+    for module in modules:
+        for imported in IMPORTS[module] | TYPING_IMPORTS[module]:
+            if imported in IMPORTS[module] or (module, imported) not in TYPING_EXCEPTIONS:
+                assert any(is_inside(imported, other) for other in (room, *ROOMS[room])), (
+                    f"{module} imports {imported}"
+                )
+
+
+def test_every_module_belongs_to_a_room():
+    packages = {"modeling"}  # holds rooms only
+    rooms = [*ROOMS, "tests"]
+    assert not [name for name in MODULES.keys() - packages if not any(is_inside(name, room) for room in rooms)]
+    assert not IMPORTS["modeling"]
+
+
+def test_imported_modules_exist():
+    for module in MODULES:
+        assert not (IMPORTS[module] | TYPING_IMPORTS[module]) - MODULES.keys(), module
+
+
+def test_modules_import_each_other_in_no_circle():
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_a_circle_would_be_found():
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
+
+
+def test_no_file_is_longer_than_a_reader_takes_in():
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines()) for file in FILES}
+    assert not {name: length for name, length in lengths.items() if length > LONGEST}
+
+
+def test_data_and_figures_need_no_torch():
+    modules = ("processing", "processing.images", "processing.data", "metrics", "metrics.report")
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
