@@ -9,6 +9,8 @@ from modeling.parts.kept_states import kept_states
 from modeling.vilt.scratch import build_tokenizer
 
 QUESTIONS = ["What is this?", "Is the left lung healthy?", "Where is the liver?"]
+
+
 LONG = " ".join(["What is this?"] * 5)
 
 
