@@ -18,6 +18,8 @@ ROOMS = {  # what each room may import beside itself
     "modeling.training": ("modeling.parts", "metrics", "processing"),
     "modeling.vilt": ("modeling.training", "modeling.parts", "metrics", "processing"),
     "modeling.blip2": ("modeling.training", "modeling.parts", "metrics", "processing"),
+    "modeling.blip2_model": ("modeling.blip2",),  # the names of modules in adapters of version 0.1
+    "modeling.blip2_starter": ("modeling.blip2",),
     "modeling.families": ("modeling.vilt", "modeling.blip2", "modeling.parts"),
     "modeling.asking": ("modeling.families", "modeling.training", "modeling.parts", "metrics", "processing"),
     "modeling.hub": ("modeling.training", "modeling.parts", "metrics", "processing"),

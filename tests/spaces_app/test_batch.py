@@ -12,7 +12,8 @@ from spaces_app.batch import as_csv, read_archive, read_questions
 from spaces_app.content import EXAMPLES, GENERAL, PROBES, example_images, suggestions
 
 
-def packed(**files: bytes) -> bytes:
+def packed(files: dict[str, bytes]) -> bytes:
+    """A zip file."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -21,7 +22,7 @@ def packed(**files: bytes) -> bytes:
 
 
 def test_images_of_an_archive_come_by_name_without_what_systems_add():
-    data = packed(**{"b/2.png": b"2", "a/": b"", "a.png": b"1", "__MACOSX/._a.png": b"x", ".DS_Store": b"x"})
+    data = packed({"b/2.png": b"2", "a/": b"", "a.png": b"1", "__MACOSX/._a.png": b"x", ".DS_Store": b"x"})
     assert list(read_archive(data).items()) == [("a.png", b"1"), ("b/2.png", b"2")]
 
 
@@ -29,8 +30,8 @@ def test_images_of_an_archive_come_by_name_without_what_systems_add():
     ("data", "message"),
     [
         (b"no archive", "damaged or encrypted"),
-        (packed(**{"a.png": b"1" * 1000})[:60], "damaged or encrypted"),
-        (packed(**{".hidden": b"1"}), "holds no image"),
+        (packed({"a.png": b"1" * 1000})[:60], "damaged or encrypted"),
+        (packed({".hidden": b"1"}), "holds no image"),
     ],
     ids=["no archive", "cut off", "hidden file alone"],  # the bytes hold the time: no name that all test workers share
 )
@@ -40,7 +41,7 @@ def test_archive_that_can_t_be_used(data, message):
 
 
 def test_encrypted_archive_is_refused():
-    data = bytearray(packed(**{"a.png": b"1"}))
+    data = bytearray(packed({"a.png": b"1"}))
     for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         struct.pack_into("<H", data, data.index(header) + flags, 1)
     with pytest.raises(UserError, match="damaged or encrypted"):
@@ -50,15 +51,15 @@ def test_encrypted_archive_is_refused():
 def test_archive_is_bounded_in_files_and_in_what_it_unpacks_to(monkeypatch):
     monkeypatch.setattr(batch, "MAX_IMAGES", 2)
     with pytest.raises(UserError, match="holds 3 files; send at most 2"):
-        read_archive(packed(**{f"{n}.png": b"1" for n in range(3)}))
+        read_archive(packed({f"{n}.png": b"1" for n in range(3)}))
     monkeypatch.setattr(batch, "MAX_ARCHIVE_BYTES", 1_500)
     with pytest.raises(UserError, match=r"1\.png: the images are too large once unpacked"):
-        read_archive(packed(**{"0.png": bytes(1_000), "1.png": bytes(1_000)}))
+        read_archive(packed({"0.png": bytes(1_000), "1.png": bytes(1_000)}))
 
 
 def test_archive_that_lies_about_a_size_is_bounded_too(monkeypatch):
     monkeypatch.setattr(batch, "MAX_IMAGE_BYTES", 1_000)
-    data = bytearray(packed(**{"a.png": bytes(100_000)}))
+    data = bytearray(packed({"a.png": bytes(100_000)}))
     struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, 10)  # its size in the directory
     with pytest.raises(UserError):
         read_archive(bytes(data))

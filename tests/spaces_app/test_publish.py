@@ -33,7 +33,9 @@ SDKS = ("docker", "gradio")
 def model(hub) -> dict[str, bytes]:
     """The files of the model's repo; only their names and kinds matter to a push."""
     hub.repos[f"models/{MODEL}"] = {
-        **{"README.md": CARD, "config.json": b'{"model_type": "vilt"}', "model.safetensors": b"weights"},
+        "README.md": CARD,
+        "config.json": b'{"model_type": "vilt"}',
+        "model.safetensors": b"weights",
     }
     return hub.repos[f"models/{MODEL}"]
 

@@ -8,15 +8,17 @@ import yaml
 from huggingface_hub import ModelCard
 
 from modeling.hub.card import model_card
-from modeling.training.parser import parse_arguments
-from modeling.training.record import base_model_of, recipe_of
 from tests.support.hub.cards import check_card, read_card
 
 
 def entry(group: str, value: str, questions: int, exact_match: float, f1: float, majority: float) -> dict:
     return {
-        **{"group": group, "value": value, "questions": questions, "images": 96},
-        **{"exact_match": [exact_match, 80.25, 87.5], "f1": [f1, None, None]},
+        "group": group,
+        "value": value,
+        "questions": questions,
+        "images": 96,
+        "exact_match": [exact_match, 80.25, 87.5],
+        "f1": [f1, None, None],
         "baselines": {"most frequent answer": 1.0, "most frequent answer to the question": majority},
     }
 
@@ -33,19 +35,21 @@ REPORT = {
     "grounding": [{"group": "all", "questions": 233, "hit": [61.25, 50.0, 70.0], "chance": 20.5, "center": 30.0}],
 }
 RECORD = {
-    **{"model_type": "vilt", "base_model": "starter", "seconds": 812, "peak_memory_gb": 2.0},
-    **{"command": "accelerate launch train.py recipe.yaml --output_dir out --dataset path/to/data"},
+    "model_type": "vilt",
+    "base_model": "starter",
+    "seconds": 812,
+    "peak_memory_gb": 2.0,
+    "command": "accelerate launch train.py recipe.yaml --output_dir out --dataset path/to/data",
     "dataset": {
-        **{
-            "name": "SLAKE",
-            "id": "BoKelvin/SLAKE",
-            "license": "cc-by-4.0",
-            "language": "en",
-            "citation": "Liu et al.",
-        },
+        "name": "SLAKE",
+        "id": "BoKelvin/SLAKE",
+        "license": "cc-by-4.0",
+        "language": "en",
+        "citation": "Liu et al.",
         "splits": {"train": {"questions": 4918, "images": 450}, "validation": {"questions": 1053, "images": 96}},
     },
-    **{"hardware": "2 cores of a machine, bf16", "versions": {"medical-vqa": "0.1.0", "torch": "2.13.0"}},
+    "hardware": "2 cores of a machine, bf16",
+    "versions": {"medical-vqa": "0.1.0", "torch": "2.13.0"},
 }
 
 
@@ -168,39 +172,3 @@ def test_questions_of_boxes_are_told_beside_the_data(tmp_path):
 def test_all_languages_are_named(tmp_path):
     card = model_card(write_run(tmp_path, dataset={**RECORD["dataset"], "language": "all"}))
     assert metadata(card)["language"] == ["en", "zh"]
-
-
-def test_recipe_as_run_starts_the_same_run(tmp_path, phantoms):
-    given = ["recipes/blip2_starter_slake.yaml", "--dataset", "BoKelvin/SLAKE", "--seed", "7", "--hub_token", "hf_x"]
-    data_args, args = parse_arguments([*given, "--column_names", "image=img", "--output_dir", f"{tmp_path}/secret"])
-    recipe = recipe_of(data_args, args)
-    assert "hf_x" not in str(recipe)
-    assert "secret" not in str(recipe)
-    file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump(recipe))
-    again_data, again = parse_arguments([str(file)])
-    assert again_data == data_args
-    assert again.seed == 7
-    assert {k: v for k, v in recipe_of(again_data, again).items() if k != "output_dir"} == recipe
-    same = ("learning_rate", "lora_targets", "modules_to_save", "qformer_learning_rate", "lr_scheduler_type", "prompt")
-    assert all(getattr(again, name) == getattr(args, name) for name in same)
-
-
-def test_folders_are_left_out_of_the_recipe(tmp_path, phantoms):
-    flags = ["--dataset", str(phantoms), "--model_name_or_path", str(phantoms), "--image_folder", str(phantoms)]
-    recipe = recipe_of(*parse_arguments(flags))
-    assert "dataset" not in recipe
-    assert "model_name_or_path" not in recipe
-    assert str(phantoms) not in str(recipe)
-
-
-def test_base_of_an_adapter_is_that_of_its_config(tmp_path):
-    def adapter(base: str) -> str:
-        config = {"peft_type": "LORA", "base_model_name_or_path": base}
-        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-        return str(tmp_path)
-
-    assert base_model_of(adapter("lab/blip2")) == "lab/blip2"
-    assert base_model_of(adapter("starter")) == "starter"
-    (tmp_path / "base").mkdir()
-    assert base_model_of(adapter(str(tmp_path / "base"))) is None
