@@ -1,7 +1,6 @@
 """modeling.parts.vocabulary: answers that are the same, in their most frequent spelling."""
 
 from modeling.parts.vocabulary import build_vocabulary, labels_of
-from processing.data import load_vqa_dataset
 
 
 def test_vocabulary_is_sorted_and_shows_the_most_frequent_spelling():
@@ -9,13 +8,12 @@ def test_vocabulary_is_sorted_and_shows_the_most_frequent_spelling():
     assert build_vocabulary(answers) == ["1", "Lung, Heart", "No", "Spinal Cord", "yes"]
 
 
-def test_vocabulary_of_slake_merges_spellings(slake):
-    dataset = load_vqa_dataset(str(slake))
-    vocabulary = build_vocabulary(dataset["train"]["answer"])
-    assert len(set(dataset["train"]["answer"])) == 226  # of 228: one is empty, two differ by a space
+def test_vocabulary_of_slake_merges_spellings(slake_rows):
+    vocabulary = build_vocabulary(slake_rows["train"]["answer"])
+    assert len(set(slake_rows["train"]["answer"])) == 226  # of 228: one is empty, two differ by a space
     assert len(vocabulary) <= 220
     labels = {answer: i for i, answer in enumerate(vocabulary)}
-    unknown = [a for a in dataset["validation"]["answer"] if a not in labels_of([a], labels)]
+    unknown = [a for a in slake_rows["validation"]["answer"] if a not in labels_of([a], labels)]
     assert len(unknown) == 3
 
 
