@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
 from modeling.parts.vocabulary import labels_of
-from modeling.vilt.checkpoints import build_model
+from modeling.vilt.checkpoints import build_model, load_checkpoint
 from processing.collators import ViltCollator
 from processing.errors import UserError
 from tests.modeling.vilt.arguments import arguments
@@ -121,3 +121,10 @@ def test_pickled_weights_are_not_read(built, dataset, tmp_path):
 def test_untrained_model_can_not_be_evaluated(dataset, tmp_path):
     with pytest.raises(UserError, match="an untrained model has nothing to evaluate"):
         build_model(arguments(tmp_path, do_train=False), dataset)
+
+
+def test_models_name_the_layers_that_fsdp_shards(saved, starter):
+    """Accelerate ends a run whose model has no part of a name."""
+    for model, _ in (load_checkpoint(str(saved)), starter):
+        assert model._no_split_modules == {"ViltLayer"}
+        assert "ViltLayer" in {type(part).__name__ for part in model.modules()}
