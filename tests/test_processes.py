@@ -23,8 +23,6 @@ from processing.errors import UserError
 from tests.support.app_server import ROOT, free_port
 from tests.support.tiny_blip2 import tiny_blip2
 
-pytestmark = pytest.mark.xdist_group("processes")  # one worker trains what both need
-
 KINDS = {
     "vilt": ["--model_name_or_path", "scratch:tiny", "--learning_rate", "5e-3"],
     "blip2": ["--model_type", "blip2", "--questions_per_image", "4", "--learning_rate", "5e-3"],
