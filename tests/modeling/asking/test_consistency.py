@@ -10,7 +10,6 @@ from modeling.asking.consistency import (
     other_wordings,
     paraphrase_figures,
 )
-from processing.data import load_vqa_dataset
 
 
 def row_of(image, question, answer, language="en"):
@@ -50,8 +49,8 @@ def test_every_wording_belongs_to_its_own_group():
             assert len(others) == len(wordings) - 1, wording
 
 
-def test_paraphrases_cover_real_questions(slake):
-    questions = load_vqa_dataset(str(slake))["validation"]["question"]
+def test_paraphrases_cover_real_questions(slake_rows):
+    questions = slake_rows["validation"]["question"]
     assert sum(other_wordings(question) is not None for question in questions) > 450
 
 
@@ -64,7 +63,10 @@ def test_consistency_is_the_share_of_wordings_with_the_same_answer():
 
     table = paraphrase_figures(ask, rows, ["Yes", "CT"], ["is this a ct ?", "Is this image taken via CT?"])
     assert [(entry["group"], entry["questions"], entry["wordings"]) for entry in table] == [
-        *(("all", 1, 3), ("wordings of the training rows", 1, 2), ("other wordings", 1, 1), ("CT", 1, 3)),
+        ("all", 1, 3),
+        ("wordings of the training rows", 1, 2),
+        ("other wordings", 1, 1),
+        ("CT", 1, 3),
     ]
     assert [entry["consistent"][0] for entry in table] == [66.67, 100, 0, 66.67]
     assert [entry["exact_match"] for entry in table] == [66.67, 100, 0, 66.67]
@@ -73,14 +75,16 @@ def test_consistency_is_the_share_of_wordings_with_the_same_answer():
 
 
 def test_contradictions_are_more_than_one_yes_or_the_same_answer_to_opposites():
-    answers = {  # by image: the questions that get a yes
+    yes = {  # the questions about each image that get a yes
         "a": {"Is this a CT scan?", "Is this an MRI scan?", "Does this image look normal?"},
         "b": {"Is this a CT scan?", "Does this image look normal?", "Does this image look abnormal?"},
     }
-    table = contradiction_figures(
-        lambda images, questions: ["Yes" if q in answers[i] else "No" for i, q in zip(images, questions, strict=True)],
-        {"1": "a", "2": "b"},
-    )
+
+    def ask(images, questions):
+        pairs = zip(images, questions, strict=True)
+        return ["Yes" if question in yes[image] else "No" for image, question in pairs]
+
+    table = contradiction_figures(ask, {"1": "a", "2": "b"})
     found = {entry["group"]: (entry["contradictory"][0], entry["none"]) for entry in table}
     assert found.keys() == (EXCLUSIVE | OPPOSITE).keys()
     assert found["modality"] == (50, 0)

@@ -15,21 +15,20 @@ from safetensors.torch import load_file, save_file
 
 from modeling.asking.predictor import Predictor
 from processing.errors import UserError
+from tests.support.app_server import ROOT
 from tests.support.tiny_blip2 import tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("predictor")  # one worker trains the models
 
 
-ROOT = Path(__file__).parent.parent
-
-
-def by_hub(hub, folder: Path, name: str = "user/model") -> str:
+def upload(hub, folder: Path, name: str = "user/model") -> str:
+    """Puts the files of a folder into a repo of the Hub; the repo's name."""
     hub.repos[f"models/{name}"] = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     return name
 
 
 def test_private_repo_needs_a_token_and_revisions_are_kept_apart(runs, hub, images, monkeypatch):
-    name = by_hub(hub, runs("vilt"))
+    name = upload(hub, runs("vilt"))
     first = hub.commit_of(f"models/{name}")
     config = json.loads(hub.repos[f"models/{name}"]["config.json"])
     config["id2label"] = {number: f"new {label}" for number, label in config["id2label"].items()}
@@ -48,7 +47,7 @@ def test_private_repo_needs_a_token_and_revisions_are_kept_apart(runs, hub, imag
 
 
 def test_only_what_the_model_needs_is_downloaded(runs, hub):
-    name = by_hub(hub, runs("vilt"), "user/large")
+    name = upload(hub, runs("vilt"), "user/large")
     extra = ("pytorch_model.bin", "loss.png", "onnx/model.safetensors", "checkpoint-1/config.json")
     hub.repos[f"models/{name}"] |= dict.fromkeys(extra, b"{}")
     Predictor.from_pretrained(name)
@@ -61,10 +60,10 @@ def test_only_what_the_model_needs_is_downloaded(runs, hub):
 def adapter_of_the_hub(runs, dataset, hub, tmp_path):
     """An adapter whose base is an older revision of a repo that holds another model now."""
     base = json.loads((runs("opt") / "adapter_config.json").read_text())["base_model_name_or_path"]
-    by_hub(hub, Path(base), "user/base")
+    upload(hub, Path(base), "user/base")
     commit = hub.commit_of("models/user/base")
-    by_hub(hub, tiny_blip2("llama", dataset, tmp_path / "other"), "user/base")  # main holds another model now
-    name = by_hub(hub, runs("opt"), "user/adapter")
+    upload(hub, tiny_blip2("llama", dataset, tmp_path / "other"), "user/base")  # main holds another model now
+    name = upload(hub, runs("opt"), "user/adapter")
     config = json.loads(hub.repos["models/user/adapter"]["adapter_config.json"])
     config |= {"base_model_name_or_path": "user/base", "revision": commit}
     hub.repos["models/user/adapter"]["adapter_config.json"] = json.dumps(config).encode()
@@ -86,7 +85,8 @@ def test_adapter_fetches_its_base_and_offline_all_comes_from_the_cache(runs, hub
     assert len(hub.requests) == before
 
 
-def without_safetensors(folder: Path, target: Path) -> Path:
+def with_pickled_weights(folder: Path, target: Path) -> Path:
+    """A copy of a model's folder whose weights are pickled ones."""
     shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors", "merged"))
     for name in ("pytorch_model.bin", "adapter_model.bin"):
         torch.save({}, target / name)
@@ -96,8 +96,8 @@ def without_safetensors(folder: Path, target: Path) -> Path:
 @pytest.mark.parametrize("name", ["vilt", "opt"])
 @pytest.mark.parametrize("place", ["folder", "hub"])
 def test_pickled_weights_are_refused_unread(runs, hub, tmp_path, monkeypatch, name, place):
-    folder = without_safetensors(runs(name), tmp_path / "pickled")
-    model = by_hub(hub, folder) if place == "hub" else folder
+    folder = with_pickled_weights(runs(name), tmp_path / "pickled")
+    model = upload(hub, folder) if place == "hub" else folder
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
     with pytest.raises(UserError, match=r"no weights as safetensors, and pickled ones \(.bin, .pt\) are not loaded"):
         Predictor.from_pretrained(model)
@@ -110,7 +110,7 @@ def test_another_kind_of_model_is_named(tmp_path):
         Predictor.from_pretrained(tmp_path)
 
 
-def test_folder_without_a_model_and_missing_ones_are_told(tmp_path, hub):
+def test_folder_without_a_model_and_missing_ones_are_refused(tmp_path, hub):
     with pytest.raises(UserError, match=r"there is no model \(no config.json\)"):
         Predictor.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="there is no such folder, and it is no Hub id"):
@@ -124,8 +124,8 @@ def test_folder_without_a_model_and_missing_ones_are_told(tmp_path, hub):
         Predictor.from_pretrained(tmp_path, revision="v1")
 
 
-def test_gated_model_and_hub_trouble_are_told(runs, hub):
-    name = by_hub(hub, runs("vilt"), "user/gated")
+def test_gated_model_and_hub_trouble_are_explained(runs, hub):
+    name = upload(hub, runs("vilt"), "user/gated")
     hub.fail("GET", "user/gated", status=403, headers={"X-Error-Code": "GatedRepo"})
     with pytest.raises(UserError, match="user/gated: the model is gated; ask for access"):
         Predictor.from_pretrained(name)
@@ -135,10 +135,10 @@ def test_gated_model_and_hub_trouble_are_told(runs, hub):
             with pytest.raises(UserError, match="user/gated: not in the cache, and the Hub can't be reached"):
                 Predictor.from_pretrained(name)
             hub.reset()
-            by_hub(hub, runs("vilt"), name)
+            upload(hub, runs("vilt"), name)
 
 
-def test_model_that_was_not_fine_tuned_is_told(runs, tmp_path):
+def test_model_that_was_not_fine_tuned_is_refused(runs, tmp_path):
     shutil.copytree(runs("vilt"), tmp_path / "m")
     weights = load_file(tmp_path / "m" / "model.safetensors")
     kept = {name: value for name, value in weights.items() if not name.startswith("classifier.")}
@@ -169,7 +169,7 @@ def test_code_that_a_model_brings_is_not_run(runs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"{torn", b"[]", b'{"prompt": "no place"}', b'{"num_beams": "x"}', b'{"x": 1}'])
-def test_damaged_answering_file_is_told(runs, tmp_path, content):
+def test_damaged_answering_file_is_refused(runs, tmp_path, content):
     shutil.copytree(runs("opt"), tmp_path / "m")
     (tmp_path / "m" / "answering.json").write_bytes(content)
     with pytest.raises(UserError, match="answering.json: it does not say how to ask the model"):

@@ -26,14 +26,14 @@ def test_answers_equal_those_of_the_evaluation(runs, dataset, name):
     answers = predictor.answer_batch(list(rows["image"]), list(rows["question"]), top_k=1)
     assert [answer.answer for answer in answers] == [line["prediction"] for line in expected]
     confidences = [line["confidence"] for line in expected]
-    exact = 1e-4 if run != "starter" else 0.02  # in bf16, after features that round as their batch makes them
-    assert [answer.confidence for answer in answers] == pytest.approx(confidences, rel=exact, abs=1e-6)
+    tolerance = 0.02 if run == "starter" else 1e-4  # the starter ran in bf16, over features that batches round
+    assert [answer.confidence for answer in answers] == pytest.approx(confidences, rel=tolerance, abs=1e-6)
     assert not any(answer.alternatives or answer.question_cut for answer in answers)
 
 
 @pytest.mark.parametrize("name", ["vilt", "starter", "opt", "llama", "t5"])
-def test_alternatives_are_other_answers_in_their_order(runs, dataset, name):
-    predictor = Predictor.from_pretrained(runs(name), dtype="float32")
+def test_alternatives_are_other_answers_in_their_order(trained_predictor, dataset, name):
+    predictor = trained_predictor(name)
     rows = dataset["validation"][:6]
     for answer in predictor.answer_batch(rows["image"], rows["question"], top_k=4):
         confidences = [other.confidence for other in answer.alternatives]
@@ -47,13 +47,13 @@ def test_alternatives_are_other_answers_in_their_order(runs, dataset, name):
     assert (alone.answer, alone.alternatives) == (predictor.answer(rows["image"][0], rows["question"][0]).answer, ())
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("vilt", "sigmoid"), ("starter", "softmax")])
-def test_confidences_are_probabilities_of_the_models_loss(runs, images, name, kinds):
+@pytest.mark.parametrize(("name", "activation"), [("vilt", "sigmoid"), ("starter", "softmax")])
+def test_confidences_are_probabilities_of_the_models_loss(runs, images, name, activation):
     predictor = Predictor.from_pretrained(runs(name))
     answer = predictor.answer(images[0], "Is this a CT scan?", top_k=10_000)
     total = answer.confidence + sum(other.confidence for other in answer.alternatives)
     assert len(answer.alternatives) == predictor.model.config.num_labels - 1
-    assert (total == pytest.approx(1, abs=1e-4)) == (kinds == "softmax")
+    assert (total == pytest.approx(1, abs=1e-4)) == (activation == "softmax")
 
 
 def test_one_question_gets_the_answer_it_gets_among_many(starter, dataset):
@@ -61,7 +61,8 @@ def test_one_question_gets_the_answer_it_gets_among_many(starter, dataset):
     together = starter.answer_batch(rows["image"], rows["question"])
     alone = [starter.answer(*pair) for pair in zip(rows["image"], rows["question"], strict=True)]
     assert [answer.answer for answer in together] == [answer.answer for answer in alone]
-    assert [a.confidence for a in together] == pytest.approx([a.confidence for a in alone], rel=1e-3)
+    confidences = [answer.confidence for answer in alone]
+    assert [answer.confidence for answer in together] == pytest.approx(confidences, rel=1e-3)
 
 
 def test_more_questions_than_a_batch_are_answered_in_their_order(vilt, dataset, monkeypatch):
@@ -73,8 +74,8 @@ def test_more_questions_than_a_batch_are_answered_in_their_order(vilt, dataset, 
 
 
 @pytest.mark.parametrize("name", ["vilt", "opt", "t5"])
-def test_long_question_is_cut_and_told(runs, images, caplog, name):
-    predictor = Predictor.from_pretrained(runs(name), dtype="float32")
+def test_long_question_is_cut_with_a_warning(trained_predictor, images, caplog, name):
+    predictor = trained_predictor(name)
     short, long = "Is this a CT scan?", "脑" * 990  # three bytes each, a token each
     answers = predictor.answer_batch(images[0], [short, long], top_k=1)
     assert [answer.question_cut for answer in answers] == [False, True]
@@ -100,7 +101,7 @@ def test_odd_characters_in_a_question_do_no_harm(vilt, images):
 def test_stock_blip2_is_asked_as_its_paper_does(runs, images, tmp_path):
     shutil.copytree(runs("llama") / "merged", tmp_path / "m", ignore=shutil.ignore_patterns("answering.json"))
     predictor = Predictor.from_pretrained(tmp_path / "m")
-    assert predictor.answering.prompt == "Question: {} Answer:"
+    assert predictor.backend.answering.prompt == "Question: {} Answer:"
     assert predictor.answer(images[0], "Is this a CT scan?").confidence > 0
 
 
@@ -116,23 +117,23 @@ def test_precisions_agree_and_are_used(runs, images, name):
 
 
 def test_torch_with_cuda_on_a_machine_without_a_gpu_answers_on_the_cpu(runs, images, monkeypatch):
-    built_for = torch.device("cuda")
-    monkeypatch.setattr(
-        torch.accelerator, "current_accelerator", lambda check_available=False: None if check_available else built_for
-    )
+    def current_accelerator(check_available: bool = False) -> torch.device | None:
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
     predictor = Predictor.from_pretrained(runs("vilt"))
-    assert predictor.device.type == "cpu"
+    assert predictor.backend.device.type == "cpu"
     assert predictor.answer(images[0], "Is this a CT scan?").answer
 
 
-def test_unknown_device_and_dtype_are_told(runs):
+def test_unknown_device_and_dtype_are_refused(runs):
     with pytest.raises(UserError, match="device cuda:7: there is none here"):
         Predictor.from_pretrained(runs("vilt"), device="cuda:7")
     with pytest.raises(UserError, match="dtype int8: unknown; choose float32"):
         Predictor.from_pretrained(runs("vilt"), dtype="int8")
 
 
-def test_wrong_arguments_are_told(vilt, images):
+def test_wrong_arguments_are_refused(vilt, images):
     with pytest.raises(UserError, match="2 images for 1 questions"):
         vilt.answer_batch(images[:2], ["CT?"])
     with pytest.raises(UserError, match="top_k 0: must be at least 1"):

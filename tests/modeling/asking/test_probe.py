@@ -9,18 +9,19 @@ import torch
 from modeling.asking.predictor import Answer, Predictor
 from modeling.asking.probe import BLIND, HARMLESS, SHUFFLED, ask, probe, shuffled
 from modeling.probe import main
-from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.images import open_image
 
+pytestmark = pytest.mark.xdist_group("predictor")  # one worker trains the model
+
 
 @pytest.fixture(scope="module")
-def rows(phantoms):
-    return list(load_vqa_dataset(str(phantoms))["validation"])
+def rows(dataset):
+    return list(dataset["validation"])
 
 
-class Seeing:
-    """A predictor that knows the answers to each question by the mean grey of the image, roughly."""
+class GreyPredictor:
+    """It answers a question as it is answered of the known image whose mean grey is nearest."""
 
     def __init__(self, rows) -> None:
         self.known = [(self.grey(open_image(row["image"])), row["question"], row["answer"]) for row in rows]
@@ -38,6 +39,7 @@ class Seeing:
 
 
 def probed(predictor, rows):
+    """The figures of a probe, and the rows whose answer another image leaves as it is."""
     answers = ask(predictor, [row["image"] for row in rows], [row["question"] for row in rows], "as it is")
     return probe(predictor, rows, answers)
 
@@ -47,18 +49,18 @@ def test_each_image_gets_one_other_and_none_its_own():
     assert other.keys() == {"a", "b", "c"} == set(other.values())
     assert all(one != another for one, another in other.items())
     assert other == shuffled(["c", "b", "a"])
-    with pytest.raises(UserError, match="One image alone"):
+    with pytest.raises(UserError, match="The split has one image alone"):
         shuffled(["a", "a"])
 
 
-def test_a_model_that_ignores_the_image_is_found_out(trained, rows):
+def test_a_model_that_ignores_the_image_keeps_its_answers(trained, rows):
     predictor = Predictor.from_pretrained(trained, dtype="float32")
     with torch.no_grad():
         for parameter in predictor.model.vilt.embeddings.patch_embeddings.parameters():
             parameter.zero_()
-    figures, unmoved = probed(predictor, rows)
-    assert len(unmoved) == len(rows)
-    assert all(row["unchanged"] == [SHUFFLED, *BLIND] for row in unmoved)
+    figures, unchanged = probed(predictor, rows)
+    assert len(unchanged) == len(rows)
+    assert all(row["unchanged"] == [SHUFFLED, *BLIND] for row in unchanged)
     assert list(figures) == ["as it is", SHUFFLED, *BLIND, *HARMLESS]
     for name in (SHUFFLED, *BLIND):
         assert figures[name]["unchanged"] == 100
@@ -66,10 +68,10 @@ def test_a_model_that_ignores_the_image_is_found_out(trained, rows):
         assert set(figures[name]["drop_by_content_type"].values()) == {0}
 
 
-def test_a_model_that_looks_loses_its_answers_with_the_image(rows):
-    figures, unmoved = probed(Seeing(rows), rows)
-    assert len(unmoved) == round(figures[SHUFFLED]["unchanged"] / 100 * len(rows))
-    assert unmoved[0].keys() == {"id", "image_id", "question", "answer", "prediction", "unchanged"}
+def test_a_model_that_reads_the_image_loses_its_answers_with_it(rows):
+    figures, unchanged = probed(GreyPredictor(rows), rows)
+    assert len(unchanged) == round(figures[SHUFFLED]["unchanged"] / 100 * len(rows))
+    assert unchanged[0].keys() == {"id", "image_id", "question", "answer", "prediction", "unchanged"}
     assert figures["as it is"]["exact_match"] > 95  # two images may be as grey
     for name in (SHUFFLED, "blank"):
         drop, low, high = figures[name]["drop"]
@@ -98,8 +100,10 @@ def test_command_line_leaves_a_table(trained, phantoms, tmp_path, capsys):
         assert head in text
     figures = json.loads((tmp_path / "out" / "probe.json").read_text())
     assert figures["changes"]["as it is"]["unchanged"] == 100
-    assert {"all", "wordings of the training rows", "other wordings"} < {e["group"] for e in figures["paraphrases"]}
-    unmoved = [json.loads(line) for line in (tmp_path / "out" / "unchanged.jsonl").read_text().splitlines()]
-    assert all(SHUFFLED in row["unchanged"] for row in unmoved)
+    assert {"all", "wordings of the training rows", "other wordings"} < {
+        entry["group"] for entry in figures["paraphrases"]
+    }
+    unchanged = [json.loads(line) for line in (tmp_path / "out" / "unchanged.jsonl").read_text().splitlines()]
+    assert all(SHUFFLED in row["unchanged"] for row in unchanged)
     with pytest.raises(UserError, match="it has no dev split; choose train, validation, test"):
         main([str(trained), "--dataset", str(phantoms), "--split", "dev"])
