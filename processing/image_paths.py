@@ -14,9 +14,9 @@ from processing.problems import Problem
 
 MISSING = "missing image"
 OUTSIDE = "image path leaves the data folder"
-EMBEDDED = "image is data and no path; write the images to files and give their paths"
-URL = "image is a URL and no path; download the images and give their paths"
-NO_PATH = "image is no path; write the images to files and give their paths"
+EMBEDDED = "image data (base64) instead of a path; write the images to files and give their paths"
+URL = "image URL instead of a path; save the images as files and give their paths"
+NO_PATH = "image is not a path; write the images to files and give their paths"
 
 MAX_HINTS = 10  # missing images for which a close name is searched; messages name fewer
 MAX_COMPARED = 2_000  # files of a folder among which a similar name is searched
@@ -81,10 +81,12 @@ class ImageFolder:
         if IMAGE_DATA.fullmatch(name.strip()):
             return Problem(EMBEDDED, f"{len(name):,} characters")
         similar = [] if outside else self._similar(name)
-        if len(similar) == 1 and file_inside(self.root, similar[0]):
-            return similar[0]
+        if len(similar) == 1:
+            if file_inside(self.root, similar[0]):
+                return similar[0]
+            outside = True
         if outside:
-            return Problem(OUTSIDE, self.describe(name))
+            return Problem(OUTSIDE, self.describe(name) + self._hint(name, []))
         return Problem(MISSING, self.describe(name) + self._hint(name, similar))
 
     def describe(self, name: str) -> str:
@@ -147,7 +149,7 @@ class ImageFolder:
     def _near(self, name: str) -> Iterator[str]:
         """Files whose names are close to that of a missing image, the closest first."""
         parts = _parts(name)
-        for start in range(1, len(parts)):  # the path may begin in another folder
+        for start in range(0 if is_absolute(name) else 1, len(parts)):  # the path may begin in another folder
             yield from self._existing("/".join(parts[start:]))
         if is_absolute(name) or ".." in parts:
             return

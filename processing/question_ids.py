@@ -53,8 +53,8 @@ def make_ids_unique(rows: list[Row]) -> None:
     if changed:
         where, name, new = changed[0]
         logger.warning(
-            "%s of %s rows have the question_id of another question of their split, so a number is put behind it: %s "
-            "has %s instead of %s.",
+            "The question_id of %s of %s rows is that of another question of their split, so a number is put behind "
+            "it: %s has %s instead of %s.",
             f"{len(changed):,}",
             f"{len(rows):,}",
             where,

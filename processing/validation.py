@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from processing.errors import quoted, shorten
-from processing.image_paths import MISSING, NO_PATH, OUTSIDE, ImageFolder
+from processing.image_paths import EMBEDDED, MISSING, NO_PATH, URL, ImageFolder
 from processing.image_source import label_of
 from processing.images import ImageError, open_image
 from processing.problems import Problem
@@ -115,7 +115,8 @@ def _image_id(row: Row, image: CheckedImage | Problem, folder: ImageFolder) -> A
     if isinstance(image, CheckedImage):
         default: str | None = image.name
     else:
-        default = folder.describe(row["image"]) if image.kind in (MISSING, OUTSIDE) and row["image"] else None
+        is_path = isinstance(row["image"], str) and image.kind not in (EMBEDDED, URL)
+        default = folder.relative_id(row["image"], folder.describe(row["image"])) if is_path else None
     if value is None or value == row["image"]:
         return default
     return folder.relative_id(value.strip(), default) if isinstance(value, str) else value

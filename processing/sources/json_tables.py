@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from processing.errors import UserError, quoted
-from processing.sources.rows import SPLIT_NAMES
+from processing.sources.rows import FIELDS, SPLIT_NAMES
 from processing.sources.text_files import read_text
 from processing.sources.values import number_text
 
@@ -26,7 +26,7 @@ class RepeatedField(dict):
 
 
 def read_json(file: Path) -> list[Any]:
-    """The rows of a file that holds a JSON list, an object with one list of objects, or an object a row.
+    """The rows of a file that holds a JSON list, an object a row, or one object with a list of rows or with columns.
 
     Numbers keep the digits that they are written with, as text where Python's have too few. NaN becomes None.
 
@@ -88,7 +88,7 @@ def _constant(name: str) -> str | None:
 
 
 def _rows_inside(value: Any, file: Path) -> list[Any]:
-    """The rows in an object that is the whole file: its one list of objects, or a list for each split."""
+    """The rows in an object that is the whole file: its one list of objects, a list for each split, or columns."""
     if not isinstance(value, dict):
         raise UserError(f"{file}: expected a JSON list of rows, got {type(value).__name__}.")
     if isinstance(value, RepeatedField):
@@ -99,11 +99,28 @@ def _rows_inside(value: Any, file: Path) -> list[Any]:
         return [_with_split(row, splits[name]) for name, rows in lists.items() for row in rows]
     if len(lists) == 1:
         return next(iter(lists.values()))
+    if rows := _rows_of_columns(value):
+        return rows
     names = ", ".join(quoted(name) for name in [*value][:NAMED_FIELDS])
     raise UserError(
         f"{file}: expected a JSON list of rows, got dict (of {names or 'nothing'}); save a list with an object for "
         "each row, from pandas by to_json(file, orient='records')."
     )
+
+
+def _rows_of_columns(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an object of columns, as pandas' `to_json` writes by default; none of another object.
+
+    A column is an object from a row's name to its cell, or a list of cells.
+    """
+    columns = list(value.values())
+    if value.keys().isdisjoint(FIELDS):
+        return []
+    if all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
+        columns = [[column[name] for name in columns[0]] for column in columns]
+    if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return []
+    return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
 def _are_objects(rows: list[Any]) -> bool:

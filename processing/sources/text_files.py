@@ -12,6 +12,7 @@ BYTE_ORDER_MARKS = {  # that of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+BEGINNING = 1_000  # characters in which text of another encoding is noticed
 OTHER_FILES = {  # by how they begin
     b"PK\x03\x04": "an Excel workbook or a zip file and no text; save the table as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook and no text; save the table as CSV UTF-8",
@@ -43,10 +44,12 @@ def decode_text(data: bytes, file: Path) -> str:
             raise UserError(f"{file}: {what}.")
     marked = [name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)]
     encoding = marked[0] if marked else "utf-8"
+    mend = "save it as UTF-8" + (", in Excel as CSV UTF-8" if file.suffix.lower() == ".csv" else "")
     try:
-        return data.decode(encoding)
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
         name = encoding.removesuffix("-sig").upper()
-        raise UserError(
-            f"{file}: not {name} text (byte {error.start}); save it as UTF-8, in Excel as CSV UTF-8."
-        ) from error
+        raise UserError(f"{file}: not {name} text (byte {error.start}); {mend}.") from error
+    if "\0" in text[:BEGINNING]:
+        raise UserError(f"{file}: not UTF-8 text but perhaps UTF-16, as it holds the character NUL; {mend}.")
+    return text

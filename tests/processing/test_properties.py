@@ -12,7 +12,7 @@ from PIL import Image
 
 from processing.data import SCHEMA, load_vqa_dataset
 from processing.errors import UserError
-from processing.sources.tables import parse_csv
+from processing.sources.csv_tables import parse_csv
 from tests.support.strategies import anything, check_message, few
 
 names = [*(f"{i}.png" for i in range(6)), "nowhere.png", "../0.png", "/etc/passwd", ".", "0.png\0", "a\nb.png"]
