@@ -15,7 +15,7 @@ from processing.problems import Problem
 MISSING = "missing image"
 OUTSIDE = "image path leaves the data folder"
 EMBEDDED = "image data (base64) instead of a path; write the images to files and give their paths"
-URL = "image URL instead of a path; save the images as files and give their paths"
+URL = "a URL instead of an image path; save the images as files and give their paths"
 NO_PATH = "image is not a path; write the images to files and give their paths"
 
 MAX_HINTS = 10  # missing images for which a close name is searched; messages name fewer
@@ -27,6 +27,7 @@ IMAGE_DATA = re.compile(
     r"""data:.*|(iVBOR|/9j/|R0lGOD|UklGR|SUkq|TU0A|Qk)[\w+/\s-]{20,}=*\s*|[\w+/\s-]{200,}=*\s*|b['"].*|\x89PNG.*""",
     re.DOTALL,
 )
+NUMBERS = re.compile(r"\d+")
 LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?#\s]*)")
 WHOLE_PATH = re.compile(r"[/\\]|~[\w.-]*[/\\]|[A-Za-z]:[/\\]|file:")
 
@@ -160,7 +161,8 @@ class ImageFolder:
         stem = os.path.splitext(key)[0]
         same_stem = [other for other in listing if os.path.splitext(other)[0] == stem]
         if not same_stem and len(listing) <= MAX_COMPARED:
-            same_stem = difflib.get_close_matches(key, list(listing), 1, SIMILARITY)
+            same_numbers = [other for other in listing if NUMBERS.findall(other) == NUMBERS.findall(key)]
+            same_stem = difflib.get_close_matches(key, same_numbers, 1, SIMILARITY)
         for other in same_stem:
             yield from self._existing(posixpath.join(folder, listing[other][0]))
 

@@ -70,4 +70,4 @@ def _sentence(problem: Problem) -> str:
         return f"The image does not exist, or its path is empty ({problem.detail}); correct the path."
     if problem.kind == OUTSIDE:
         return f"The image path leaves the folder of the table ({problem.detail}); move the image into the folder."
-    return f"The {problem.kind} ({problem.detail})."
+    return f"There is {problem.kind} ({problem.detail})."

@@ -47,8 +47,8 @@ class ViltPredictor(FamilyPredictor):
         label = config.label2id.get(answer, labels_of([answer], config.label2id).get(answer))
         if label is None:
             raise UserError(
-                f"answer {quoted(answer)}: not among the {config.num_labels} that the model knows; ask about one of its "
-                "answers, model.config.label2id."
+                f"answer {quoted(answer)}: not among the {config.num_labels} that the model knows; ask about one of "
+                "its answers, model.config.label2id."
             )
         return vilt_heat(self.model, self._batch([row], encoded), [label])[0]
 

@@ -166,7 +166,7 @@ def test_what_is_no_text_is_no_path(table, caplog, value):
 def test_a_link_is_no_path_and_its_secrets_are_not_told(table, caplog, link):
     assert len(rows_of(load_vqa_dataset(str(table({"image": link}))))) == 11
     assert (
-        "1 x image URL instead of a path; save the images as files and give their paths: rows.json row 1"
+        "1 x a URL instead of an image path; save the images as files and give their paths: rows.json row 1"
         in caplog.text
     )
     assert "//a.org/..." in caplog.text
