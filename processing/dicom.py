@@ -21,10 +21,8 @@ NATIVE_SYNTAXES = (IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_
 RLE_SYNTAX = "1.2.840.10008.1.2.5"
 JPEG_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{part}" for part in (50, 51, 90, 91))
 DEFLATED_SYNTAX = b"1.2.840.10008.1.2.1.99"
-
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 PHOTOMETRICS = (*MONOCHROME, "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-
 CONVERT = "convert it to uncompressed DICOM or PNG"  # the fix for what is not supported
 
 # Only these are kept of a file, so nothing about the patient is. The extended offset table is left out on purpose:

@@ -1,4 +1,4 @@
-"""modeling.checkpoints: what a kill, a preemption or a full disk leaves, and going on from it."""
+"""modeling.training.checkpoints: what a kill, a preemption or a full disk leaves, and how a run resumes from it."""
 
 import json
 import shutil
@@ -13,6 +13,8 @@ from modeling.training.checkpoints import checkpoints, last_checkpoint, why_inco
 from processing.errors import UserError
 
 ROOT = Path(__file__).parent.parent
+
+
 FLAGS = ["--model_name_or_path", "scratch:tiny", "--max_steps", "6", "--save_strategy", "steps", "--save_steps", "2"]
 FLAGS += ["--save_total_limit", "9", "--per_device_train_batch_size", "8", "--logging_steps", "1"]
 FLAGS += ["--eval_strategy", "no", "--disable_tqdm", "True"]
