@@ -10,7 +10,8 @@ from processing.sources.rows import FIELDS
 from processing.sources.text_files import read_text
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-DELIMITER_LINE = re.compile(r'"?sep=([^"\w\r\n])"?\r?\n')  # Excel's own first line
+DELIMITER_LINE = re.compile(r'"?sep=([^"\w\r\n])"?(?:\r\n|\n|\r)', re.IGNORECASE)  # Excel's own first line
+JSON_BEGINNING = re.compile(r'\s*(\[\s*)?\{\s*"[^"]*"\s*:')
 HEADER_LENGTH = 2**16  # characters that hold a header
 MAX_FIELD = 2**31 - 1  # characters; an image in a cell then gets a sentence of its own
 
@@ -29,12 +30,13 @@ def read_csv(file: Path) -> list[dict[str, str]]:
 def parse_csv(text: str, file: Path) -> list[dict[str, str]]:
     """The rows of a CSV text by its header; `file` is its name in messages.
 
-    A first line `sep=;` names the delimiter. Otherwise the header tells it: the one that gives the most columns of
-    `FIELDS` names, commas where that is no other.
+    A first line `sep=;` names the delimiter. Without one the header does, see `_find_delimiter`.
 
     Raises:
-        UserError: it is not CSV, two columns have one name, or a row has another number of fields than the header.
+        UserError: it is not CSV but JSON or broken, two columns have one name, or a row has another number of fields than the header.
     """
+    if JSON_BEGINNING.match(text):
+        raise UserError(f"{file}: JSON and not CSV; name it .json, or save the table as CSV.")
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     first_line = DELIMITER_LINE.match(text)
     if first_line:

@@ -54,8 +54,13 @@ def _parse(text: str, file: Path) -> list[Any]:
     except json.JSONDecodeError as error:
         if not text.strip():
             raise UserError(f"{file}: it is empty; write the rows into it.") from error
+        mend = "correct or remove it"
+        if error.pos == _end_of_space(text, 0):
+            mend = "if it is a CSV file, name it .csv"
+        elif "escape" in error.msg:
+            mend = "write / instead of \\ in paths"
         where = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"{file}: not valid JSON at {where} ({error.msg}); correct or remove it.") from error
+        raise UserError(f"{file}: not valid JSON at {where} ({error.msg}); {mend}.") from error
     except RecursionError as error:
         raise UserError(f"{file}: JSON nested too deeply; expected a list of flat objects.") from error
     return values

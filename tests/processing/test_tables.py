@@ -87,6 +87,12 @@ CSV_FORMS = {
     "bars": (".csv", "utf-8", {"delimiter": "|"}, ""),
     "sep=;": (".csv", "utf-8-sig", {"delimiter": ";"}, "sep=;\r\n"),
     '"sep=;"': (".csv", "utf-8", {"delimiter": ";"}, '"sep=;"\n'),
+    "SEP=;, old Mac": (
+        ".csv",
+        "utf-8",
+        {"delimiter": ";", "lineterminator": "\r", "quoting": csv.QUOTE_ALL},
+        "SEP=;\r",
+    ),
     "sep=:": (".csv", "utf-8", {"delimiter": ":"}, "sep=:\n"),
     "sep=tab": (".csv", "utf-8", {"delimiter": "\t"}, "sep=\t\r\n"),
     "Unicode text of Excel": (".csv", "utf-16", {"delimiter": "\t"}, ""),
@@ -173,6 +179,13 @@ BAD_FILES = {
     ),
     "short.tsv": ("image\tquestion\tanswer\n0.png\n", "row 1: 1 fields where the header has 3; quote text with tabs"),
     "quote.tsv": ('image\tquestion\tanswer\n0.png\t"q\tyes\n', "quote.tsv line 2: not valid CSV"),
+    "json.csv": ('[\n {"image": "0.png"}]', "JSON and not CSV; name it .json"),
+    "lines.tsv": ('{"image": "0.png"}\n', "JSON and not CSV; name it .json"),
+    "csv.json": (
+        "image,question,answer\n0.png,q,yes\n",
+        "not valid JSON at line 1, column 1 .*if it is a CSV file, name it",
+    ),
+    "path.json": ('[{"image": "images\\00.png"}]', r"Invalid .+escape.*; write / instead of . in paths"),
     "after.csv": ('sep=;\nimage;question;answer\n0.png;"q;yes\n', "after.csv line 3: not valid CSV"),
 }
 
