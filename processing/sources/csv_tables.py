@@ -33,7 +33,8 @@ def parse_csv(text: str, file: Path) -> list[dict[str, str]]:
     A first line `sep=;` names the delimiter. Without one the header does, see `_find_delimiter`.
 
     Raises:
-        UserError: it is not CSV but JSON or broken, two columns have one name, or a row has another number of fields than the header.
+        UserError: it is JSON or broken, two columns have one name, or a row has another number of fields than the
+            header.
     """
     if JSON_BEGINNING.match(text):
         raise UserError(f"{file}: JSON and not CSV; name it .json, or save the table as CSV.")
