@@ -1,4 +1,4 @@
-"""Models to ask."""
+"""Models to ask: untrained ones with large weights, and those that `train.py` trained a little."""
 
 import pytest
 import torch
@@ -16,16 +16,16 @@ from tests.support.tiny_blip2 import tiny_blip2
 QUESTION = "Is the left lung healthy?"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def image(dataset):
     """Wider than high, so that rows and columns can't be mixed up."""
     return open_image(dataset["train"]["image"][0]).resize((96, 64))
 
 
-@pytest.fixture(scope="module")
-def predictors(dataset, tmp_path_factory):
-    """A function from the kind of a model to its predictor; the models are untrained, with large weights."""
-    folder = tmp_path_factory.mktemp("models")
+@pytest.fixture(scope="package")
+def untrained(dataset, tmp_path_factory):
+    """A function from the kind of a model to its predictor. The models are untrained, with large weights."""
+    folder = tmp_path_factory.mktemp("untrained")
     made: dict[str, Predictor] = {}
 
     def vilt(name: str) -> Predictor:
@@ -37,31 +37,40 @@ def predictors(dataset, tmp_path_factory):
                 torch.nn.init.normal_(parameter, std=0.3)
         return Predictor(ViltPredictor(model, processor, torch.device("cpu"), torch.float32))
 
-    def of(kind: str) -> Predictor:
-        if kind in made:
-            return made[kind]
-        if kind in ("vilt", "starter"):
-            made[kind] = vilt("scratch:tiny" if kind == "vilt" else kind)
-        else:
-            base = load_base(str(tiny_blip2(kind, dataset, folder / kind)), torch.float32)
-            candidates = ["Yes", "No", "Left Lung"] if kind == "llama" else None
-            answering = Answering(max_new_tokens=5, candidates=candidates)
-            made[kind] = Predictor(Blip2Predictor(*base, torch.device("cpu"), answering))
+    def blip2(kind: str) -> Predictor:
+        model, processor = load_base(str(tiny_blip2(kind, dataset, folder / kind)), torch.float32)
+        candidates = ["Yes", "No", "Left Lung"] if kind == "llama" else None
+        answering = Answering(max_new_tokens=5, candidates=candidates)
+        return Predictor(Blip2Predictor(model, processor, torch.device("cpu"), answering))
+
+    def predictor(kind: str) -> Predictor:
+        if kind not in made:
+            names = {"vilt": "scratch:tiny", "starter": "starter"}
+            made[kind] = vilt(names[kind]) if kind in names else blip2(kind)
         return made[kind]
 
-    return of
+    return predictor
+
+
+@pytest.fixture(scope="package")
+def trained_predictor(runs):
+    """A function from the name of a run to its predictor in float32, which tests share and leave as it is."""
+    made: dict[str, Predictor] = {}
+
+    def predictor(name: str) -> Predictor:
+        if name not in made:
+            made[name] = Predictor.from_pretrained(runs(name), dtype="float32")
+        made[name]._kept.clear()
+        return made[name]
+
+    return predictor
 
 
 @pytest.fixture
-def vilt(runs):
-    return Predictor.from_pretrained(runs("vilt"), dtype="float32")
+def vilt(trained_predictor) -> Predictor:
+    return trained_predictor("vilt")
 
 
 @pytest.fixture
-def starter(runs):
-    return Predictor.from_pretrained(runs("starter"), dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def images(dataset):
-    return list(dict.fromkeys(dataset["train"]["image"]))
+def starter(trained_predictor) -> Predictor:
+    return trained_predictor("starter")

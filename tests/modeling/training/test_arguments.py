@@ -14,7 +14,7 @@ from modeling.training.arguments import (
     cpu_has_bf16,
 )
 
-OURS = (DataArguments, SharedTrainingArguments, ViltTrainingArguments, Blip2TrainingArguments)
+OWN_CLASSES = (DataArguments, SharedTrainingArguments, ViltTrainingArguments, Blip2TrainingArguments)
 
 
 def test_vilt_defaults_are_the_published_recipe(tmp_path):
@@ -32,8 +32,8 @@ def test_blip2_defaults_are_the_published_recipe(tmp_path):
     assert {f.name: f.default for f in dataclasses.fields(Blip2TrainingArguments)}["fp16"] is True
 
 
-@pytest.mark.parametrize("cls", OURS, ids=lambda cls: cls.__name__)
-def test_every_field_of_ours_has_help(cls):
+@pytest.mark.parametrize("cls", OWN_CLASSES, ids=lambda cls: cls.__name__)
+def test_every_own_field_has_help(cls):
     for name in cls.__annotations__:
         field = {f.name: f for f in dataclasses.fields(cls)}[name]
         assert len(field.metadata.get("help", "")) > 15, name

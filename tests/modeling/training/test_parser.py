@@ -1,7 +1,5 @@
 """modeling.training.parser: recipes, flags over them, and wrong ones refused in one sentence."""
 
-from pathlib import Path
-
 import pytest
 
 from modeling.training.arguments import (
@@ -10,12 +8,15 @@ from modeling.training.arguments import (
 )
 from modeling.training.parser import parse_arguments
 from processing.errors import UserError
+from tests.support.app_server import ROOT
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 @pytest.fixture
 def recipe(tmp_path):
+    """A function that writes a recipe and returns its path."""
+
     def write(text: str) -> str:
         (tmp_path / "recipe.yaml").write_text(text)
         return str(tmp_path / "recipe.yaml")
@@ -66,9 +67,8 @@ WRONG_RECIPES = {
 }
 
 
-@pytest.mark.parametrize("kind", WRONG_RECIPES)
-def test_wrong_recipe_is_one_clear_sentence(recipe, kind):
-    text, message = WRONG_RECIPES[kind]
+@pytest.mark.parametrize(("text", "message"), WRONG_RECIPES.values(), ids=WRONG_RECIPES)
+def test_wrong_recipe_is_one_clear_sentence(recipe, text, message):
     with pytest.raises(UserError) as raised:
         parse_arguments([recipe(text)])
     assert message in str(raised.value)
