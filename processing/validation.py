@@ -180,8 +180,8 @@ def _check_image(path: Path, name: str) -> str | Problem:
         open_image(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except (ImageError, OSError) as error:
-        # Not the whole path of this machine, which the error quotes.
-        return Problem("undecodable image", str(error).replace(label_of(path), shorten(name)))
+        reason = str(error).removeprefix(f"Cannot open {label_of(path)}: ").replace(str(path), shorten(name))
+        return Problem("undecodable image", f"{shorten(name)}: {reason}")
 
 
 def _read_verified(file: Path) -> dict[str, list]:
