@@ -8,10 +8,12 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What zipfile raises, beside OSError, for files that are damaged, encrypted or packed in a way it does not know.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+QUOTED_LENGTH = 80  # characters of a field that a message may quote
 TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # of the Hub
 
 
@@ -19,6 +21,17 @@ class UserError(ValueError):
     """Bad input from the user. Its message is one sentence: what is wrong, where, and the fix."""
 
     exit_status = 1
+
+
+def shorten(text: str) -> str:
+    """A text for a message: at most 80 characters, control characters and lone surrogates escaped."""
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: QUOTED_LENGTH + 1])
+    return text if len(text) <= QUOTED_LENGTH else text[: QUOTED_LENGTH - 3] + "..."
+
+
+def quoted(value: Any) -> str:
+    """A value of a row for a message, as Python writes it and shortened."""
+    return shorten(repr(value[: QUOTED_LENGTH + 1]) if isinstance(value, str) else repr(value))
 
 
 def mask_tokens(text: str) -> str:
