@@ -21,6 +21,13 @@ class UserError(ValueError):
     exit_status = 1
 
 
+def describe_error(error: Exception) -> str:
+    """The kind of an error and the beginning of its text, as a part of a sentence."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {text[:79]}…" if len(text) > 80 else f"{name}: {text}".rstrip(": ")
+
+
 def mask_tokens(text: str) -> str:
     """The text without anything that looks like a token of the Hub.
 

@@ -43,7 +43,7 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
         row |= dict.fromkeys(ANSWER_COLUMNS, "")
         try:
             path = file_inside(root, row["image"])
-        except ValueError:  # it holds a NUL
+        except (ValueError, OSError):  # it holds a NUL, or is no path here
             path = None
         if path is None:
             row["error"] = "The image path is empty or leaves the folder of the table."

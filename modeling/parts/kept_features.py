@@ -25,8 +25,9 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
-from processing.images import open_image
+from processing.images import errors_name_image, open_image
 from processing.storage import cache_dir, write_atomically
+from processing.utils import normalize, resize
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +95,17 @@ class KeptFeatures:
 
     def _digest(self, image: str) -> str:
         if image not in self._digests:
-            self._digests[image] = hashlib.sha256(Path(image).read_bytes()).hexdigest()
+            with errors_name_image(image):
+                self._digests[image] = hashlib.sha256(Path(image).read_bytes()).hexdigest()
         return self._digests[image]
 
     @torch.inference_mode()
     def _compute(self, images: Sequence[str]) -> torch.Tensor:
-        pixels = self.image_processor([open_image(image) for image in images], return_tensors="pt")["pixel_values"]
+        resized = []
+        for image in images:
+            with errors_name_image(image):
+                resized.append(resize(self.image_processor, open_image(image)))
+        pixels = normalize(self.image_processor, resized)["pixel_values"]
         device = next(self.network.parameters()).device
         return self.network(pixels.to(device)).half().cpu()
 
