@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from processing.errors import describe_error
 from processing.images import ImageError, open_image
 from processing.sources.rows import FIELDS, SPLIT_NAMES, Row, Source
 from processing.storage import cache_dir, write_atomically
@@ -169,8 +170,9 @@ def _check_image(path: Path, name: str) -> str | Problem:
     try:
         open_image(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except (ImageError, OSError) as error:
-        return Problem("undecodable image", f"{name}: {error}")
+    except Exception as error:  # whatever a decoder raises costs the image's rows and not the run
+        reason = str(error) if isinstance(error, ImageError | OSError) else describe_error(error)
+        return Problem("undecodable image", f"{name}: {reason}")
 
 
 def _read_verified(file: Path) -> dict[str, list]:

@@ -221,7 +221,7 @@ class Predictor:
     def _rank(
         self, rows: list[Row], encoded: dict[str, Any], fresh: dict[str, np.ndarray], top_k: int
     ) -> list[Answer | Exception]:
-        """The answers to rows whose images are in `encoded` or `fresh`; rows that fail together are asked one by one."""
+        """The answers to rows whose images are in `encoded` or `fresh`; if they fail together, each is asked alone."""
         if not rows:
             return []
         try:
