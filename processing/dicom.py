@@ -20,6 +20,7 @@ from processing.dicom_header import (
     check_size_elements,
     complete_header,
     first_value,
+    lookup_table,
     named,
     values_of,
 )
@@ -125,9 +126,12 @@ def read_dicom(data: bytes, label: str, max_pixels: int) -> "Dataset":
         # The name of an unregistered one is the text in the file, which may be anything.
         name = syntax.name if syntax.name != syntax else "(unregistered)"
         raise HeaderError(f"its transfer syntax {name} is not supported", CONVERT)
+    sign_is_known = first_value(dataset, "PixelRepresentation") is not None
     complete_header(dataset, syntax in NATIVE_SYNTAXES)
     if syntax not in NATIVE_SYNTAXES:
-        _check_compressed_frame(dataset, syntax)
+        signed = _check_compressed_frame(dataset, syntax)
+        if not sign_is_known:
+            dataset.PixelRepresentation = int(signed)
     return dataset
 
 
@@ -171,11 +175,8 @@ def draw_dicom(dataset: "Dataset", window: Window | None) -> Image.Image:
     if stored.ndim == 3:
         return Image.fromarray(high_8_bits(stored, dataset.BitsStored))
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        little = is_little_endian(dataset)
-        channels = [
-            look_up(stored, dataset[f"{palette}Descriptor"].value, dataset[f"{palette}Data"].value, little)
-            for palette in PALETTES
-        ]
+        tables = [lookup_table(dataset, f"{palette}Descriptor", f"{palette}Data") for palette in PALETTES]
+        channels = [look_up(stored, table, is_little_endian(dataset)) for table in tables if table is not None]
         bits = dataset.RedPaletteColorLookupTableDescriptor[2]
         return Image.fromarray(high_8_bits(np.stack(channels, axis=-1), bits))
     return Image.fromarray(render_grey(stored, dataset, window)).convert("RGB")
@@ -192,7 +193,7 @@ def describe_dicom(dataset: "Dataset") -> ImageFacts:
         details["Modality"] = MODALITIES[modality]
     for name, keyword in (("Pixel spacing", "PixelSpacing"), ("Slice thickness", "SliceThickness")):
         numbers = [as_number(value) for value in values_of(dataset, keyword)]
-        if numbers and all(map(math.isfinite, numbers)):
+        if any(numbers) and all(map(math.isfinite, numbers)):
             details[name] = " x ".join(f"{number:g}" for number in numbers) + " mm"
     if dataset.NumberOfFrames > 1:
         details["Frames"] = f"{dataset.NumberOfFrames}, of which the first is shown"
@@ -226,8 +227,12 @@ def _is_right_aligned(values: np.ndarray, unused: int, bits: int) -> bool:
     return bool(used) and values.max() < 2**bits and values.min() >= -(2 ** (bits - 1))
 
 
-def _check_compressed_frame(dataset: "Dataset", syntax: str) -> None:
-    """Refuses a compressed first frame that Pillow can't decode, or that would inflate beyond the header's size."""
+def _check_compressed_frame(dataset: "Dataset", syntax: str) -> bool:
+    """Refuses a compressed first frame that Pillow can't decode, or that would inflate beyond the header's size.
+
+    Returns:
+        Whether the frame says that its numbers are signed, as JPEG 2000 can.
+    """
     from pydicom.encaps import get_frame
     from pydicom.pixels.utils import get_j2k_parameters
 
@@ -238,7 +243,7 @@ def _check_compressed_frame(dataset: "Dataset", syntax: str) -> None:
         plain = rows * columns * samples * dataset.BitsAllocated // 8
         if len(frame) > 2 * plain + 4096:
             raise HeaderError(f"it is cut off or damaged: {len(frame):,} bytes of RLE data for {plain:,} bytes", AGAIN)
-        return
+        return False
     try:
         with Image.open(BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
             width, height = image.size
@@ -248,7 +253,9 @@ def _check_compressed_frame(dataset: "Dataset", syntax: str) -> None:
     if (width, height) != (columns, rows):
         sizes = f"{width} x {height} pixels, its header asks for {columns} x {rows}"
         raise HeaderError(f"it is cut off or damaged: its frame has {sizes}", AGAIN)
-    if samples == 3 and get_j2k_parameters(frame).get("precision", 8) > 8:
+    parameters = get_j2k_parameters(frame)
+    if samples == 3 and parameters.get("precision", 8) > 8:
         raise HeaderError("it has JPEG 2000 colours of more than 8 bits, which are not supported", CONVERT)
     if syntax == JPEG_EXTENDED and dataset.BitsStored != 8:
         raise HeaderError("its header asks for 12-bit JPEG, which is not supported", CONVERT)
+    return bool(parameters.get("is_signed"))

@@ -1,10 +1,18 @@
 """From the stored values of a grey DICOM image to what a viewer shows (the greyscale pipeline of PS3.4 N.2)."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from processing.dicom_header import HeaderError, first_value, named, number, optional_number
+from processing.dicom_header import (
+    HeaderError,
+    LookupTable,
+    first_value,
+    lookup_table,
+    named,
+    number,
+    optional_number,
+)
 from processing.pixels import stretch, to_uint8
 
 if TYPE_CHECKING:
@@ -35,7 +43,7 @@ def render_grey(stored: np.ndarray, dataset: "Dataset", window: Window | None) -
         grey = _apply_window(values, *window, function)
     elif (table := _table(dataset, "VOILUTSequence")) is not None:
         index = np.rint(np.clip(np.nan_to_num(values), -(2**30), 2**30)).astype(np.int32)
-        grey = high_8_bits(look_up(index, *table, is_little_endian(dataset)), table[0][2])
+        grey = high_8_bits(look_up(index, table, is_little_endian(dataset)), table[0][2])
     elif _drawn_as_stored(dataset):
         darkest, brightest = _stored_range(dataset)
         grey = to_uint8((stored.astype(np.float32) - darkest) * (255 / (brightest - darkest)))
@@ -76,20 +84,24 @@ def is_little_endian(dataset: "Dataset") -> bool:
     return bool(dataset.original_encoding[1])
 
 
-def look_up(values: np.ndarray, descriptor: Any, data: Any, little: bool) -> np.ndarray:
+def look_up(values: np.ndarray, table: LookupTable, little: bool) -> np.ndarray:
     """Integers through a DICOM table (PS3.3 C.11.1.1.1): below its first value the first entry, above the last.
 
     Args:
-        descriptor: number of entries, first value, bits of an entry.
-        data: entries as numbers, or as bytes in the byte order of the file.
+        table: if its entries are bytes, they are in the byte order of the file.
         little: that order is little-endian.
     """
-    entries = (descriptor[0] & 0xFFFF) or 2**16  # 0 stands for 65,536
-    if isinstance(data, bytes):
-        width = 1 if len(data) < 2 * entries else 2
-        data = np.frombuffer(data, f"{'<' if little else '>'}u{width}")
-    table = np.atleast_1d(np.asarray(data, np.uint16))[:entries]
-    return table[np.clip(values.astype(np.int32) - descriptor[1], 0, len(table) - 1)]
+    (count, first, _), data = table
+    count = (count & 0xFFFF) or 2**16  # 0 stands for 65,536
+    entries = _numbers(data, count, little) if isinstance(data, bytes) else np.asarray(data)
+    entries = entries.astype(np.uint16)[:count]
+    return entries[np.clip(values.astype(np.int32) - first, 0, len(entries) - 1)]
+
+
+def _numbers(data: bytes, count: int, little: bool) -> np.ndarray:
+    """The entries of a table of bytes: of one byte each where there are too few for two."""
+    width = 1 if len(data) < 2 * count else 2
+    return np.frombuffer(data, f"{'<' if little else '>'}u{width}")
 
 
 def high_8_bits(values: np.ndarray, bits: int) -> np.ndarray:
@@ -127,21 +139,16 @@ def _rescale(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
         table = _table(dataset, "ModalityLUTSequence")
         if table is None:
             raise HeaderError(f"the table in its {named('ModalityLUTSequence')} is not readable")
-        stored = look_up(stored, *table, is_little_endian(dataset))
+        stored = look_up(stored, table, is_little_endian(dataset))
     values = stored.astype(np.result_type(stored, np.float32))
     values *= _slope(dataset)
     values += number(dataset, "RescaleIntercept") or 0.0
     return values
 
 
-def _table(dataset: "Dataset", keyword: str) -> tuple[Any, Any] | None:
-    """Descriptor and entries of the first table of a sequence; None where there is none that can be read."""
-    try:
-        item = dataset.get(keyword)[0]
-        descriptor, data = item.LUTDescriptor, item.LUTData
-        return (descriptor, data) if len(descriptor) == 3 and data is not None else None
-    except Exception:  # pydicom raises many kinds for a value that is not of its type
-        return None
+def _table(dataset: "Dataset", keyword: str) -> LookupTable | None:
+    """The first table of a sequence; None where there is none that can be read."""
+    return lookup_table(first_value(dataset, keyword), "LUTDescriptor", "LUTData")
 
 
 def _drawn_as_stored(dataset: "Dataset") -> bool:

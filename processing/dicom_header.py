@@ -22,6 +22,9 @@ AGAIN = "export or download it again"
 CONVERT = "convert it to uncompressed DICOM or PNG (gdcmconv --raw does)"  # what is not supported
 
 
+LookupTable = tuple[list[int], bytes | Sequence[int]]  # descriptor and entries
+
+
 class HeaderError(Exception):
     """A file that can't be drawn as its header is.
 
@@ -186,13 +189,29 @@ def _complete_colors(dataset: "Dataset", frame_size: int, native: bool) -> None:
 
 def _check_palettes(dataset: "Dataset") -> None:
     for palette in PALETTES:
-        for part in ("Descriptor", "Data"):
-            try:
-                value = dataset.get(f"{palette}{part}")
-            except Exception:  # as in first_value
-                value = None
-            if not value or (part == "Descriptor" and len(value) != 3):
-                raise HeaderError(f"its {named(palette + part)} is missing or not readable", CONVERT)
+        if lookup_table(dataset, f"{palette}Descriptor", f"{palette}Data") is None:
+            problem = f"its {named(palette + 'Data')} or the descriptor is missing or not readable"
+            raise HeaderError(problem, "export it as RGB or PNG")
+
+
+def lookup_table(dataset: Any, descriptor: str, data: str) -> LookupTable | None:
+    """A table of PS3.3 C.11.1.1: its number of entries, first value and bits, and the entries as numbers or bytes.
+
+    Args:
+        descriptor, data: keywords of the elements.
+
+    Returns:
+        None where there is no dataset, or no table that can be read.
+    """
+    try:
+        numbers = [int(number) for number in dataset[descriptor].value]
+        entries = dataset[data].value
+    except Exception:  # pydicom raises many kinds for a value that is not of its type
+        return None
+    if isinstance(entries, int):
+        entries = [entries]
+    whole = isinstance(entries, bytes) or (isinstance(entries, Sequence) and all(isinstance(n, int) for n in entries))
+    return (numbers, entries) if len(numbers) == 3 and whole and len(entries) else None
 
 
 def _complete_bits(dataset: "Dataset", frame_size: int) -> None:

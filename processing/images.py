@@ -172,9 +172,8 @@ def _identify(data: bytes, label: str, max_pixels: int) -> ImageFile.ImageFile:
         with _quiet():
             return open_tiff(data) if data.startswith(SIGNATURES) else Image.open(BytesIO(data), formats=FORMATS)
     except UnsupportedTiff as error:
-        raise cannot_open(
-            label, f"it is a TIFF of {error}, which is not supported", "save it with 8 or 16 bits"
-        ) from None
+        problem = f"it is a TIFF whose pixels ({error}) are not supported"
+        raise cannot_open(label, problem, "save it with 8 or 16 unsigned bits or as PNG") from None
     except UnidentifiedImageError:
         kind, mend = describe_kind(data) or (None, CONVERT)
         problem = "its content is not a known image" if kind is None else f"it is {kind}, not a known image"

@@ -37,10 +37,9 @@ class Tiff(TiffImageFile):
             tags[PHOTOMETRIC] = _usual_photometric(tags)
         elif found[PHOTOMETRIC] == WHITE_IS_ZERO and (bits > 8 or kind == SIGNED):
             tags[PHOTOMETRIC] = BLACK_IS_ZERO
-        if kind == UNDEFINED:
-            tags[SAMPLE_FORMAT] = UNSIGNED
-        elif (bits, kind) == (32, UNSIGNED):
-            tags[SAMPLE_FORMAT] = SIGNED  # in this form Pillow has the same bits in either byte order
+        if kind == UNSIGNED:
+            # Of 32 bits Pillow has only signed ones in either byte order.
+            tags[SAMPLE_FORMAT] = SIGNED if bits == 32 else UNSIGNED
         try:
             super()._setup()
         except (SyntaxError, KeyError) as error:
@@ -85,7 +84,8 @@ def grey_values(image: Image.Image) -> np.ndarray:
 
 def _bits_and_format(tags: ImageFileDirectory_v2) -> tuple[int, int]:
     """Bits of a sample and its format, of which `UNSIGNED` is the standard's default."""
-    return max(tags.get(BITS_PER_SAMPLE, (1,))), max(tags.get(SAMPLE_FORMAT, (UNSIGNED,)))
+    kind = max(tags.get(SAMPLE_FORMAT, (UNSIGNED,)))
+    return max(tags.get(BITS_PER_SAMPLE, (1,))), UNSIGNED if kind == UNDEFINED else kind
 
 
 def _usual_photometric(tags: ImageFileDirectory_v2) -> int:
