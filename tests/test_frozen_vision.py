@@ -14,6 +14,7 @@ from torch import nn
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from modeling.parts.kept_features import KeptFeatures
+from processing.images import ImageError
 from processing.storage import cache_dir
 
 
@@ -63,6 +64,25 @@ def test_features_equal_those_of_the_network_in_half_precision(images):
     pixels = PROCESSOR(Image.open(images[3]), return_tensors="pt")["pixel_values"]
     assert features[images[3]].dtype == torch.float16
     torch.testing.assert_close(features[images[3]], network(pixels)[0].half())
+
+
+def test_features_of_strips_are_those_of_the_processor(tmp_path):
+    network = Counting()
+    features = kept(network)
+    for number, size in enumerate([(3, 900), (900, 1), (2, 2)]):
+        path = tmp_path / f"{number}.png"
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+        image.save(path)
+        expected = network(PROCESSOR(image, return_tensors="pt")["pixel_values"])[0].half()
+        torch.testing.assert_close(features[str(path)], expected, rtol=0, atol=0)
+
+
+def test_an_image_without_features_is_named(images, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"^Cannot open '.*bad\.png': its content is not a known image"):
+        kept().fill([*images, str(tmp_path / "bad.png")])
+    with pytest.raises(ImageError, match=r"^Cannot open '.*gone\.png': preparing it for the model failed \(FileNotF"):
+        kept().fill([*images, str(tmp_path / "gone.png")])
 
 
 def test_second_run_computes_nothing_and_says_so(images, caplog):

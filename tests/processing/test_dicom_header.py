@@ -84,7 +84,9 @@ def test_the_sign_of_a_jpeg_2000_is_known_by_its_codestream():
 )
 def test_a_missing_size_is_named(keyword, tag):
     side = {"Rows": "height", "Columns": "width"}[keyword]
-    expected = f"Cannot open the image: its header has no {keyword} ({tag}), the {side} of the picture; export it again."
+    expected = (
+        f"Cannot open the image: its header has no {keyword} ({tag}), the {side} of the picture; export it again."
+    )
     assert refusal(dicom(DEEP, **{keyword: None})) == expected
     assert refusal(emptied(dicom(DEEP), keyword)) == expected
 
@@ -204,7 +206,9 @@ def test_pixels_that_were_decompressed_under_the_old_transfer_syntax_are_read():
 def test_what_no_decoder_here_reads_is_not_called_damaged():
     jpeg = jpeg_dicom(BitsAllocated=16, BitsStored=12, HighBit=11)
     twelve = jpeg.replace(JPEG.encode(), JPEG[:-2].encode() + b"51")
-    assert "its header asks for 12-bit JPEG, which is not supported; convert it to uncompressed DICOM" in refusal(twelve)
+    assert "its header asks for 12-bit JPEG, which is not supported; convert it to uncompressed DICOM" in refusal(
+        twelve
+    )
     deep = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG2000", no_jp2=True))
     at = deep.index(b"\xff\x51") + 40  # Ssiz of SIZ: the bits of each component, less one
     for component in range(3):

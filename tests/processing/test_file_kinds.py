@@ -67,7 +67,10 @@ OTHERS = {
     "jpeg 2000": (encoded(PICTURE, "JPEG2000"), "it is a JPEG 2000 image, not a known image; convert it to PNG, "),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(9), "it is a HEIC photo, not a known image; convert it to PNG, "),
     "avif": (b"\0\0\0\x18ftypavif" + bytes(9), "it is an AVIF image, not a known image; convert it to PNG, "),
-    "mp4": (b"\0\0\0\x18ftypisom" + bytes(9), "it is an MP4 video, not a known image; export one of its frames as PNG."),
+    "mp4": (
+        b"\0\0\0\x18ftypisom" + bytes(9),
+        "it is an MP4 video, not a known image; export one of its frames as PNG.",
+    ),
     "avi": (b"RIFF\0\0\0\0AVI LIST", "it is an AVI video, not a known image; export one of its frames as PNG."),
     "nifti": (b"\x5c\1\0\0" + bytes(340) + b"n+1\0", "it is a NIfTI volume, not a known image; export the slice as "),
     "nrrd": (b"NRRD0004\n", "it is an NRRD volume, not a known image; export the slice as PNG or DICOM."),

@@ -44,7 +44,7 @@ def test_vilt_trains_and_is_evaluated_on_strips(strips, tmp_path):
     predictions = [json.loads(line) for line in (tmp_path / "predictions_test.jsonl").read_text().splitlines()]
     assert len(predictions) == 2 * len(SIZES)
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["test"]["groups"]["all"]["questions"] == 2 * len(SIZES)
+    assert report["test"]["figures"][0]["questions"] == 2 * len(SIZES)
 
 
 @pytest.mark.parametrize("name", ["vilt", "starter", "opt", "t5"])
