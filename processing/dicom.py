@@ -218,7 +218,11 @@ def _stored_values(dataset: "Dataset") -> np.ndarray:
             values = pixel_array(dataset, index=0, bits_stored=dataset.HighBit + 1)
             if not _is_right_aligned(values, unused, dataset.BitsStored):
                 return values >> unused
-    return pixel_array(dataset, index=0)
+    try:
+        return pixel_array(dataset, index=0)
+    except RuntimeError:  # pydicom's word for any failure of a decoder
+        problem = "it is cut off or damaged, or compressed in a way that Pillow can't read"
+        raise HeaderError(problem, f"{AGAIN} or {CONVERT}") from None
 
 
 def _is_right_aligned(values: np.ndarray, unused: int, bits: int) -> bool:

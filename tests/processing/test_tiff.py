@@ -19,7 +19,7 @@ def tiff(data: bytes, size: tuple[int, int], bits: int, photometric: int | None,
 
     Args:
         data: the pixels in the byte order of the file.
-        options: `order` ("<" or ">"), `compression` (1 or 8), `samples`, and `sample_format` instead of that of `kind`.
+        options: `order` ("<" or ">"), `compression` (1 or 8), `samples` and `sample_format`.
     """
     order, compression, samples = (options.get(name, value) for name, value in OPTIONS.items())
     sample_format = options.get("sample_format", SAMPLE_FORMATS[kind])
