@@ -36,6 +36,13 @@ def mask_tokens(text: str) -> str:
     return TOKEN.sub(r"\1_***", text)
 
 
+def _without_traceback(message: str) -> str:
+    """The message without the traceback that torch puts before it where a worker of a DataLoader has raised it."""
+    if "\nOriginal Traceback (most recent call last):\n" not in message:
+        return message
+    return message.rstrip().splitlines()[-1].partition(": ")[2]
+
+
 class _MaskingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return mask_tokens(super().format(record))
@@ -52,7 +59,7 @@ def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(mask_tokens(f"error: {error}"), file=sys.stderr)
+        print(mask_tokens(f"error: {_without_traceback(str(error))}"), file=sys.stderr)
         sys.exit(error.exit_status)
     except OSError as error:
         if error.errno not in DISK_FULL:
