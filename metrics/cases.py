@@ -17,11 +17,8 @@ from processing.images import open_image
 from processing.storage import write_atomically
 
 THUMBNAIL = 320  # pixels, the longer side
-
 COLORS = "inferno"  # of heat maps; its lightness rises with the value
-
 OPACITY = 0.65  # of the hottest place of a heat map
-
 TEMPLATE = Path(__file__).with_name("errors.html")
 
 

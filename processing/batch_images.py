@@ -72,18 +72,19 @@ class BatchImages:
     features: FeatureLookup | None = None
     shared: bool = True
 
-    def __call__(self, paths: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The images of the rows whose images have these paths.
+    def batch(self, paths: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The images of a batch of rows, which name them by path.
 
         Returns:
             `image_index` ``(B,)``: which of the ``I`` images each row is about. And `image_embeds` ``(I, ...)`` where
             features are kept, else `pixel_values` ``(I, 3, H, W)`` and what else the image processor gives.
         """
-        images = list(dict.fromkeys(paths)) if self.shared else list(paths)
         if self.shared:
+            images = list(dict.fromkeys(paths))
             position = {image: i for i, image in enumerate(images)}
             index = [position[path] for path in paths]
         else:
+            images = list(paths)
             index = list(range(len(images)))
         batch = {"image_index": torch.tensor(index)}
         if self.features is not None:

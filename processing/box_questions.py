@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 AGREEMENT = 0.95  # share of people's answers about the findings of a body part that its boxes must give too
 MAX_PER_IMAGE = {"larger": 6, "largest": 3, "function": 6, "place": 8}  # new questions of these kinds
-
 Row = Mapping[str, Any]
 
 

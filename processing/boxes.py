@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Box = Mapping[str, Any]  # `label`, and `bbox` = [x, y, width, height] in pixels of the image, origin top left
-
 SIDE = re.compile(r"(?:left|right) (.+)")
 
 # What SLAKE's rows call what its boxes name otherwise.

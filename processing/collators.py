@@ -76,7 +76,7 @@ class ViltCollator:
         batch = tokenize_questions(self.processor.tokenizer, questions, self.max_question_length)
         if self.states is not None:
             batch["text_states"] = pad_sequence([self.states[question] for question in questions], batch_first=True)
-        batch |= self.images([row["image"] for row in rows])
+        batch |= self.images.batch([row["image"] for row in rows])
         if not self.images.shared:
             del batch["image_index"]  # the stock ViLT doesn't take it
         return batch | {"row": torch.tensor([row["row"] for row in rows])}
@@ -128,7 +128,7 @@ class Blip2Collator:
             "input_ids": padded([pair.prompt for pair in pairs], self.tokenizer.pad_token_id),
             "attention_mask": padded([[1] * len(pair.prompt) for pair in pairs], 0),
             "labels": padded([pair.answer for pair in pairs], -100),
-            **self.images(paths),
+            **self.images.batch(paths),
         }
 
     def _packed(self, pairs: Sequence[QuestionAnswer], paths: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -142,7 +142,7 @@ class Blip2Collator:
             "labels": padded([tree.labels for tree in trees], -100),
             "position_ids": padded([[len(path) - 1 for path in tree.paths] for tree in trees], 0),
             "visible": visible_tokens(trees),
-            **self.images(paths),
+            **self.images.batch(paths),
         }
 
     def prompts(self, rows: Rows) -> dict[str, torch.Tensor]:
@@ -153,6 +153,6 @@ class Blip2Collator:
             # so there it comes last.
             "input_ids": padded(prompts, self.tokenizer.pad_token_id, left=self.decoder_only),
             "attention_mask": padded([[1] * len(ids) for ids in prompts], 0, left=self.decoder_only),
-            **self.images([row["image"] for row in rows]),
+            **self.images.batch([row["image"] for row in rows]),
             "row": torch.tensor([row["row"] for row in rows]),
         }

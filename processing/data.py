@@ -57,7 +57,6 @@ DATA_SETS = {
 }
 
 SLAKE_ID = "BoKelvin/SLAKE"
-
 SLAKE_IMAGE = "a18a0f99b611c26e868430dcaa8942362a00e29644e6c7de1b07c41922de8a54"  # SHA-256 of its xmlab0/source.jpg
 
 

@@ -11,7 +11,7 @@ from processing.utils import QuestionAnswer
 class QuestionTree:
     """Questions about an image and their answers as one sequence, where prompts that begin alike share the beginning.
 
-    A token that something is to be predicted after is its question's own.
+    A token whose successor is to be predicted belongs to its question alone.
 
     Attributes:
         tokens: of the sequence, ``L``.
@@ -26,17 +26,18 @@ class QuestionTree:
         nodes: dict[tuple[int, ...], int] = {}
         for prompt, answer in questions:
             path: list[int] = []
-            targets = [-100] * (len(prompt) - 1) + answer
-            for place, (token, target) in enumerate(zip(prompt + answer[:-1], targets, strict=True)):
-                shared = tuple(prompt[: place + 1]) if target == -100 else None
-                node = nodes.get(shared, len(self.tokens)) if shared else len(self.tokens)
-                path = [*path, node]
-                if node == len(self.tokens):
-                    self.tokens.append(token)
-                    self.labels.append(target)
-                    self.paths.append(path)
-                    if shared:
-                        nodes[shared] = node
+            labels = [-100] * (len(prompt) - 1) + answer
+            for place, (token, label) in enumerate(zip(prompt + answer[:-1], labels, strict=True)):
+                beginning = tuple(prompt[: place + 1])
+                if label == -100 and beginning in nodes:
+                    path = [*path, nodes[beginning]]
+                    continue
+                path = [*path, len(self.tokens)]
+                if label == -100:
+                    nodes[beginning] = len(self.tokens)
+                self.tokens.append(token)
+                self.labels.append(label)
+                self.paths.append(path)
 
 
 def pack_questions(

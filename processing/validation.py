@@ -21,11 +21,8 @@ from processing.storage import cache_dir, write_atomically
 logger = logging.getLogger(__name__)
 
 CHECKED_FIELDS = ("image", "question", "answer", "split")  # each by a rule of its own
-
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # one half of a UTF-16 pair, which no encoding can write
-
 NAMED_ROWS = 3  # rows named for each kind of problem
-
 PROGRESS_FROM = 200  # images to decode from which a progress bar is shown
 
 

@@ -25,7 +25,8 @@ from modeling.parts.minilm import MAX_QUESTION_LENGTH, drop_tokens, minilm, mini
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.trainers import grouped_by_image, set_learning_rate
-from processing.collators import FeatureLookup, ViltCollator
+from processing.batch_images import FeatureLookup
+from processing.collators import ViltCollator
 
 logger = logging.getLogger(__name__)
 

@@ -133,7 +133,7 @@ def blip2_starter_checkpoint() -> Path:
     }
 
     def assemble(folder: Path) -> None:
-        language_file = part_path(*LANGUAGE_MODEL)
+        language_file = part_path(LANGUAGE_MODEL)
         if importlib.util.find_spec("gguf") is None:
             raise missing_package("gguf")
         options = {"gguf_file": language_file.name}

@@ -12,7 +12,6 @@ logger = logging.getLogger(__name__)
 TRANSIENT = {408, 429, 500, 502, 503, 504}  # HTTP statuses of a failure that may pass
 WAITS = (1, 2, 4, 8, 16)  # seconds before the tries after the first
 LONGEST_WAIT = 300  # seconds, whatever the Hub asks for
-
 T = TypeVar("T")
 
 

@@ -1,4 +1,7 @@
-"""EfficientNet-Lite0 in two parts: frozen up to a map, trained from there on."""
+"""EfficientNet-Lite0 in two parts: frozen up to a map, trained from there on.
+
+The package that defines the network keeps its layers under private names, so these are used here.
+"""
 
 import importlib.util
 import io
@@ -199,7 +202,7 @@ def load_efficientnet(vision: FrozenEfficientNet, top: TrainedEfficientNet, imag
 
     The statistics are of the phantom images, which have the grey values of CT, MRI and X-ray.
     """
-    weights = torch.load(io.BytesIO(read_part(*VISION_WEIGHTS)), weights_only=True)
+    weights = torch.load(io.BytesIO(read_part(VISION_WEIGHTS)), weights_only=True)
     frozen_blocks = len(vision.blocks)
     lower, upper = vision.state_dict(), top.state_dict()
     stem = {"_conv_stem": 0, "_bn0": 1}

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from processing.utils import normalize
+
 Row = dict[str, Any]
 RankedAnswers = list[tuple[str, float]]  # answers and their confidence, the best first
 
@@ -59,8 +61,7 @@ class FamilyPredictor(ABC):
 
     def pixel_values(self, images: list[np.ndarray]) -> torch.Tensor:
         """Resized images as the network takes them, ``(B, 3, height, width)`` on the model's device."""
-        pixels = self.processor.image_processor(images, do_resize=False, return_tensors="pt")
-        return pixels["pixel_values"].to(self.device)
+        return normalize(self.processor.image_processor, images)["pixel_values"].to(self.device)
 
     def to_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A collator's batch on the model's device, without the row numbers."""

@@ -27,7 +27,6 @@ from tqdm import tqdm
 
 from processing.images import errors_name_image, open_image
 from processing.storage import cache_dir, write_atomically
-from processing.utils import normalize, resize
 
 logger = logging.getLogger(__name__)
 
@@ -101,13 +100,12 @@ class KeptFeatures:
 
     @torch.inference_mode()
     def _compute(self, images: Sequence[str]) -> torch.Tensor:
-        resized = []
+        pixels = []
         for image in images:
             with errors_name_image(image):
-                resized.append(resize(self.image_processor, open_image(image)))
-        pixels = normalize(self.image_processor, resized)["pixel_values"]
+                pixels.append(self.image_processor([open_image(image)], return_tensors="pt")["pixel_values"])
         device = next(self.network.parameters()).device
-        return self.network(pixels.to(device)).half().cpu()
+        return self.network(torch.cat(pixels).to(device)).half().cpu()
 
     def _open_shards(self, digests: Iterable[str]) -> None:
         """Opens shards that hold wanted images; a damaged one is deleted, so that its images are computed again."""

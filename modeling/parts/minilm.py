@@ -14,7 +14,7 @@ MAX_QUESTION_LENGTH = 40  # tokens, which is ViLT's limit
 def minilm_weights() -> dict[str, torch.Tensor]:
     """The pretrained weights of `BertModel` without its pooler."""
     unused = ("pooler.", "embeddings.position_ids")
-    weights = load_safetensors(read_part(*TEXT_WEIGHTS))
+    weights = load_safetensors(read_part(TEXT_WEIGHTS))
     return {name: value for name, value in weights.items() if not name.startswith(unused)}
 
 
@@ -30,7 +30,7 @@ def minilm_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer of MiniLM, for questions of at most `MAX_QUESTION_LENGTH` tokens."""
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_buffer(read_part(*TOKENIZER)), model_max_length=MAX_QUESTION_LENGTH, **special
+        tokenizer_object=Tokenizer.from_buffer(read_part(TOKENIZER)), model_max_length=MAX_QUESTION_LENGTH, **special
     )
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()

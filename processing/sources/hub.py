@@ -14,7 +14,6 @@ from processing.errors import BROKEN_ZIP, DISK_FULL, UserError
 from processing.storage import cache_dir
 
 ARCHIVE = "imgs.zip"
-
 MAX_UNPACKED_BYTES = 50 * 2**30  # SLAKE takes 0.2 GB; more than this is a decompression bomb
 
 

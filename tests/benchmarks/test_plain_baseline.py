@@ -2,14 +2,11 @@
 
 import re
 
-import pytest
 import torch
 from sklearn.decomposition import PCA
 
 from benchmarks import plain_baseline
 from benchmarks.plain_baseline import answer, main, principal_components, train_mlp
-from processing.errors import UserError
-from processing.phantom.files import write_phantoms
 
 
 def test_principal_components_are_those_of_a_known_library(monkeypatch):
@@ -52,10 +49,3 @@ def test_command_line_prints_figures_of_three_seeds_and_their_mean(phantoms, cap
     asked, asked_more = (int(re.match(r"[\d,]+", text).group().replace(",", "")) for text in (plain, more))
     assert asked_more > asked
     assert "validation questions" in more
-
-
-def test_data_without_training_rows_is_refused_in_a_sentence(tmp_path):
-    folder = write_phantoms(tmp_path / "set", num_images=12, image_size=96)
-    (folder / "train.json").unlink()
-    with pytest.raises(UserError, match="it has no train rows"):
-        main(["--dataset", str(folder)])

@@ -91,13 +91,14 @@ def main() -> None:
             if options.kind == "blip2":
                 tiny_blip2("opt", load_vqa_dataset(str(data)), base)
 
-        def run(output: str) -> Callable[[], object]:
+        def run(output: str, *flags: str) -> Callable[[], object]:
             argv = [*KINDS[options.kind], *COMMON, "--dataset", str(data), "--num_train_epochs", str(options.epochs)]
             argv += ["--model_name_or_path", str(base)] if options.kind == "blip2" else []
-            return lambda: train.main([*argv, "--output_dir", f"{name}/{output}"])
+            return lambda: train.main([*argv, "--output_dir", f"{name}/{output}", *flags])
 
         finish(prepare, log)
-        finish(run("first"), log)  # keeps the features of the images, which the others read
+        if options.kind != "vilt":  # the others keep features of the images, which all further runs read
+            finish(run("first", "--max_steps", "1", "--do_eval", "False"), log)
         seconds = finish(run("whole"), log)
         whole = outcome(folder / "whole")
         steps, killed_folder = len(whole[0]), folder / "killed"

@@ -1,4 +1,4 @@
-"""modeling.consistency: the same question in other words, and answers that exclude each other."""
+"""modeling.asking.consistency: the same question in other words, and answers that exclude each other."""
 
 import pytest
 

@@ -9,6 +9,8 @@ from modeling.parts.kept_states import kept_states
 from modeling.vilt.scratch import build_tokenizer
 
 QUESTIONS = ["What is this?", "Is the left lung healthy?", "Where is the liver?"]
+
+
 LONG = " ".join(["What is this?"] * 5)
 
 
@@ -36,7 +38,7 @@ def test_states_are_the_encoders_of_each_question_alone(encoder, tokenizer):
     assert len(states[LONG]) == 12
 
 
-def test_too_many_questions_are_left_to_the_encoder(encoder, tokenizer, monkeypatch):
+def test_states_of_too_many_questions_are_not_kept(encoder, tokenizer, monkeypatch):
     monkeypatch.setattr(module, "MAX_QUESTIONS", 2)
     assert len(kept_states(encoder, tokenizer, 12, {"train": {"question": QUESTIONS[:2] * 9}})) == 2
     assert kept_states(encoder, tokenizer, 12, {"train": {"question": QUESTIONS}}) is None

@@ -10,30 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from modeling.parts.kept_features import KeptFeatures
 from processing.images import ImageError
 from processing.storage import cache_dir
-
-
-class Counting(nn.Module):
-    """A frozen network that counts the images it sees."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.conv = nn.Conv2d(3, 5, 8, 8)
-        self.seen = 0
-
-    @torch.no_grad()
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        self.seen += len(pixel_values)
-        return self.conv(pixel_values)
-
-
-PROCESSOR = ViTImageProcessorPil(size={"height": 32, "width": 32})
+from tests.modeling.parts.counting import Counting, Resizer, keep
+from tests.support.app_server import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -49,126 +31,125 @@ def images(tmp_path) -> list[str]:
     return [str(tmp_path / f"{i}.png") for i in range(20)]
 
 
-def kept(network: nn.Module | None = None, max_gb: float = 1, processor=PROCESSOR) -> KeptFeatures:
-    return KeptFeatures(network or Counting(), processor, max_gb)
-
-
 def shards() -> list[Path]:
+    """The files of all kept features."""
     return sorted((cache_dir() / "features").rglob("*.safetensors"))
 
 
 def test_features_equal_those_of_the_network_in_half_precision(images):
     network = Counting()
-    features = kept(network)
+    features = keep(network)
     features.fill(images)
-    pixels = PROCESSOR(Image.open(images[3]), return_tensors="pt")["pixel_values"]
+    pixels = Resizer()([Image.open(images[3])], return_tensors="pt")["pixel_values"]
     assert features[images[3]].dtype == torch.float16
     torch.testing.assert_close(features[images[3]], network(pixels)[0].half())
 
 
 def test_features_of_strips_are_those_of_the_processor(tmp_path):
-    network = Counting()
-    features = kept(network)
+    network, image_processor = Counting(), ViTImageProcessorPil(size={"height": 32, "width": 32})
+    features = keep(network, image_processor=image_processor)
     for number, size in enumerate([(3, 900), (900, 1), (2, 2)]):
         path = tmp_path / f"{number}.png"
         image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
         image.save(path)
-        expected = network(PROCESSOR(image, return_tensors="pt")["pixel_values"])[0].half()
+        expected = network(image_processor(image, return_tensors="pt")["pixel_values"])[0].half()
         torch.testing.assert_close(features[str(path)], expected, rtol=0, atol=0)
 
 
 def test_an_image_without_features_is_named(images, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"^Cannot open '.*bad\.png': its content is not a known image"):
-        kept().fill([*images, str(tmp_path / "bad.png")])
+        keep().fill([*images, str(tmp_path / "bad.png")])
     with pytest.raises(ImageError, match=r"^Cannot open '.*gone\.png': preparing it for the model failed \(FileNotF"):
-        kept().fill([*images, str(tmp_path / "gone.png")])
+        keep().fill([*images, str(tmp_path / "gone.png")])
+    with pytest.raises(ImageError, match=r"^Cannot open '.*/3\.png': preparing it for the model failed \(TypeError"):
+        keep(image_processor=Resizer(None)).fill([images[3]])
 
 
 def test_second_run_computes_nothing_and_says_so(images, caplog):
     caplog.set_level(logging.INFO)
-    kept().fill(images)
+    keep().fill(images)
     assert "Image features: 20 computed, 0 read" in caplog.text
     network = Counting()
-    features = kept(network)
+    features = keep(network)
     features.fill(images)
-    assert network.seen == 0
+    assert network.computed == 0
     assert "Image features: 0 computed, 20 read" in caplog.text
-    assert all(torch.equal(features[image], kept()[image]) for image in images)
+    assert all(torch.equal(features[image], keep()[image]) for image in images)
 
 
 def test_an_image_asked_for_many_times_is_computed_once(images):
     network = Counting()
-    features = kept(network)
+    features = keep(network)
     features.fill(images * 3)
     assert [features[image].shape for image in images * 2] == [(5, 4, 4)] * 40
-    assert network.seen == 20
+    assert network.computed == 20
 
 
 def test_key_is_the_content_not_the_name(images, tmp_path):
-    kept().fill(images)
+    keep().fill(images)
     Path(images[0]).rename(tmp_path / "renamed.png")
     Image.new("RGB", (40, 40)).save(images[1])  # another content under the old name
     network = Counting()
-    kept(network).fill([str(tmp_path / "renamed.png"), images[1]])
-    assert network.seen == 1
+    keep(network).fill([str(tmp_path / "renamed.png"), images[1]])
+    assert network.computed == 1
 
 
 def test_other_weights_and_other_preprocessing_have_features_of_their_own(images):
-    kept().fill(images)
+    keep().fill(images)
     other_weights, other_size = Counting(seed=1), Counting()
-    kept(other_weights).fill(images)
-    kept(other_size, processor=ViTImageProcessorPil(size={"height": 64, "width": 64})).fill(images)
-    assert (other_weights.seen, other_size.seen) == (20, 20)
+    keep(other_weights).fill(images)
+    keep(other_size, image_processor=Resizer(64)).fill(images)
+    assert (other_weights.computed, other_size.computed) == (20, 20)
     assert len({shard.parent for shard in shards()}) == 3
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "garbage", "empty"])
-def test_damaged_file_is_noticed_and_rebuilt(images, damage, caplog):
-    first = kept()
+@pytest.mark.parametrize("fault", ["truncated", "flipped", "garbage", "empty"])
+def test_damaged_file_is_noticed_and_rebuilt(images, fault, caplog):
+    first = keep()
     first.fill(images)
     expected = first[images[0]].clone()
     [shard] = shards()
     content = bytearray(shard.read_bytes())
-    if damage == "truncated":
+    if fault == "truncated":
         content = content[: len(content) // 2]
-    elif damage == "flipped":
+    elif fault == "flipped":
         content[-200] ^= 1
     else:
-        content = bytearray(b"no safetensors" if damage == "garbage" else b"")
+        content = bytearray(b"no safetensors" if fault == "garbage" else b"")
     shard.unlink()
     shard.write_bytes(content)
     network = Counting()
-    again = kept(network)
+    again = keep(network)
     again.fill(images)
     assert f"{shard} is damaged" in caplog.text
-    assert network.seen == 20
+    assert network.computed == 20
     assert torch.equal(again[images[0]], expected)
     assert shard not in shards()
     untouched = Counting()
-    kept(untouched).fill(images)
-    assert untouched.seen == 0
+    keep(untouched).fill(images)
+    assert untouched.computed == 0
 
 
 def test_full_disk_is_a_warning_and_features_are_still_right(images, monkeypatch, caplog):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    expected = kept(Counting())[images[0]]
+    expected = keep(Counting())[images[0]]
     monkeypatch.setattr("modeling.parts.kept_features.write_atomically", full)
-    features = kept()
+    features = keep()
     features.fill(images)
     assert "the disk is full" in caplog.text
     torch.testing.assert_close(features[images[0]], expected)
 
 
 def test_limit_evicts_the_oldest_other_network_first(images):
-    kept(Counting(seed=1)).fill(images)
-    kept(Counting(seed=2)).fill(images)
+    keep(Counting(seed=1)).fill(images)
+    keep(Counting(seed=2)).fill(images)
     oldest, newer = sorted({shard.parent for shard in shards()}, key=lambda folder: folder.stat().st_mtime_ns)
     os.utime(oldest, (1, 1))
     size = sum(shard.stat().st_size for shard in shards()) / 2
-    kept(Counting(seed=3), max_gb=2.5 * size / 1e9).fill(images)
+    keep(Counting(seed=3), max_gb=2.5 * size / 1e9).fill(images)
     folders = {shard.parent for shard in shards()}
     assert oldest not in folders
     assert newer in folders
@@ -177,24 +158,19 @@ def test_limit_evicts_the_oldest_other_network_first(images):
 
 def test_what_does_not_fit_is_computed_at_use(images, caplog):
     network = Counting()
-    features = kept(network, max_gb=1e-9)
+    features = keep(network, max_gb=1e-9)
     features.fill(images)
     assert "need more than --feature_cache_gb 1e-09" in caplog.text
     assert not shards()
-    torch.testing.assert_close(features[images[0]], kept(Counting())[images[0]])
+    torch.testing.assert_close(features[images[0]], keep(Counting())[images[0]])
 
 
 def test_two_processes_may_fill_at_the_same_time(images):
-    code = (
-        "import sys; from tests.test_frozen_vision import *; f = kept(); f.fill(sys.argv[1:]);"
-        "print(sum(f[i].float().sum().item() for i in sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", code, *images]
-    root = Path(__file__).parent.parent
-    processes = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [sys.executable, "-m", "tests.modeling.parts.counting", *images]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     sums = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sums[0] == sums[1] != ""
     network = Counting()
-    kept(network).fill(images)
-    assert network.seen == 0
+    keep(network).fill(images)
+    assert network.computed == 0

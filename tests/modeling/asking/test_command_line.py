@@ -1,0 +1,100 @@
+"""python -m modeling.predictor: one image or a table of questions."""
+
+import csv
+import runpy
+import shutil
+import sys
+
+import pytest
+
+from modeling.asking.command_line import main
+from modeling.asking.predictor import Predictor
+from processing.errors import UserError
+
+pytestmark = pytest.mark.xdist_group("predictor")  # one worker trains the models
+
+
+def test_error_of_the_command_line_is_one_line(hub, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(sys, "argv", ["predictor", "user/unknown", "--image", "x.png", "--question", "CT?"])
+    with pytest.raises(SystemExit, match="^1$"):
+        runpy.run_module("modeling.predictor", run_name="__main__")
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: user/unknown: not in the cache, and the Hub can't be reached (")
+    assert hub.requests == []
+
+
+def test_command_line_prints_answers_and_alternatives(runs, images, capsys):
+    main([str(runs("vilt")), "--image", images[0], "--question", "Is this a CT scan?", "--top_k", "3"])
+    lines = capsys.readouterr().out.splitlines()
+    answer = Predictor.from_pretrained(runs("vilt")).answer(images[0], "Is this a CT scan?", top_k=3)
+    assert lines[0] == f"{answer.answer}  (confidence {round(answer.confidence * 100)} %)"
+    assert [line.strip().split("  ")[0] for line in lines[1:]] == [other.answer for other in answer.alternatives]
+
+
+def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, capsys):
+    for number in range(2):
+        shutil.copy(images[number], tmp_path / f"{number}.jpg")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    asked = [
+        ("0.jpg", "Is this a CT scan?", "a, b"),
+        ("gone.jpg", "Is this a CT scan?", ""),
+        ("../" + tmp_path.name + "/../secret.jpg", "Is this a CT scan?", ""),
+        ("1.jpg", "Which organ is shown?", ""),
+        ("bad.jpg", "Which organ is shown?", ""),
+        ("", "Which organ is shown?", ""),
+        ("0.jpg", " ", ""),
+        ("0.jpg", "Which organ is shown?", "é"),
+    ]
+    with open(tmp_path / "in.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("image", "question", "note"), *asked])
+    out = tmp_path / "new" / "out.csv"
+    main([str(runs("vilt")), "--csv", str(tmp_path / "in.csv"), "--out", str(out), "--dtype", "float32"])
+    assert "5 rows have an error" in capsys.readouterr().out
+    with open(out, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["image", "question", "note", "prediction", "confidence", "error"]
+    assert [(row["image"], row["question"], row["note"]) for row in rows] == asked
+    errors = [row["error"] for row in rows]
+    expected = [
+        "",
+        "does not exist",
+        "leaves the folder",
+        "",
+        "not a known image",
+        "is empty",
+        "question is empty",
+        "",
+    ]
+    for error, part in zip(errors, expected, strict=True):
+        assert part in error if part else error == ""
+    for index in (0, 3, 7):
+        answer = vilt.answer(tmp_path / rows[index]["image"], rows[index]["question"])
+        assert rows[index]["prediction"] == answer.answer
+        assert float(rows[index]["confidence"]) == pytest.approx(answer.confidence, abs=1e-4)
+    assert not [path for path in out.parent.iterdir() if path != out]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,text\na.png,b\n", "there is no column question"),
+        ("", "there is no column image"),
+        ("image,question,prediction\na.png,b,c\n", "its column prediction is one of those to be written"),
+        ("image,question\na.png\n", "1 fields where the header has 2"),
+    ],
+)
+def test_table_that_can_not_be_read_is_told(runs, tmp_path, content, message):
+    (tmp_path / "in.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        main([str(runs("vilt")), "--csv", str(tmp_path / "in.csv"), "--out", str(tmp_path / "out.csv")])
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--image", "x"], ["--csv", "x"], ["--question", "x", "--csv", "a", "--out", "b"]]
+)
+def test_incomplete_command_line_shows_what_to_give(flags, capsys):
+    with pytest.raises(SystemExit):
+        main(["model", *flags])
+    assert "give --image and --question, or --csv and --out" in capsys.readouterr().err

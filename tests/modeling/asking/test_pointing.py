@@ -1,0 +1,128 @@
+"""Do heat maps of a trained model point at what its answer names?"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from metrics.grounding import grounding_figures, named_boxes, point
+from modeling.asking.predictor import Predictor
+from modeling.training.arguments import ViltTrainingArguments
+from modeling.vilt.checkpoints import build_model
+from modeling.vilt.family import build_trainer
+from modeling.vilt.predictor import ViltPredictor
+from processing.data import load_vqa_dataset
+from processing.images import open_image
+from processing.phantom.files import write_phantoms
+
+pytestmark = pytest.mark.xdist_group("pointing")  # one worker trains the model
+
+
+class Pointing(NamedTuple):
+    """A right answer that names something in the image, the boxes of that, and the heat map of the answer."""
+
+    row: dict[str, Any]
+    boxes: Any
+    heat: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def pointings(tmp_path_factory) -> list[Pointing]:
+    """The right answers of a trained starter to questions whose answer names something that the image has a box of."""
+    folder = write_phantoms(tmp_path_factory.mktemp("pointing") / "set", num_images=300)
+    dataset = load_vqa_dataset(str(folder)).filter(lambda row: named_boxes("", row["answer"], row["boxes"]))
+    args = ViltTrainingArguments(  # as recipes/vilt_starter_phantom.yaml, in smaller batches
+        output_dir=str(folder.parent / "run"),
+        model_name_or_path="starter",
+        vision_learning_rate=0,
+        learning_rate=5e-4,
+        weight_decay=0.05,
+        num_train_epochs=12,
+        per_device_train_batch_size=16,
+        questions_per_image=4,
+        warmup_steps=0.1,
+        lr_scheduler_type="cosine",
+        save_strategy="no",
+        eval_strategy="no",
+        disable_tqdm=True,
+    )
+    torch.manual_seed(0)
+    model, processor = build_model(args, dataset)
+    del model.encoder.layer[1:]  # one layer learns in a minute where to look, three take ten
+    trainer = build_trainer(args, model, processor, dataset)
+    keep_image_tokens(trainer, dataset["train"]["image"])
+    trainer.train()
+    predictor = Predictor(ViltPredictor(model, processor, torch.device("cpu"), torch.float32))
+    rows = [*dataset["validation"], *dataset["test"]]
+    answers = predictor.answer_batch([row["image"] for row in rows], [row["question"] for row in rows], top_k=1)
+    return [
+        Pointing(row, named_boxes("", row["answer"], row["boxes"]), predictor.heat_map(row["image"], row["question"]))
+        for row, answer in zip(rows, answers, strict=True)
+        if answer.answer == row["answer"]
+    ]
+
+
+@torch.no_grad()
+def keep_image_tokens(trainer: Any, images: list[str]) -> None:
+    """Computes the tokens of each image once, as its network is frozen whole."""
+    model, collate = trainer.model.eval(), trainer.data_collator
+    features = collate.images.features
+    collate.images.features = {
+        image: model.patches(image_embeds=features[image][None])[0] for image in dict.fromkeys(images)
+    }
+
+    def with_image_tokens(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = collate(rows)
+        batch["image_patches"] = batch.pop("image_embeds")
+        return batch
+
+    trainer.data_collator = with_image_tokens
+
+
+def figures_of(pointings: list[Pointing]) -> dict[str, Any]:
+    rows = [
+        {
+            "image_id": row["image_id"],
+            "correct": True,
+            "boxes": boxes,
+            "pointing": point(heat, boxes, open_image(row["image"]).size),
+        }
+        for row, boxes, heat in pointings
+    ]
+    return grounding_figures(rows)[0]
+
+
+def beside_the_middle(pointings: list[Pointing]) -> list[Pointing]:
+    """Those that the middle of the image would not hit."""
+    return [one for one in pointings if not figures_of([one])["center"]]
+
+
+def test_maps_point_at_what_the_answer_names(pointings):
+    """Far more often than chance, also where the middle of the image would never hit.
+
+    And more often than the maps of the same image's other answers, which a fixed habit would equal.
+    """
+    others = [
+        Pointing(one.row, one.boxes, other.heat)
+        for one in pointings
+        for other in pointings
+        if one.row["image"] == other.row["image"] and one.row["answer"] != other.row["answer"]
+    ]
+    everything, beside, habit = (figures_of(part) for part in (pointings, beside_the_middle(pointings), others))
+    assert everything["questions"] > 100
+    assert beside["questions"] > 25
+    assert everything["hit"][1] > 1.5 * everything["chance"]
+    assert everything["mass"][1] > 1.5 * everything["area"]
+    assert beside["hit"][1] > 1.5 * beside["chance"]
+    assert everything["hit"][0] > habit["hit"][0] + 6
+
+
+def test_maps_of_the_wrong_place_are_noticed(pointings):
+    """The same answers, all right, with maps that are mirrored at the middle of the image."""
+    mirrored = [one._replace(heat=one.heat[:, ::-1]) for one in pointings]
+    right, wrong = figures_of(pointings), figures_of(mirrored)
+    beside, wrong_beside = figures_of(beside_the_middle(pointings)), figures_of(beside_the_middle(mirrored))
+    assert wrong["hit"][2] < right["hit"][0]
+    assert wrong["mass"][2] < right["mass"][0]
+    assert wrong_beside["hit"][0] < beside["hit"][0] / 2

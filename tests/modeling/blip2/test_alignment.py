@@ -1,0 +1,47 @@
+"""modeling.blip2.alignment: the Q-Former trains before the language model comes in."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling.blip2.adapter import build_model
+from modeling.blip2.family import build_trainer
+from processing.errors import UserError
+from tests.modeling.blip2.tiny_runs import starter_arguments
+from tests.support.tiny_blip2 import tiny_blip2
+
+pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
+
+
+def test_alignment_trains_the_qformer_and_leaves_the_language_model_alone(dataset, tmp_path):
+    args = starter_arguments(
+        tmp_path,
+        modules_to_save=["qformer", "vision_top", "language_projection"],
+        alignment_epochs=0.2,
+        max_steps=1,
+        learning_rate=0.0,
+        qformer_learning_rate=0.0,
+        per_device_train_batch_size=16,
+        save_strategy="no",
+        eval_strategy="no",
+    )
+    torch.manual_seed(0)
+    peft_model, processor = build_model(args, dataset)
+    trainer = build_trainer(args, peft_model, processor, dataset)
+    before = {name: p.detach().clone() for name, p in peft_model.named_parameters()}
+    trainer.train()
+    now = dict(peft_model.named_parameters())
+    changed = {name.split(".modules_to_save.")[0] for name in now if not torch.equal(now[name], before[name])}
+    assert changed == {"base_model.model.qformer", "base_model.model.vision_model.vision_top"}
+    trainer.save_model()
+    kept = load_file(tmp_path / "adapter_model.safetensors")
+    assert sum("vision_top" in name for name in kept) > 10, "what was aligned is saved with the adapter"
+
+
+def test_alignment_needs_a_starter_whose_qformer_trains(dataset, tmp_path):
+    with pytest.raises(ValueError, match="--alignment_epochs needs --modules_to_save qformer"):
+        starter_arguments(tmp_path, alignment_epochs=1, modules_to_save=["language_projection"])
+    base = tiny_blip2("opt", dataset, tmp_path / "base")
+    args = starter_arguments(tmp_path, model_name_or_path=str(base), alignment_epochs=1, modules_to_save=["qformer"])
+    with pytest.raises(UserError, match="only the starter needs it"):
+        build_model(args, dataset)

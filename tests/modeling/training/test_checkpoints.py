@@ -1,0 +1,119 @@
+"""modeling.training.checkpoints: what a kill or a full disk leaves, and how a run resumes from it."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import train
+from modeling.training.checkpoints import checkpoints, last_checkpoint, why_incomplete
+from processing.errors import UserError
+from tests.modeling.training.steps import SIX_STEPS
+
+pytestmark = pytest.mark.xdist_group("checkpoints")  # one worker trains
+
+
+@pytest.fixture(scope="module")
+def finished(phantoms, tmp_path_factory) -> Path:
+    """A run with three checkpoints."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(phantoms, folder)
+    return folder
+
+
+def run(dataset: Path, folder: Path, *flags: str) -> None:
+    train.main([*SIX_STEPS, "--dataset", str(dataset), "--output_dir", str(folder), *flags])
+
+
+@pytest.fixture
+def folder(finished, tmp_path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_run_resumes_from_its_last_whole_checkpoint(folder):
+    assert [one.name for one in checkpoints(folder)] == ["checkpoint-6", "checkpoint-4", "checkpoint-2"]
+    assert [why_incomplete(one) for one in checkpoints(folder)] == [None] * 3
+    assert last_checkpoint(folder) == str(folder / "checkpoint-6")
+    assert last_checkpoint(folder / "nowhere") is None
+
+
+FILES = [
+    "model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+    "training_args.bin",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_checkpoint_that_a_kill_cut_off_is_skipped(folder, caplog, name, share):
+    file = folder / "checkpoint-6" / name
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * share)])
+    assert last_checkpoint(folder) == str(folder / "checkpoint-4")
+    assert f"checkpoint-6 is incomplete ({name} is" in caplog.text
+    assert "so it is skipped" in caplog.text
+
+
+def test_run_resumes_from_before_incomplete_checkpoints_to_the_same_end(folder, finished, phantoms):
+    (folder / "checkpoint-6" / "trainer_state.json").unlink()
+    (folder / "checkpoint-4" / "optimizer.pt").write_bytes(b"PK\x03\x04 and then the power went")
+    run(phantoms, folder)
+    assert (folder / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+    def losses(folder: Path) -> list[tuple[int, float]]:
+        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        return [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+
+    assert losses(folder) == losses(finished)
+    assert len(losses(folder)) == 6
+
+
+def test_incomplete_checkpoint_that_is_asked_for_is_refused(folder, phantoms):
+    (folder / "checkpoint-6" / "rng_state.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=r"checkpoint-6: it is incomplete \(rng_state.pth is incomplete\); choose"):
+        run(phantoms, folder, "--resume_from_checkpoint", str(folder / "checkpoint-6"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that gives a file system of its own so many kilobytes of room."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options: str) -> subprocess.CompletedProcess:
+        command = ["mount", "-t", "tmpfs", *options, "tmpfs", str(place)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    if shutil.which("mount") is None or (done := mount("-o", "size=64m")).returncode:
+        pytest.skip(f"A full disk needs a tmpfs, which only root may mount: {done.stderr.strip()}")
+
+    def resize(kilobytes: int) -> Path:
+        done = mount("-o", f"remount,size={kilobytes}k")
+        assert done.returncode == 0, done.stderr
+        return place
+
+    yield resize
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("room", [0.3, 0.9, 1.3, 1.7, 2.6])
+def test_full_disk_ends_in_one_sentence_with_the_last_checkpoint_whole(finished, phantoms, small_disk, room):
+    """Room for that many checkpoints, of the three that the run writes."""
+    size = sum(file.stat().st_size for file in (finished / "checkpoint-2").iterdir()) / 1024
+    output = small_disk(int(size * room)) / "run"
+    whole = int(room) * 2
+    after = rf"resumes from .*checkpoint-{whole}" if whole else "starts anew, as there is no checkpoint yet"
+    with pytest.raises(UserError, match=f"the disk is full; free some space, and the same command {after}"):
+        run(phantoms, output, "--report_to", "none")
+    assert [one.name for one in checkpoints(output)] == [f"checkpoint-{n}" for n in range(whole, 0, -2)]
+    assert [why_incomplete(one) for one in checkpoints(output)] == [None] * int(room)
+    small_disk(64 * 1024)
+    run(phantoms, output, "--report_to", "none")
+    assert (output / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()

@@ -1,0 +1,93 @@
+"""How the ViLT starter trains: what is frozen, how images and questions vary, which questions it trains on."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+import train
+from modeling.vilt.checkpoints import build_model
+from modeling.vilt.family import build_trainer
+from processing.errors import UserError
+from tests.modeling.vilt.arguments import starter_arguments
+
+
+def test_frozen_parts_stay_as_they_were_and_the_rest_trains(starter, dataset, tmp_path):
+    model, processor = starter
+    args = starter_arguments(
+        tmp_path, max_steps=2, per_device_train_batch_size=8, disable_tqdm=True, save_strategy="no"
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    build_trainer(args, model, processor, dataset).train()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in trained} >= {"vision_top", "encoder", "classifier", "question_projection"}
+    assert changed <= trained  # the statistics of batch normalisation among the fixed ones
+    assert not [name for name in trained if name.startswith(("text_encoder.", "vision."))]
+    assert len(changed) > 0.9 * len(trained)
+
+
+def test_box_questions_are_trained_on_and_change_nothing_else(starter, dataset, tmp_path):
+    model, processor = starter
+    labels = dict(model.config.label2id)
+    plain = build_trainer(starter_arguments(tmp_path), model, processor, dataset)
+    more = build_trainer(starter_arguments(tmp_path, box_questions=True), model, processor, dataset)
+    assert plain.train_dataset.to_list() == dataset["train"].to_list()
+    assert len(more.train_dataset) > 1.5 * len(dataset["train"])
+    assert more.eval_dataset.to_list() == dataset["validation"].to_list()
+    made = more.train_dataset[len(dataset["train"])]
+    batch = more.data_collator([made])
+    assert batch["labels"][0, labels[made["answer"]]] == 1
+    assert batch["text_states"].shape[1] == batch["input_ids"].shape[1]
+    assert model.config.label2id == labels
+    evaluation = build_trainer(
+        starter_arguments(tmp_path, box_questions=True, do_train=False), model, processor, dataset
+    )
+    assert len(evaluation.train_dataset) == len(dataset["train"])
+
+
+def test_training_transforms_images_and_drops_tokens_but_evaluation_does_not(starter, collate, dataset):
+    model, _ = starter
+    batch = collate([dataset["train"][0]])
+    with torch.no_grad():
+        evaluated = [model.eval()(**batch).logits for _ in range(2)]
+        trained = [model.train()(**batch).logits for _ in range(2)]
+        for name in ("word_dropout", "max_rotation", "max_scaling", "max_shift"):
+            setattr(model.config, name, 0.0)
+        without_augmentation = model(**batch).logits
+    assert torch.equal(*evaluated)
+    assert (trained[0] - trained[1]).abs().max() > 1e-3
+    torch.testing.assert_close(without_augmentation, evaluated[0], atol=2e-3, rtol=2e-3)
+
+
+def test_images_are_not_transformed_for_a_frozen_network(starter, dataset, tmp_path):
+    model, processor = starter
+    trainer = build_trainer(starter_arguments(tmp_path, vision_learning_rate=0), model, processor, dataset)
+    images = {"image_embeds": trainer.data_collator([dataset["train"][0]])["image_embeds"]}
+    plain = model.eval().patches(**images)
+    assert torch.equal(model.train().patches(**images), plain)
+    model.vision_top.requires_grad_(True)
+    assert not torch.equal(model.patches(**images), plain)
+
+
+def test_evaluating_again_reads_kept_features_to_the_same_answers(phantoms, dataset, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = ["--dataset", str(phantoms), "--disable_tqdm", "True", "--do_predict", "True"]
+    flags += ["--max_eval_samples", "24", "--max_predict_samples", "24"]
+    quick = ["--num_train_epochs", "1", "--save_strategy", "no", "--per_device_train_batch_size", "32"]
+    train.main([*flags, *quick, "--model_name_or_path", "starter", "--output_dir", str(first)])
+    caplog.clear()
+    train.main([*flags, "--model_name_or_path", str(first), "--do_train", "False", "--output_dir", str(second)])
+    images = {*dataset["train"]["image"], *dataset["validation"]["image"][:24], *dataset["test"]["image"][:24]}
+    assert f"Image features: 0 computed, {len(images)} read" in caplog.text
+    figures = [json.loads((folder / "all_results.json").read_text()) for folder in (first, second)]
+    assert figures[0]["eval_exact_match"] == figures[1]["eval_exact_match"]
+    predictions = [(folder / "predictions_test.jsonl").read_text() for folder in (first, second)]
+    assert predictions[0] == predictions[1]
+
+
+def test_starter_can_not_be_evaluated_untrained(dataset, tmp_path):
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        build_model(starter_arguments(tmp_path, do_train=False), dataset)
