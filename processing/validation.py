@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from processing.errors import quoted, shorten
+from processing.errors import describe_error, quoted, shorten
 from processing.image_paths import EMBEDDED, MISSING, NO_PATH, URL, ImageFolder
 from processing.image_source import label_of
 from processing.images import ImageError, open_image
@@ -179,8 +179,9 @@ def _check_image(path: Path, name: str) -> str | Problem:
     try:
         open_image(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except (ImageError, OSError) as error:
-        reason = str(error).removeprefix(f"Cannot open {label_of(path)}: ").replace(str(path), shorten(name))
+    except Exception as error:  # whatever a decoder raises costs the image's rows and not the run
+        reason = str(error) if isinstance(error, ImageError | OSError) else describe_error(error)
+        reason = reason.removeprefix(f"Cannot open {label_of(path)}: ").replace(str(path), shorten(name))
         return Problem("undecodable image", f"{shorten(name)}: {reason}")
 
 

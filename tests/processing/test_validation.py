@@ -9,6 +9,7 @@ from PIL import Image
 
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from processing.images import open_image
 from tests.processing.conftest import rows_of
 
 BAD_ROWS = {
@@ -50,6 +51,27 @@ def test_each_kind_of_bad_row_is_skipped_named_and_listed(table, tmp_path, caplo
     assert row["problem"].startswith(problem)
     with pytest.raises(UserError, match=rf"(?s)1 x {problem}.*--on_bad_rows skip"):
         load_vqa_dataset(str(file), on_bad_rows="error")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), ValueError("a" * 500), OSError("disk")])
+def test_whatever_an_image_raises_is_a_problem_of_its_rows(table, tmp_path, caplog, monkeypatch, error):
+    def fail(path):
+        if path.name == "3.png":
+            raise error
+        return open_image(path)
+
+    monkeypatch.setattr("processing.validation.open_image", fail)
+    file = table(*[{} for _ in range(4)], {"image": "3.png"})
+    assert len(rows_of(load_vqa_dataset(str(file)))) == 10
+    assert "2 of 12 rows can't be used:\n  2 x undecodable image: rows.json row 4 (3.png: " in caplog.text
+    assert max(map(len, caplog.text.splitlines())) < 400
+
+
+def test_long_thin_images_are_good_rows(table, tmp_path):
+    file = table()
+    for number, size in enumerate([(2100, 100), (1, 3000), (10_000, 30)]):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+    assert len(rows_of(load_vqa_dataset(str(file), on_bad_rows="error", drop_leaking_rows=True))) == 12
 
 
 def test_all_problems_come_in_one_pass_counted_with_three_rows_named(table, tmp_path, caplog):
