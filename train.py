@@ -16,6 +16,7 @@ import torch
 from datasets import DatasetDict
 from transformers import set_seed
 
+from metrics.accuracy import warn_of_equal_answers
 from metrics.plots import plot_curves
 from metrics.report import format_results, write_report
 from modeling.families import FAMILIES
@@ -98,6 +99,7 @@ def load_data(data_args: DataArguments, args: AnyTrainingArguments) -> DatasetDi
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
     images = {image for rows in dataset.values() for image in rows["image"]}
     logger.info("%s: %s rows over %d images", data_args.dataset, counts, len(images))
+    warn_of_equal_answers(row for rows in dataset.values() for row in rows.select_columns(["answer", "language"]))
     return dataset
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from metrics.accuracy import is_accurate
 from metrics.intervals import mean_with_interval
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import ANSWER_TYPES, AnswerScores, ScoredAnswers, all_scores
@@ -20,11 +23,14 @@ def breakdown(answers: ScoredAnswers, baselines: Mapping[str, Sequence[str]]) ->
 
     Returns:
         An entry for each kind that a row has. `group` and `value` name the kind, mostly a column and a value of it.
-        `questions` and `images` are counts. `exact_match`, `f1` and, of OPEN questions, `llava_med_recall` and
-        `bleu_1` are `[mean, low, high]` of `metrics.intervals.mean_with_interval`. `baselines` has the Exact Match of
-        each baseline.
+        `questions` and `images` are counts. `exact_match`, `f1`, `accuracy` and, of OPEN questions, `llava_med_recall`
+        and `bleu_1` are `[mean, low, high]` of `metrics.intervals.mean_with_interval`. `baselines` has the Exact Match
+        of each baseline.
     """
     rows, scores = answers.rows, answers.scores
+    accurate = np.array(
+        [is_accurate(text, row["answer"]) for row, text in zip(rows, answers.predictions, strict=True)]
+    )
     exact_matches = {name: all_scores(rows, texts)[:, 0] for name, texts in baselines.items()}
     table = []
     for group, value, chosen in _kinds(rows):
@@ -33,6 +39,7 @@ def breakdown(answers: ScoredAnswers, baselines: Mapping[str, Sequence[str]]) ->
         entry: dict[str, Any] = {"group": group, "value": value, "questions": len(chosen), "images": len(set(images))}
         for column, figure in enumerate(figures):
             entry[figure] = mean_with_interval(100 * scores[chosen, column], images)
+        entry["accuracy"] = mean_with_interval(100.0 * accurate[chosen], images)
         entry["baselines"] = {
             name: round(100 * float(matches[chosen].mean()), 2) for name, matches in exact_matches.items()
         }

@@ -11,9 +11,14 @@ _TOKEN = re.compile(r"[\u4e00-\u9fa5]|[^\s\u4e00-\u9fa5]+")  # a Chinese charact
 _NO_PUNCTUATION = str.maketrans("", "", PUNCTUATION)
 
 
+def normalize_answer(text: str) -> str:
+    """Lowers the case and drops punctuation, signs among it."""
+    return text.lower().strip().translate(_NO_PUNCTUATION)
+
+
 def exact_score(prediction: str, gold: str) -> float:
     """1.0 where both answers are the same in lower case and without punctuation, else 0.0."""
-    return float(_normalize(prediction) == _normalize(gold))
+    return float(normalize_answer(prediction) == normalize_answer(gold))
 
 
 def f1_score(prediction: str, gold: str) -> float:
@@ -23,15 +28,11 @@ def f1_score(prediction: str, gold: str) -> float:
     F1 = 2 P R / (P + R). CMRC has no questions without an answer, so an answer of nothing but punctuation follows
     SQuAD v2: F1 is 1 where both answers are such and 0 otherwise.
     """
-    predicted, expected = _TOKEN.findall(_normalize(prediction)), _TOKEN.findall(_normalize(gold))
+    predicted, expected = _TOKEN.findall(normalize_answer(prediction)), _TOKEN.findall(normalize_answer(gold))
     if not predicted or not expected:
         return float(predicted == expected)
     common = _longest_common_run(predicted, expected)
     return 2 * common / (len(predicted) + len(expected)) if common else 0.0
-
-
-def _normalize(text: str) -> str:
-    return text.lower().strip().translate(_NO_PUNCTUATION)
 
 
 def _longest_common_run(one: list[str], other: list[str]) -> int:

@@ -17,6 +17,7 @@ from metrics.vqa import ScoredAnswers
 from processing.storage import write_atomically
 
 RISKS = (0.05, 0.1)  # shares of wrong answers for which the report gives the coverage
+SHOWN_SCORES = ("exact_match", "f1", "accuracy", "llava_med_recall", "bleu_1")
 CURVE_POINTS = 200  # the most points of risk against coverage that are written
 REPORT_HEAD = """# Report
 
@@ -25,6 +26,8 @@ images, each drawn with all its questions. Fewer than ten images have no interva
 
 - EM (Exact Match): the answer equals the gold answer after the normalisation of SQuAD v2 (lower case, no punctuation,
   without the words a, an and the).
+- Accuracy: the answer equals the gold answer in lower case and with one space between words. Punctuation and signs
+  count, so it tells HER2+ from HER2-, which EM does not.
 - F1: the harmonic mean of precision and recall of words, averaged over the questions. Chinese answers are scored by
   characters, as in CMRC 2018.
 - Recall and BLEU-1, of OPEN questions: the share of the gold words that were answered, as LLaVA-Med counts it, and
@@ -159,13 +162,13 @@ def _describe(split: str, report: Mapping[str, Any]) -> str:
 
 def _table_of_kinds(figures: Sequence[Mapping[str, Any]]) -> str:
     baselines = list(figures[0]["baselines"])
-    head = ["kind of question", "questions", "images", "EM", "F1", "recall", "BLEU-1"]
+    head = ["kind of question", "questions", "images", "EM", "F1", "accuracy", "recall", "BLEU-1"]
     head += [f"EM, {name}" for name in baselines]
     lines = []
     for entry in figures:
         kind = "all" if entry["group"] == "all" else f"{entry['group'].replace('_', ' ')}: {entry['value']}"
         cells = [kind, f"{entry['questions']:,}", f"{entry['images']:,}"]
-        cells += [interval_text(entry.get(name)) for name in ("exact_match", "f1", "llava_med_recall", "bleu_1")]
+        cells += [interval_text(entry.get(name)) for name in SHOWN_SCORES]
         lines.append(cells + [f"{entry['baselines'][name]:.2f}" for name in baselines])
     return markdown_table(head, lines)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metrics import cmrc
+from metrics.accuracy import is_accurate
 from metrics.squad_v2.scoring import exact_score, f1_score, normalize_answer, squad_v2_scores
 
 ANSWER_TYPES = ("OPEN", "CLOSED")
@@ -29,15 +30,17 @@ def score_answers(
         no_answer_probabilities: one a row, for the best thresholds; 0 by default.
 
     Returns:
-        `exact_match`, `f1` and `total` of all rows, and with `open_` or `closed_` in front of the rows of an answer
-        type, if there are any. Where there are rows without an answer also `HasAns_*`, `NoAns_*` and the best
-        thresholds, as the `squad_v2` module names them.
+        `exact_match`, `f1`, `accuracy` (see `metrics.accuracy`) and `total` of all rows; `exact_match`, `f1` and
+        `total` with `open_` or `closed_` in front of the rows of an answer type, if there are any. Where there are
+        rows without an answer also `HasAns_*`, `NoAns_*` and the best thresholds, as the `squad_v2` module names them.
 
     Raises:
         ValueError: the lengths differ, or there are no rows.
     """
     scores = _squad_v2(rows, predictions, no_answer_probabilities)
-    metrics = {"exact_match": scores["exact"], "f1": scores["f1"], "total": scores["total"]}
+    accurate = sum(is_accurate(text, row["answer"]) for row, text in zip(rows, predictions, strict=True))
+    metrics = {"exact_match": scores["exact"], "f1": scores["f1"], "accuracy": 100.0 * accurate / len(rows)}
+    metrics["total"] = scores["total"]
     for answer_type in ANSWER_TYPES:
         chosen = [i for i, row in enumerate(rows) if row["answer_type"] == answer_type]
         if chosen:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from processing.images import open_image
+from processing.images import errors_name_image, open_image
 from processing.utils import normalize, resize
 
 IMAGE_CACHE_BYTES = 2**30  # all of SLAKE at 384 px takes 240 MB
@@ -39,11 +39,16 @@ class ResizedImages:
         self._bytes = 0
 
     def __getitem__(self, path: str) -> np.ndarray:
-        """The image as ``(3, height, width)`` uint8."""
+        """The image as ``(3, height, width)`` uint8.
+
+        Raises:
+            ImageError: it can't be opened or resized.
+        """
         if path in self._kept:
             self._kept.move_to_end(path)
             return self._kept[path]
-        image = resize(self.image_processor, open_image(path))
+        with errors_name_image(path):
+            image = resize(self.image_processor, open_image(path))
         self._kept[path] = image
         self._bytes += image.nbytes
         while self._bytes > self.max_bytes and len(self._kept) > 1:

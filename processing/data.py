@@ -5,16 +5,19 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 
-from processing.errors import UserError
+from processing.errors import UserError, shorten
+from processing.problems import describe_problems
 from processing.sources import read_source
 from processing.sources.rows import Row
 from processing.sources.slake import read_slake_boxes
+from processing.sources.values import language_code, text_of
 from processing.splits import refuse_leaks, split_by_image
 from processing.storage import write_jsonl
-from processing.validation import describe_problems, validate
+from processing.validation import validate
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,8 @@ DATA_SETS = {
     "phantom": datasets.DatasetInfo(dataset_name="generated phantom images", license="apache-2.0"),
     "table": datasets.DatasetInfo(dataset_name="own data"),  # its real name may be private
 }
+
+NAMED_LANGUAGES = 10  # that a message names
 
 SLAKE_ID = "BoKelvin/SLAKE"
 SLAKE_IMAGE = "a18a0f99b611c26e868430dcaa8942362a00e29644e6c7de1b07c41922de8a54"  # SHA-256 of its xmlab0/source.jpg
@@ -116,13 +121,28 @@ def load_vqa_dataset(
 
 
 def _filter_language(rows: list[Row], language: str) -> list[Row]:
+    """The rows of a language and those that name none, with `en` and `zh` for all names of these languages."""
+    for row in rows:
+        row["language"] = language_code(row["language"])
     if language == "all":
         return rows
-    kept = [row for row in rows if row.get("language") in (None, "", language)]
-    if rows and not kept:
-        counts = Counter(str(row["language"]) for row in rows)
-        found = ", ".join(f"{name} ({count:,} rows)" for name, count in counts.items())
+    kept = [row for row in rows if row["language"] in (None, language)]
+    if len(kept) == len(rows):
+        return rows
+    counts = Counter(shorten(str(row["language"])) for row in rows if row["language"] not in (None, language))
+    common = counts.most_common(NAMED_LANGUAGES)
+    if not kept:
+        found = ", ".join(f"{name} ({count:,} rows)" for name, count in common)
         raise UserError(f"--language {language}: no row is in that language; the data set has {found}.")
+    others = f" and {len(counts) - len(common):,} more" if len(counts) > len(common) else ""
+    logger.warning(
+        "--language %s leaves out %s of %s rows: %s%s.",
+        language,
+        f"{len(rows) - len(kept):,}",
+        f"{len(rows):,}",
+        ", ".join(f"{name} ({count:,})" for name, count in common),
+        others,
+    )
     return kept
 
 
@@ -132,7 +152,7 @@ def _to_dataset_dict(rows: list[Row], info: datasets.DatasetInfo) -> datasets.Da
     for row in rows:
         splits[row["split"]].append(row)
     features = SCHEMA.copy()
-    if all(isinstance(row.get("question_id"), int) for row in rows):
+    if all(_is_int64(row["question_id"]) for row in rows):
         features["question_id"] = datasets.Value("int64")
     result, start = datasets.DatasetDict(), 0
     for split, members in splits.items():
@@ -143,13 +163,17 @@ def _to_dataset_dict(rows: list[Row], info: datasets.DatasetInfo) -> datasets.Da
     return result
 
 
+def _is_int64(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
 def _columns(rows: list[Row], start: int, features: datasets.Features) -> dict[str, list]:
     """The rows as columns in the types of `features`, numbered from `start`; empty texts become None."""
     columns = {field: [row.get(field) for row in rows] for field in features}
     columns["row"] = list(range(start, start + len(rows)))
     for field, feature in features.items():
         if feature == datasets.Value("string") and field not in ("image", "question", "answer"):
-            columns[field] = [None if value in (None, "") else str(value).strip() for value in columns[field]]
+            columns[field] = [text_of(value) for value in columns[field]]
     columns["answer_type"] = [_answer_type(value) for value in columns["answer_type"]]
     return columns
 

@@ -17,8 +17,12 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from processing.dicom import describe_dicom, draw_dicom, is_dicom, read_dicom
+from processing.dicom_header import HeaderError
+from processing.errors import UserError, describe_error
+from processing.file_kinds import CONVERT, describe_kind
 from processing.image_source import ImageSource, label_of, name_of, read_bytes
 from processing.pixels import ImageError, ImageFacts, above_limit, cannot_open, check_size, stretch
+from processing.tiff import SIGNATURES, UnsupportedTiff, grey_values, open_tiff
 
 # The largest everyday medical image is an uncompressed mammogram: 4728 x 5928 pixels of 2 bytes, 28 million pixels
 # in 53 MiB. The limits let it through, and keep one upload's decoded RGB image at or below 150 MB.
@@ -52,8 +56,9 @@ def open_image(
 ) -> Image.Image:
     """Opens a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM image as RGB; of several frames or pages, the first.
 
-    Grey values of more than 8 bits are scaled so that the 1st and 99th percentile become 0 and 255. DICOM grey
-    values go through their window. Alpha is composited over black, as medical backgrounds are black.
+    The content says which it is, whatever the name ends in. Grey values of more than 8 bits are scaled so that the 1st
+    and 99th percentile become 0 and 255. DICOM grey values go through their window. Alpha is composited over black,
+    as medical backgrounds are black.
 
     Args:
         source: a path, the bytes of a file, a binary file object (read from where it stands, left open) or a
@@ -61,7 +66,8 @@ def open_image(
         max_bytes: largest file in bytes; checked before it is read.
         max_pixels: largest width x height in pixels; checked before it is decoded.
         window: ``(center, width)`` in the units of a grey DICOM file after rescaling (Hounsfield units for CT),
-            instead of the window in its header; other images don't use it.
+            instead of the window in its header; other images don't use it. It is the standard's LINEAR window, which
+            needs a width of at least 1; a narrower one is LINEAR_EXACT (`processing.dicom_grey`).
 
     Returns:
         A loaded image of mode RGB, ``(width, height)`` as a viewer shows it, without metadata.
@@ -70,8 +76,8 @@ def open_image(
         ImageError: the image can't be opened, whatever the reason.
     """
     label = label_of(source)
-    if window is not None and not (math.isfinite(window[0]) and 1 <= window[1] < math.inf):
-        raise cannot_open(label, "the window is not (center, width) with a width of at least 1", "change the window")
+    if window is not None and not (math.isfinite(window[0]) and 0 < window[1] < math.inf):
+        raise cannot_open(label, "the window is not (center, width) with a width above 0", "change the window")
     if isinstance(source, Image.Image):
         with _decoder_errors_as_image_error(label):
             return _finish(source, label, max_pixels)
@@ -118,12 +124,26 @@ def read_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes: 
 
 
 @contextmanager
+def errors_name_image(source: ImageSource) -> Iterator[None]:
+    """Turns whatever fails while an image is prepared for a model into an `ImageError` that names the image."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        problem = f"preparing it for the model failed ({describe_error(error)})"
+        raise cannot_open(label_of(source), problem, "leave it out") from error
+
+
+@contextmanager
 def _decoder_errors_as_image_error(label: str) -> Iterator[None]:
     """Turns whatever the decoders raise into one `ImageError`."""
     try:
         yield
     except (ImageError, ImportError):
         raise
+    except HeaderError as error:
+        raise cannot_open(label, error.problem, error.fix) from None
     except Exception:
         # "from None" because their texts may quote patient data.
         raise cannot_open(label, "it is cut off or damaged", "export or download it again") from None
@@ -150,10 +170,14 @@ def _identify(data: bytes, label: str, max_pixels: int) -> ImageFile.ImageFile:
     """The image with its header read and its pixels not yet decoded."""
     try:
         with _quiet():
-            return Image.open(BytesIO(data), formats=FORMATS)
+            return open_tiff(data) if data.startswith(SIGNATURES) else Image.open(BytesIO(data), formats=FORMATS)
+    except UnsupportedTiff as error:
+        problem = f"it is a TIFF whose pixels ({error}) are not supported"
+        raise cannot_open(label, problem, "save it with 8 or 16 unsigned bits or as PNG") from None
     except UnidentifiedImageError:
-        kinds = "PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM"
-        raise cannot_open(label, "its content is not a known image", f"convert it to {kinds}") from None
+        kind, mend = describe_kind(data) or (None, CONVERT)
+        problem = "its content is not a known image" if kind is None else f"it is {kind}, not a known image"
+        raise cannot_open(label, problem, mend) from None
     except Image.DecompressionBombError:
         # Pillow has its own limit, twice MAX_IMAGE_PIXELS of its own, and stops before the size can be asked for.
         pillow_limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -179,7 +203,9 @@ def _finish(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """A new RGB image of the same size from any Pillow mode."""
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return Image.fromarray(stretch(np.asarray(image))).convert("RGB")
+        return Image.fromarray(stretch(grey_values(image))).convert("RGB")
+    if image.mode == "L" and (values := grey_values(image)).dtype == np.int8:
+        return Image.fromarray(values.view(np.uint8) ^ 0x80).convert("RGB")  # -128 is black
     if image.mode == "LAB":
         from PIL import ImageCms
 

@@ -1,11 +1,18 @@
 """Where files are kept and how they are written: the cache folder, and files that are never half written."""
 
+import csv
+import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+# What a spreadsheet may run as a formula, by OWASP's page on CSV injection, and what only looks like one.
+FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def cache_dir() -> Path:
@@ -37,3 +44,22 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes one JSON object a line, atomically."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomically(path, text.encode(errors="backslashreplace"))  # a lone surrogate becomes JSON's own escape
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A CSV file with a header, safe to open in a spreadsheet.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe in front; plain numbers such as -5 do not. It
+    stays there where such a file is read again.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([_cell(column) for column in columns])
+    writer.writerows([_cell(row[column]) for column in columns] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and FORMULA.match(value) and not PLAIN_NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value

@@ -14,9 +14,35 @@ MAX_QUESTION_CHARACTERS = 1000  # models read 40 tokens; this bounds the work of
 
 
 def resize(image_processor: Any, image: Image.Image) -> np.ndarray:
-    """An RGB image in the size that a model sees, not yet scaled: ``(3, height, width)`` uint8."""
+    """An RGB image in the size that a model sees, not yet scaled: ``(3, height, width)`` uint8.
+
+    ViLT's processor keeps the shape of an image, limits its longer side and cuts both to whole patches. Of a long and
+    thin image, such as an ECG strip, this would leave no pixel. There the shorter side becomes one patch.
+    """
+    strip = _size_of_strip(image_processor, *image.size)
+    if strip is not None:
+        resized = np.asarray(image.resize(strip, image_processor.resample))
+        return np.ascontiguousarray(resized.transpose(2, 0, 1))
     resized = image_processor(image, do_rescale=False, do_normalize=False, do_pad=False, return_tensors="np")
     return np.asarray(resized["pixel_values"][0], dtype=np.uint8)
+
+
+def _size_of_strip(image_processor: Any, width: int, height: int) -> tuple[int, int] | None:
+    """Width and height to resize to where the processor's own would be 0; None where they are not."""
+    patch = getattr(image_processor, "size_divisor", None)
+    if patch is None:  # the processor resizes to a fixed size
+        return None
+    from transformers.models.vilt.image_processing_pil_vilt import (
+        MAX_LONGER_EDGE,
+        MAX_SHORTER_EDGE,
+        get_resize_output_image_size,
+    )
+
+    shorter = image_processor.size["shortest_edge"]
+    longer = int(MAX_LONGER_EDGE / MAX_SHORTER_EDGE * shorter)
+    shape = np.broadcast_to(np.uint8(0), (3, height, width))
+    rows, columns = get_resize_output_image_size(shape, shorter, longer, patch, "channels_first")
+    return None if rows and columns else (max(columns, patch), max(rows, patch))
 
 
 def normalize(image_processor: Any, images: Sequence[np.ndarray]) -> Mapping[str, "torch.Tensor"]:

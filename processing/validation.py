@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,53 +12,65 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from processing.errors import describe_error, quoted, shorten
+from processing.image_paths import EMBEDDED, MISSING, NO_PATH, URL, ImageFolder
+from processing.image_source import label_of
 from processing.images import ImageError, open_image
+from processing.problems import Problem
+from processing.question_ids import make_ids_unique, problem_of_repetition
 from processing.sources.rows import FIELDS, SPLIT_NAMES, Row, Source
+from processing.sources.values import text_of
 from processing.storage import cache_dir, write_atomically
 
 logger = logging.getLogger(__name__)
 
 CHECKED_FIELDS = ("image", "question", "answer", "split")  # each by a rule of its own
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # one half of a UTF-16 pair, which no encoding can write
-NAMED_ROWS = 3  # rows named for each kind of problem
+LONGEST_PATH = 1_000  # characters; longer text in place of an image path is data
 PROGRESS_FROM = 200  # images to decode from which a progress bar is shown
 
 
-class Problem(NamedTuple):
-    """Why a row can't be used.
+class CheckedImage(NamedTuple):
+    """An image that can be opened.
 
     Attributes:
-        kind: the same words for all rows that have this problem.
-        detail: what is wrong with this row.
+        name: its path from the data folder, with slashes.
+        digest: SHA-256 of its file.
     """
 
-    kind: str
-    detail: str
+    name: str
+    digest: str
 
 
 def validate(source: Source, *, allow_no_answer: bool) -> tuple[list[Row], list[Row]]:
     """Sorts rows into good and bad ones.
 
-    Good rows get an absolute `image` path, `digest` (SHA-256 of the image file, by which leaks are found), string
-    `question` and `answer`, and `split` under its standard name. Bad rows get `problem` (a kind) and `detail`.
+    Good rows get an absolute `image` path, an `image_id` that is none, `digest` (SHA-256 of the image file, by which
+    leaks are found), string `question` and `answer`, `split` under its standard name, and a `question_id` that no
+    other row of the split has, or None. Bad rows get `problem` (a kind) and `detail`.
 
     Returns:
         Good rows and bad rows, each in their first order.
     """
-    root = Path(os.path.realpath(source.root))
-    images = _check_images({row["image"] for row in source.rows if isinstance(row["image"], str)}, root)
+    folder = ImageFolder(source.root)
+    images = _check_images(dict.fromkeys(row["image"] for row in source.rows if isinstance(row["image"], str)), folder)
     good, bad = [], []
-    ids: set[tuple] = set()
+    known: set[tuple] = set()
     for row in source.rows:
-        problem = _problem_of_text(row, allow_no_answer) or _problem_of_image(row["image"], images)
-        if problem is None:
-            problem = _problem_of_id(row, ids)
-        if problem is not None:
+        image = _image_of(row["image"], images)
+        row["image_id"] = _image_id(row, image, folder)
+        problem = _problem_of_text(row, allow_no_answer)
+        if isinstance(image, Problem):
+            problem = problem or image
+            row["image"] = _without_data(row["image"])
+        elif problem is None:
+            problem = problem_of_repetition(row, image.digest, known)
+        if problem is None and isinstance(image, CheckedImage):
+            row["digest"], row["image"] = image.digest, str(folder.root / image.name)
+            good.append(row)
+        elif problem is not None:
             bad.append(row | {"problem": problem.kind, "detail": problem.detail})
-            continue
-        row["digest"] = images[row["image"]]
-        row["image"] = str(root / row["image"])
-        good.append(row)
+    make_ids_unique(good)
     return good, bad
 
 
@@ -68,88 +79,83 @@ def _problem_of_text(row: Row, allow_no_answer: bool) -> Problem | None:
     if row["split"] is not None:
         split = SPLIT_NAMES.get(str(row["split"]).strip().lower())
         if split is None:
-            return Problem("unknown split", f"{row['split']!r}, expected train, validation or test")
+            return Problem("unknown split", f"{quoted(row['split'])}, expected train, validation or test")
         row["split"] = split
     for field in FIELDS:
         value = row.get(field)
         if field not in CHECKED_FIELDS and not isinstance(value, str | int | float | None):
-            return Problem("neither text nor number", f"{field}: {value!r}"[:80])
+            return Problem("neither text nor number", f"{field}: {quoted(value)}")
         if isinstance(value, str) and SURROGATE.search(value):
-            return Problem("broken character (a lone surrogate)", f"{field}: {value!r}"[:80])
-    if not isinstance(row["question"], str) or not row["question"].strip():
-        return Problem("empty question", repr(row["question"]))
-    row["question"] = " ".join(row["question"].split())
-    answer = row["answer"]
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = f"{answer:g}" if isinstance(answer, float) else str(answer)
-    if not isinstance(answer, str):
-        return Problem("answer is not a string", repr(answer)[:80])
-    row["answer"] = " ".join(answer.split())
+            return Problem("broken character (a lone surrogate)", f"{field}: {quoted(value)}")
+    for field in ("question", "answer"):
+        value = row[field]
+        if isinstance(value, bool):
+            return Problem(f"{field} is not a string", f"{value}; write a word such as yes or no")
+        if not isinstance(value, str | int | float | None):
+            return Problem(f"{field} is not a string", quoted(value))
+        row[field] = " ".join((text_of(value) or "").split())
+    if not row["question"]:
+        return Problem("empty question", quoted(row["question"]))
     if not row["answer"] and not allow_no_answer:
-        return Problem("empty answer (SQuAD v2's no answer; kept by --allow_no_answer)", repr(answer))
+        return Problem("empty answer (SQuAD v2's no answer; kept by --allow_no_answer)", quoted(row["answer"]))
     return None
 
 
-def _problem_of_image(image: Any, images: Mapping[str, str | Problem]) -> Problem | None:
-    if not isinstance(image, str) or not image:
-        return Problem("missing image", repr(image))
-    found = images[image]
-    return found if isinstance(found, Problem) else None
+def _image_of(image: Any, images: Mapping[str, CheckedImage | Problem]) -> CheckedImage | Problem:
+    if image is None:
+        return Problem(MISSING, "no path")
+    return images[image] if isinstance(image, str) else Problem(NO_PATH, type(image).__name__)
 
 
-def _problem_of_id(row: Row, ids: set[tuple]) -> Problem | None:
-    """Checks the row's question id against those before it, and adds it to them."""
-    if row.get("question_id") is None:
-        return None
-    key = (row["split"], row.get("language"), row["question_id"])
-    if key in ids:
-        return Problem("duplicate id", f"{row['question_id']}")
-    ids.add(key)
-    return None
+def _image_id(row: Row, image: CheckedImage | Problem, folder: ImageFolder) -> Any:
+    """The id of a row's image, never a path of this machine; by default the image's path from the folder."""
+    value = row["image_id"]
+    if isinstance(image, CheckedImage):
+        default: str | None = image.name
+    else:
+        is_path = isinstance(row["image"], str) and image.kind not in (EMBEDDED, URL)
+        default = folder.relative_id(row["image"], folder.describe(row["image"])) if is_path else None
+    if value is None or value == row["image"]:
+        return default
+    return folder.relative_id(value.strip(), default) if isinstance(value, str) else value
 
 
-def file_inside(root: Path, name: str) -> Path | None:
-    """The file that a table names, with links followed; None outside of the folder.
-
-    Args:
-        root: the folder, as a path without links.
-    """
-    path = Path(os.path.realpath(root / name))
-    return path if path != root and path.is_relative_to(root) else None
+def _without_data(image: Any) -> Any:
+    """What a table has for an image: a path, or the beginning of what is none."""
+    return image if image is None or (isinstance(image, str) and len(image) <= LONGEST_PATH) else quoted(image)
 
 
-def _check_images(names: Iterable[str], root: Path) -> dict[str, str | Problem]:
+def _check_images(names: Iterable[str], folder: ImageFolder) -> dict[str, CheckedImage | Problem]:
     """Opens each image once, and remembers on disk those that could be opened until they change.
 
-    Returns:
-        The digest of each image, or its problem.
+    Args:
+        names: as tables have them.
+        folder: of the images.
     """
+    root = folder.root
     cache_file = cache_dir() / "verified" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
     verified = _read_verified(cache_file)
+    files = {name: folder.find(name) for name in names}
     results: dict[str, str | Problem] = {}
     unknown: dict[str, list] = {}
-    for name in sorted(names):
+    for file in sorted({file for file in files.values() if isinstance(file, str)}):
         try:
-            path = file_inside(root, name)
-            if path is None:
-                results[name] = Problem("image path leaves the data folder", name)
-                continue
-            status = os.stat(path)
-        except (OSError, ValueError):
-            results[name] = Problem("missing image", name)
+            status = os.stat(root / file)
+        except OSError:
+            results[file] = Problem(MISSING, shorten(file))
             continue
         stamp = [status.st_size, status.st_mtime_ns]
-        if name in verified and verified[name][:2] == stamp:
-            results[name] = verified[name][2]
+        if file in verified and verified[file][:2] == stamp:
+            results[file] = verified[file][2]
         else:
-            unknown[name] = stamp
+            unknown[file] = stamp
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
-        checked = pool.map(lambda name: _check_image(root / name, name), unknown)
+        checked = pool.map(lambda file: _check_image(root / file, file), unknown)
         progress = tqdm(checked, "Checking images", len(unknown), disable=len(unknown) < PROGRESS_FROM, unit="image")
         results |= dict(zip(unknown, progress, strict=True))
 
-    fresh = {name: [*stamp, results[name]] for name, stamp in unknown.items() if isinstance(results[name], str)}
+    fresh = {file: [*stamp, results[file]] for file, stamp in unknown.items() if isinstance(results[file], str)}
     if fresh:
         try:
             write_atomically(cache_file, json.dumps(verified | fresh))
@@ -159,15 +165,24 @@ def _check_images(names: Iterable[str], root: Path) -> dict[str, str | Problem]:
                 cache_file.parent,
                 error.strerror,
             )
-    return results
+    return {name: _with_digest(file, results) for name, file in files.items()}
+
+
+def _with_digest(file: str | Problem, results: Mapping[str, str | Problem]) -> CheckedImage | Problem:
+    if isinstance(file, Problem):
+        return file
+    digest = results[file]
+    return digest if isinstance(digest, Problem) else CheckedImage(file, digest)
 
 
 def _check_image(path: Path, name: str) -> str | Problem:
     try:
         open_image(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except (ImageError, OSError) as error:
-        return Problem("undecodable image", f"{name}: {error}")
+    except Exception as error:  # whatever a decoder raises costs the image's rows and not the run
+        reason = str(error) if isinstance(error, ImageError | OSError) else describe_error(error)
+        reason = reason.removeprefix(f"Cannot open {label_of(path)}: ").replace(str(path), shorten(name))
+        return Problem("undecodable image", f"{shorten(name)}: {reason}")
 
 
 def _read_verified(file: Path) -> dict[str, list]:
@@ -177,22 +192,3 @@ def _read_verified(file: Path) -> dict[str, list]:
         return {name: entry for name, entry in verified.items() if len(entry) == 3}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def describe_problems(bad: list[Row], total: int) -> str:
-    """A summary for people: each kind of problem, its count and the first rows that have it.
-
-    Args:
-        bad: rows with `problem` and `detail`.
-        total: number of rows, good ones included.
-    """
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in bad:
-        groups[row["problem"]].append(row)
-    lines = [f"{len(bad):,} of {total:,} rows can't be used:"]
-    for problem, rows in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
-        named = "; ".join(f"{row['where']} ({row['detail']})" for row in rows[:NAMED_ROWS])
-        if len(rows) > NAMED_ROWS:
-            named += "; ..."
-        lines.append(f"  {len(rows):,} x {problem}: {named}")
-    return "\n".join(lines)

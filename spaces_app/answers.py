@@ -10,7 +10,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
-from metrics.squad_v2.scoring import normalize_answer
+from processing.answers import answer_identity
 from processing.errors import UserError
 from spaces_app.content import PROBES, SILENT, UNSURE, suggestions
 from spaces_app.models import short_name
@@ -164,9 +164,7 @@ def _show_chart(shares: Mapping[str, float]) -> None:
 
 def _show_difference(turn: Turn) -> None:
     """Says so where the models do not agree."""
-    texts = {
-        answer if isinstance(answer, str) else normalize_answer(answer.answer) for answer in turn.answers.values()
-    }
+    texts = {answer if isinstance(answer, str) else answer_identity(answer.answer) for answer in turn.answers.values()}
     if len(texts) > 1:
         st.badge("The models differ", icon=":material/compare_arrows:", color="orange")
 

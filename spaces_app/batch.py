@@ -1,6 +1,5 @@
 """Many questions at once: what the Streamlit app does with a table of questions or an archive of images."""
 
-import csv
 import io
 import zipfile
 from collections.abc import Callable, Sequence
@@ -9,7 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from processing.errors import BROKEN_ZIP, UserError
 from processing.images import MAX_IMAGE_BYTES, ImageSource
-from processing.sources.tables import parse_csv
+from processing.sources.csv_tables import parse_csv
+from processing.sources.tables import find_column
+from processing.sources.text_files import decode_text
+from processing.storage import csv_text
 
 if TYPE_CHECKING:
     from modeling.predictor import Answer, Predictor  # the page is painted before torch is loaded
@@ -72,18 +74,16 @@ def read_questions(data: bytes, name: str) -> list[str]:
         name: the file's name, for errors.
 
     Raises:
-        UserError: it is no CSV in UTF-8, has no such column, no row, or too many.
+        UserError: it is no CSV, has no such column, no row, or too many.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
-    rows = parse_csv(text, Path(name))
-    if not rows or "question" not in rows[0]:
+    file = Path(name)
+    rows = parse_csv(decode_text(data, file), file)
+    column = find_column("question", rows[0]) if rows else None
+    if column is None:
         raise UserError(f"{name}: there is no column question, or no row; give the column that name.")
     if len(rows) > MAX_QUESTIONS:
         raise UserError(f"{name}: {len(rows):,} rows; send at most {MAX_QUESTIONS:,} at once.")
-    return [row["question"] for row in rows]
+    return [row[column] for row in rows]
 
 
 def answer_all(
@@ -115,9 +115,5 @@ def _answer_row(asked: ImageQuestion, result: "Answer | UserError") -> AnswerRow
 
 
 def as_csv(rows: Sequence[AnswerRow]) -> str:
-    """Rows of `answer_all` as a CSV file."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    """Rows of `answer_all` as a CSV file, safe to open in a spreadsheet."""
+    return csv_text(COLUMNS, rows)

@@ -1,8 +1,10 @@
 """The images of a visit to the Streamlit app: where they come from, choosing one, its thumbnail and its window."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
+from typing import NamedTuple
 
 import streamlit as st
 from PIL import Image
@@ -16,6 +18,22 @@ MAX_FILES = 100
 THUMBNAIL = 96  # pixels
 
 Window = tuple[float, float]  # centre and width, in the units of the file
+
+
+class WindowSliders(NamedTuple):
+    """What the sliders of a window go over.
+
+    Attributes:
+        levels: lowest and highest centre.
+        widths: narrowest and widest window.
+        step: of both.
+        format: of both, for printf.
+    """
+
+    levels: tuple[float, float]
+    widths: tuple[float, float]
+    step: float
+    format: str
 
 
 @dataclass
@@ -113,16 +131,41 @@ def choose_window(picture: Picture) -> Window | None:
     facts = picture.facts()
     if facts.window is None or facts.value_range is None:
         return None
-    (center, width), (low, high) = facts.window, facts.value_range
-    low, high = min(low, center), max(high, center, low + 1)
-    widest = max(high - low, width, 2.0)
-    own_window = (center, max(width, 1.0))
+    sliders = window_sliders(facts.window, facts.value_range)
+    center, width = facts.window
+
+    def slide(label: str, limits: tuple[float, float], value: float, key: str) -> float:
+        key = f"{key}-{picture.key}"
+        return st.slider(label, *limits, value, sliders.step, sliders.format, key=key)
+
     with st.expander("Window and level"):
-        level = st.slider("Level (centre)", low, high, center, key=f"level-{picture.key}")
-        chosen_width = st.slider("Window (width)", 1.0, widest, own_window[1], key=f"width-{picture.key}")
+        level = slide("Level (centre)", sliders.levels, center, "level")
+        chosen_width = slide("Window (width)", sliders.widths, width, "width")
         st.caption("In the units of the file, Hounsfield units for CT. The model sees what you see.")
     window = (level, chosen_width)
-    return None if window == own_window else window
+    return None if window == facts.window else window
+
+
+def window_sliders(window: Window, value_range: tuple[float, float]) -> WindowSliders:
+    """The sliders for an image.
+
+    Their steps are a thousandth of the range or less, and at most 1. A width may go down to 1, or to one step where
+    the range is below 100, as in a map with values of 0 to 0.004.
+
+    Args:
+        window: that is shown at first, within the limits of the sliders.
+        value_range: lowest and highest value of the image.
+    """
+    center, width = window
+    low, high = min(value_range[0], center), max(value_range[1], center)
+    if low == high:
+        high = low + width
+    span = max(high - low, width)
+    digits = 3 - math.floor(math.log10(span))  # behind the decimal point
+    step = 10.0 ** -max(digits, 0)
+    narrowest = min(1.0 if span >= 100 else step, width)
+    widest = max(span, 2 * narrowest)
+    return WindowSliders((low, high), (narrowest, widest), step, f"%.{max(digits, 2)}f")
 
 
 def _uploaded_pictures() -> list[Picture]:

@@ -185,6 +185,48 @@ def test_csv_of_ones_own_trains_and_bad_rows_are_listed(tmp_path):
     assert [row["id"] for row in predictions(out)] == [16, 17]  # no id of its own: the number of the row
 
 
+def test_opposite_answers_are_told_apart_from_the_table_to_the_report(tmp_path, caplog):
+    rows = []
+    for i in range(40):
+        Image.new("RGB", (70, 50), (250, i, 0) if i % 2 else (0, i, 250)).save(tmp_path / f"{i}.png")
+        row = {"image": str(tmp_path / f"{i}.png"), "question": "HER2?", "answer": "HER2+" if i % 2 else "HER2-"}
+        rows.append(row | {"split": "validation" if i < 8 else "train", "question_id": i // 2})
+    (tmp_path / "mine.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    run("--dataset", tmp_path / "mine.json", "--output_dir", out)
+    assert caplog.text.count("can't tell 1 pair of answers apart: 'HER2+' and 'HER2-'") == 1
+    assert json.loads((out / "config.json").read_text())["label2id"] == {"HER2+": 0, "HER2-": 1}
+    answered = predictions(out)
+    right = sum(row["prediction"] == row["answer"] for row in answered)
+    figures = results(out)
+    assert (figures["eval_exact_match"], figures["eval_accuracy"]) == (100, 100 * right / 8)
+    assert figures["eval_majority_accuracy"] == 50
+    report = json.loads((out / "report" / "report.json").read_text())["validation"]
+    assert report["figures"][0]["accuracy"][0] == 100 * right / 8
+    assert "| validation | Accuracy |" in (out / "README.md").read_text()
+    assert [row["id"] for row in answered] == ["0", "0-2", "1", "1-2", "2", "2-2", "3", "3-2"]
+    assert [row["image_id"] for row in answered] == [f"{i}.png" for i in range(8)]
+    written = [
+        "predictions_validation.jsonl",
+        "report/report.json",
+        "report/report.md",
+        "report/errors.html",
+        "README.md",
+    ]
+    assert not [name for name in written if str(tmp_path) in (out / name).read_text()]
+
+
+def test_ids_of_predictions_are_all_different(tmp_path):
+    rows = []
+    for i in range(24):
+        Image.new("RGB", (40, 40), (i, 0, 0)).save(tmp_path / f"{i}.png")
+        row = {"image": f"{i}.png", "question": "?", "answer": "yes", "split": "train" if i < 16 else "validation"}
+        rows.append(row | {"question_id": {17: 16, 18: "", 19: 19, 20: None}.get(i)})
+    (tmp_path / "mine.json").write_text(json.dumps(rows))
+    run("--dataset", tmp_path / "mine.json", "--output_dir", tmp_path / "out", "--max_steps", 1)
+    assert [row["id"] for row in predictions(tmp_path / "out")] == ["row-16", "16", 18, "19", 20, 21, 22, 23]
+
+
 def test_rows_without_an_answer_are_scored_as_squad_v2_does(phantoms, tmp_path):
     for split in ("train", "validate"):
         rows = json.loads((phantoms / f"{split}.json").read_text())

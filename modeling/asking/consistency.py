@@ -12,6 +12,7 @@ import numpy as np
 from metrics.intervals import mean_with_interval
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import all_scores
+from processing.answers import answer_identity
 
 Ask = Callable[[Sequence[str], Sequence[str]], list[str]]  # images (paths) and questions to answers
 
@@ -166,7 +167,7 @@ def paraphrase_figures(
         return []
     found = ask([rows[i]["image"] for i, _, _ in asked], [wording for _, _, wording in asked])
     same = np.array(
-        [normalize_answer(one) == normalize_answer(answers[i]) for one, (i, _, _) in zip(found, asked, strict=True)]
+        [answer_identity(one) == answer_identity(answers[i]) for one, (i, _, _) in zip(found, asked, strict=True)]
     )
     right = all_scores([rows[i] for i, _, _ in asked], found)[:, 0]
     first = all_scores([rows[i] for i, _, _ in asked], [answers[i] for i, _, _ in asked])[:, 0]

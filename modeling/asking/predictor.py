@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from modeling.asking.loading import choose_device, choose_dtype, find_model
-from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers
+from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row
 from modeling.parts.kept_features import BATCH_SIZE as IMAGE_BATCH_SIZE
-from processing.errors import UserError
-from processing.images import ImageSource, open_image, read_image
+from processing.errors import UserError, describe_error
+from processing.image_source import label_of
+from processing.images import ImageSource, errors_name_image, open_image, read_image
 from processing.utils import MAX_QUESTION_CHARACTERS, resize
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,10 @@ class Predictor:
     def try_batch(
         self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int = 5
     ) -> list[Answer | UserError]:
-        """Answers questions, each about its own image; where one fails its error stands among the answers."""
+        """Answers questions, each about its own image; where one fails its error stands among the answers.
+
+        No image or question costs another its answer, whatever it raises.
+        """
         if len(images) != len(questions):
             raise UserError(f"{len(images)} images for {len(questions)} questions; give one image, or one for each.")
         if top_k < 1:
@@ -193,30 +197,50 @@ class Predictor:
     def _try_one_batch(
         self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int
     ) -> list[Answer | UserError]:
-        errors: dict[int, UserError] = {}
-        rows: dict[int, dict[str, Any]] = {}
+        results: dict[int, Answer | Exception] = {}
+        rows: dict[int, Row] = {}
         keys: dict[Hashable, str] = {}
         encoded: dict[str, Any] = {}
         fresh: dict[str, np.ndarray] = {}
         for number, (image, question) in enumerate(zip(images, questions, strict=True)):
-            source = image if isinstance(image, Hashable) else id(image)
             try:
                 one_line = _one_line(question)
+                source = image if isinstance(image, Hashable) else id(image)
                 if source not in keys:
                     keys[source] = self._read(image, encoded, fresh)
                 rows[number] = {"row": number, "image": keys[source], "question": one_line}
-            except UserError as error:
-                errors[number] = error
-        cut: dict[int, bool] = {}
+            except Exception as error:
+                results[number] = error
         with self._lock, torch.inference_mode():  # tokenizers too are for one thread at a time
-            for number, row in rows.items():
-                row["question"], cut[number] = self.backend.fit_question(row["question"])
+            results |= dict(zip(rows, self._rank(list(rows.values()), encoded, fresh, top_k), strict=True))
+        cut = sum(isinstance(result, Answer) and result.question_cut for result in results.values())
+        if cut:
+            logger.warning("%d questions are longer than the model reads and are cut.", cut)
+        return [_answer_or_user_error(results[number], images[number]) for number in range(len(questions))]
+
+    def _rank(
+        self, rows: list[Row], encoded: dict[str, Any], fresh: dict[str, np.ndarray], top_k: int
+    ) -> list[Answer | Exception]:
+        """The answers to rows whose images are in `encoded` or `fresh`; if they fail together, each is asked alone."""
+        if not rows:
+            return []
+        try:
+            fitted = [self.backend.fit_question(row["question"]) for row in rows]
             self._encode(encoded, fresh)
-            ranked = self.backend.rank_answers(list(rows.values()), encoded, top_k) if rows else []
-        if any(cut.values()):
-            logger.warning("%d questions are longer than the model reads and are cut.", sum(cut.values()))
-        answers = {number: self._answer(found, cut[number]) for number, found in zip(rows, ranked, strict=True)}
-        return [answers.get(number) or errors[number] for number in range(len(questions))]
+            asked = [row | {"question": question} for row, (question, _) in zip(rows, fitted, strict=True)]
+            ranked = self.backend.rank_answers(asked, encoded, top_k)
+            return [self._answer(found, cut) for found, (_, cut) in zip(ranked, fitted, strict=True)]
+        except Exception as error:
+            if len(rows) == 1:
+                return [error]
+            logger.warning(
+                "%d questions can't be asked together (%s), so each is asked alone.", len(rows), describe_error(error)
+            )
+        results: list[Answer | Exception] = []
+        for row in rows:
+            own = {row["image"]: fresh[row["image"]]} if row["image"] not in encoded else {}
+            results += self._rank([row], encoded, own, top_k)
+        return results
 
     def _answer(self, ranked: RankedAnswers, cut: bool) -> Answer:
         (text, confidence), *others = ranked
@@ -241,7 +265,8 @@ class Predictor:
                     self._kept.move_to_end(key)
                     encoded[key] = self._kept[key]
             if key not in encoded:
-                fresh[key] = resize(self.processor.image_processor, open_image(source))
+                with errors_name_image(source):
+                    fresh[key] = resize(self.processor.image_processor, open_image(source))
         return key
 
     def _encode(self, encoded: dict[str, Any], fresh: dict[str, np.ndarray]) -> None:
@@ -254,6 +279,15 @@ class Predictor:
         self._kept |= encoded
         while len(self._kept) > KEPT_IMAGES:
             self._kept.popitem(last=False)
+
+
+def _answer_or_user_error(result: Answer | Exception, image: ImageSource) -> Answer | UserError:
+    if isinstance(result, Answer | UserError):
+        return result
+    problem = f"the model can't answer this question about it ({describe_error(result)})"
+    error = UserError(f"{label_of(image)}: {problem}; leave it out.")
+    error.__cause__ = result
+    return error
 
 
 def _one_line(question: Any) -> str:

@@ -1,17 +1,17 @@
 """Tables of questions."""
 
-import csv
-import io
-import os
 from pathlib import Path
 
 from tqdm import trange
 
 from modeling.asking.predictor import BATCH_SIZE, Predictor
-from processing.errors import UserError
-from processing.sources.tables import read_csv
-from processing.storage import write_atomically
-from processing.validation import file_inside
+from processing.errors import UserError, shorten
+from processing.image_paths import MISSING, OUTSIDE, ImageFolder
+from processing.image_source import label_of
+from processing.problems import Problem
+from processing.sources.csv_tables import read_csv
+from processing.sources.tables import find_column
+from processing.storage import csv_text, write_atomically
 
 ANSWER_COLUMNS = ("prediction", "confidence", "error")
 
@@ -19,7 +19,7 @@ ANSWER_COLUMNS = ("prediction", "confidence", "error")
 def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
     """Answers the rows of a CSV file and writes them with the columns `prediction`, `confidence` and `error`.
 
-    `error` is empty where there is an answer.
+    `error` is empty where there is an answer. Text that a spreadsheet would run as a formula gets an apostrophe.
 
     Args:
         table: with the columns `image`, a path relative to the table and inside its folder, and `question`.
@@ -33,36 +33,41 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
     """
     rows = read_csv(table)
     columns = list(rows[0]) if rows else []
-    if missing := [name for name in ("image", "question") if name not in columns]:
+    names = {name: find_column(name, columns) for name in ("image", "question")}
+    if missing := [name for name, column in names.items() if column is None]:
         raise UserError(f"{table}: there is no column {missing[0]}, or no row; it needs image and question.")
+    image_column, question_column = (str(column) for column in names.values())
     if taken := [name for name in ANSWER_COLUMNS if name in columns]:
         raise UserError(f"{table}: it has a column {taken[0]} already, which the answers need; rename it.")
-    root = Path(os.path.realpath(table.parent))
+    folder = ImageFolder(table.parent)
     asked = []
     for row in rows:
         row |= dict.fromkeys(ANSWER_COLUMNS, "")
-        try:
-            path = file_inside(root, row["image"])
-        except ValueError:  # it holds a NUL
-            path = None
-        if path is None:
-            row["error"] = "The image path is empty or leaves the folder of the table."
+        found = folder.find(row[image_column])
+        if isinstance(found, Problem):
+            row["error"] = _sentence(found)
         else:
-            asked.append((path, row))
+            asked.append((str(folder.root / found), row))
     asked.sort(key=lambda pair: pair[0])  # an image's questions together
     for start in trange(0, len(asked), BATCH_SIZE, desc="Answering", unit="batch"):
         paths, part = zip(*asked[start : start + BATCH_SIZE], strict=True)
-        for row, result in zip(part, predictor.try_batch(paths, [row["question"] for row in part], 1), strict=True):
-            if isinstance(result, UserError):
-                row["error"] = str(result)
+        results = predictor.try_batch(paths, [row[question_column] for row in part], 1)
+        for path, row, result in zip(paths, part, results, strict=True):
+            if isinstance(result, UserError):  # it quotes the whole path
+                row["error"] = str(result).replace(label_of(path), shorten(row[image_column]))
             else:
                 row |= {"prediction": result.answer, "confidence": round(result.confidence, 6)}
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [*columns, *ANSWER_COLUMNS])
-    writer.writeheader()
-    writer.writerows(rows)
     try:
-        write_atomically(out, text.getvalue())
+        write_atomically(out, csv_text([*columns, *ANSWER_COLUMNS], rows))
     except OSError as error:
         raise UserError(f"{out}: can't be written ({error.strerror}); choose another --out.") from error
     return sum(bool(row["error"]) for row in rows)
+
+
+def _sentence(problem: Problem) -> str:
+    """Why a row has no image."""
+    if problem.kind == MISSING:
+        return f"The image does not exist, or its path is empty ({problem.detail}); correct the path."
+    if problem.kind == OUTSIDE:
+        return f"The image path leaves the folder of the table ({problem.detail}); move the image into the folder."
+    return f"There is {problem.kind} ({problem.detail})."

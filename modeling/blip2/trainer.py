@@ -17,6 +17,7 @@ from modeling.blip2.adapter import merge
 from modeling.blip2.alignment import align
 from modeling.blip2.answering import Answering, decode_with
 from modeling.blip2.candidates import AnswerTrie
+from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.trainers import (
     gold_answers,
@@ -144,7 +145,7 @@ def build_trainer(
     decoder_only = base.config.use_decoder_only_language_model
     collator = Blip2Collator(processor, args.prompt, args.questions_per_image, decoder_only, features)
     _limit_answers(args, collator, dataset)
-    candidates = sorted(set(dataset["train"]["answer"])) if args.answer_candidates == "train" else []
+    candidates = build_vocabulary(dataset["train"]["answer"]) if args.answer_candidates == "train" else []
     trainer = Blip2Trainer(
         model,
         args,

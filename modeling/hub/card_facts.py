@@ -45,6 +45,13 @@ FIGURES = (
         "punctuation and the words a, an, the)",
     ),
     Figure(
+        key="accuracy",
+        title="Accuracy",
+        metric="accuracy",
+        definition="share of answers that equal the gold answer in lower case and with one space between words",
+        score="accuracy",
+    ),
+    Figure(
         key="f1",
         title="F1",
         metric="f1",
@@ -159,7 +166,7 @@ def _results(split: str, report: dict[str, Any]) -> Iterator[Result]:
     entries = {(entry["group"], entry["value"]): entry for entry in report["figures"]}
     for figure in FIGURES:
         entry = entries.get((figure.group, figure.value))
-        if entry is not None:
+        if entry is not None and figure.score in entry:  # reports of older versions have no accuracy
             value, low, high = entry[figure.score]
             majority = entry["baselines"].get(BASELINE) if figure.score == "exact_match" else None
             yield Result(split, figure, entry["questions"], value, low, high, majority)

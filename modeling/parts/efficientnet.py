@@ -1,4 +1,7 @@
-"""EfficientNet-Lite0 in two parts: frozen up to a map, trained from there on."""
+"""EfficientNet-Lite0 in two parts: frozen up to a map, trained from there on.
+
+The package that defines the network keeps its layers under private names, so these are used here.
+"""
 
 import importlib.util
 import io

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
-from processing.images import open_image
+from processing.images import errors_name_image, open_image
 from processing.storage import cache_dir, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -94,14 +94,18 @@ class KeptFeatures:
 
     def _digest(self, image: str) -> str:
         if image not in self._digests:
-            self._digests[image] = hashlib.sha256(Path(image).read_bytes()).hexdigest()
+            with errors_name_image(image):
+                self._digests[image] = hashlib.sha256(Path(image).read_bytes()).hexdigest()
         return self._digests[image]
 
     @torch.inference_mode()
     def _compute(self, images: Sequence[str]) -> torch.Tensor:
-        pixels = self.image_processor([open_image(image) for image in images], return_tensors="pt")["pixel_values"]
+        pixels = []
+        for image in images:
+            with errors_name_image(image):
+                pixels.append(self.image_processor([open_image(image)], return_tensors="pt")["pixel_values"])
         device = next(self.network.parameters()).device
-        return self.network(pixels.to(device)).half().cpu()
+        return self.network(torch.cat(pixels).to(device)).half().cpu()
 
     def _open_shards(self, digests: Iterable[str]) -> None:
         """Opens shards that hold wanted images; a damaged one is deleted, so that its images are computed again."""

@@ -1,7 +1,7 @@
 """Evaluates a trained model on a split: predict, score, calibrate, write the predictions, report."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -127,12 +127,14 @@ def _calibrate(trainer: Any, family: "Family", output: PredictionOutput, answers
 
 
 def _write_predictions(file: Path, answers: ScoredAnswers) -> None:
+    """Writes an answer a line; a row without an id is told by its number, as row-7 where another's id is 7."""
+    given = {str(row["question_id"]) for row in answers.rows}
     columns = zip(answers.rows, answers.predictions, answers.confidences, strict=True)
     write_jsonl(
         file,
         (
             {
-                "id": row["row"] if row["question_id"] is None else row["question_id"],
+                "id": _id_of(row, given),
                 "image_id": row["image_id"],
                 "question": row["question"],
                 "answer": row["answer"],
@@ -143,6 +145,12 @@ def _write_predictions(file: Path, answers: ScoredAnswers) -> None:
             for row, prediction, confidence in columns
         ),
     )
+
+
+def _id_of(row: Mapping[str, Any], given: Collection[str]) -> Any:
+    if row["question_id"] is not None:
+        return row["question_id"]
+    return f"row-{row['row']}" if str(row["row"]) in given else row["row"]
 
 
 def _with_heat_maps(trainer: Any, family: "Family", cases: list[Case]) -> list[Case]:

@@ -11,7 +11,7 @@ from modeling.parts.vocabulary import labels_of
 from modeling.vilt.confidence import answer_probabilities
 from modeling.vilt.heat import vilt_heat
 from processing.collators import ViltCollator
-from processing.errors import UserError
+from processing.errors import UserError, quoted
 
 
 class ViltPredictor(FamilyPredictor):
@@ -47,8 +47,8 @@ class ViltPredictor(FamilyPredictor):
         label = config.label2id.get(answer, labels_of([answer], config.label2id).get(answer))
         if label is None:
             raise UserError(
-                f"answer {answer!r}: not among the {config.num_labels} that the model knows; ask about one of its "
-                "answers, model.config.label2id."
+                f"answer {quoted(answer)}: not among the {config.num_labels} that the model knows; ask about one of "
+                "its answers, model.config.label2id."
             )
         return vilt_heat(self.model, self._batch([row], encoded), [label])[0]
 

@@ -24,7 +24,7 @@ def read_source(dataset: str, column_names: Iterable[str] = (), image_folder: st
     """Reads the rows of a data set, whose kind its name or its files tell.
 
     Args:
-        dataset: a SLAKE or VQA-RAD folder, a folder of tables, one JSON, JSONL or CSV file, `phantom` (60
+        dataset: a SLAKE or VQA-RAD folder, a folder of tables, one JSON, JSON Lines or CSV file, `phantom` (60
             generated images) or `phantom:N`, or the id `user/name` of a Hub data set repo in SLAKE's format.
         column_names: `field=column` pairs for tables whose columns have other names.
         image_folder: the folder that a table's image paths are relative to; the table's own folder by default.

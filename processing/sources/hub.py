@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from tqdm import tqdm
 
-from processing.errors import BROKEN_ZIP, DISK_FULL, UserError
+from processing.errors import BROKEN_ZIP, DISK_FULL, UserError, quoted
 from processing.storage import cache_dir
 
 ARCHIVE = "imgs.zip"
@@ -78,7 +78,7 @@ def _unzip(archive: Path, target: Path) -> None:
             for entry in tqdm(entries, "Unpacking images", unit="file"):
                 outside = not (root / entry.filename).resolve().is_relative_to(root)
                 if outside or stat.S_ISLNK(entry.external_attr >> 16):
-                    raise UserError(f"{archive.name}: the entry {entry.filename!r} leaves the folder; refused.")
+                    raise UserError(f"{archive.name}: the entry {quoted(entry.filename)} leaves the folder; refused.")
                 if entry.filename.startswith("imgs/"):
                     file.extract(entry, root)
     except BROKEN_ZIP as error:

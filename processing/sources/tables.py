@@ -1,23 +1,32 @@
 """Tables of rows: JSON, JSON Lines and CSV files."""
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from processing.errors import UserError
+from processing.errors import UserError, quoted
+from processing.sources.csv_tables import read_csv
+from processing.sources.json_tables import RepeatedField, read_json
 from processing.sources.rows import FIELDS, SPLITS, Row
+from processing.sources.values import is_missing
 
-TABLE_SUFFIXES = (".json", ".jsonl", ".csv")
+READERS: Mapping[str, Callable[[Path], list[Any]]] = {
+    ".json": read_json,
+    ".jsonl": read_json,
+    ".ndjson": read_json,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+}
+TABLE_SUFFIXES = tuple(READERS)
+REQUIRED = ("image", "question", "answer")
+NAMED_COLUMNS = 20  # that a message names
 
 
 class Record(NamedTuple):
     """One entry of a file.
 
     Attributes:
-        values: by the names that the file gives its columns.
+        values: by the names that the file gives its columns; None where they are missing.
         row: the beginning of the raw row that is made of it: `split` and `where`.
     """
 
@@ -31,12 +40,16 @@ def split_files(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
     Raises:
         UserError: two files name the same split.
     """
+    names: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            names.setdefault(file.name.lower(), []).append(file)
     found: dict[str, Path] = {}
     for split, aliases in SPLITS.items():
-        files = [file for alias in aliases for suffix in suffixes if (file := folder / f"{alias}{suffix}").is_file()]
+        files = [file for alias in aliases for suffix in suffixes for file in names.get(f"{alias}{suffix}", [])]
         if len(files) > 1:
-            names = " and ".join(file.name for file in files)
-            raise UserError(f"--dataset {folder}: {names} both name the {split} split; keep one of them.")
+            both = " and ".join(file.name for file in files)
+            raise UserError(f"--dataset {folder}: {both} both name the {split} split; keep one of them.")
         if files:
             found[split] = files[0]
     return found
@@ -55,19 +68,29 @@ def table_rows(file: Path, records: Sequence[Record], column_names: Iterable[str
     """
     columns = _parse_column_names(column_names)
     present = {column for record in records for column in record.values}
-    required = [columns[field] for field in ("image", "question", "answer")]
-    if missing := [column for column in required if column not in present]:
+    found = {field: find_column(columns[field], present) for field in REQUIRED}
+    if missing := [columns[field] for field, column in found.items() if column is None]:
+        names = ", ".join(quoted(name) for name in sorted(present)[:NAMED_COLUMNS])
         raise UserError(
-            f"{file}: no column {' and no column '.join(map(repr, missing))} (found: "
-            f"{', '.join(map(repr, sorted(present))) or 'none'}); name yours by --column_names image=... question=..."
+            f"{file}: no column {' and no column '.join(map(repr, missing))} (found: {names or 'none'}); name yours "
+            "by --column_names image=... question=..."
         )
+    columns |= {field: column for field, column in found.items() if column is not None}
     rows = []
     for record in records:
         values = {field: record.values.get(column) for field, column in columns.items()}
-        values["split"] = record.row["split"] or values["split"] or None
-        values["image_id"] = values["image_id"] or values["image"]
+        values["split"] = record.row["split"] or values["split"]
+        values["image_id"] = values["image"] if values["image_id"] is None else values["image_id"]
         rows.append(record.row | values)
     return rows
+
+
+def find_column(name: str, present: Iterable[str]) -> str | None:
+    """The column of this name, else the only one whose name differs in case or white space; None without one."""
+    if name in (present := list(present)):
+        return name
+    similar = [column for column in present if column.strip().casefold() == name.strip().casefold()]
+    return similar[0] if len(similar) == 1 else None
 
 
 def _parse_column_names(column_names: Iterable[str]) -> dict[str, str]:
@@ -89,73 +112,15 @@ def read_records(file: Path, split: str | None) -> list[Record]:
     Raises:
         UserError: it is not a table, can't be read, or has an entry that is not an object.
     """
-    readers: dict[str, Callable[[Path], list[Any]]] = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": read_csv}
-    reader = readers.get(file.suffix.lower())
+    reader = READERS.get(file.suffix.lower())
     if reader is None:
-        raise UserError(f"{file}: unknown kind of table; use a .json, .jsonl or .csv file.")
+        raise UserError(f"{file}: unknown kind of table; save it as a .json, .jsonl, .csv or .tsv file.")
     records = []
     for number, values in enumerate(reader(file), start=1):
         if not isinstance(values, dict):
             raise UserError(f"{file} row {number}: expected an object with named fields, got {type(values).__name__}.")
-        records.append(Record(values, {"split": split, "where": f"{file.name} row {number}"}))
+        if isinstance(values, RepeatedField):
+            raise UserError(f"{file} row {number}: two fields are named {quoted(values.name)}; keep one of them.")
+        present = {name: None if is_missing(value) else value for name, value in values.items()}
+        records.append(Record(present, {"split": split, "where": f"{file.name} row {number}"}))
     return records
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{file}: can't be read ({error.strerror}).") from error
-
-
-def _parse_json(text: str, file: Path, line: int = 1) -> Any:
-    """Parses a text that begins at a line of a file."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {line + error.lineno - 1}, column {error.colno}"
-        raise UserError(f"{file}: not valid JSON at {where} ({error.msg}); correct or remove it.") from error
-    except RecursionError as error:
-        raise UserError(f"{file}: JSON nested too deeply; expected a list of flat objects.") from error
-
-
-def _read_json(file: Path) -> list[Any]:
-    records = _parse_json(_read_text(file), file)
-    if not isinstance(records, list):
-        raise UserError(f"{file}: expected a JSON list of rows, got {type(records).__name__}.")
-    return records
-
-
-def _read_jsonl(file: Path) -> list[Any]:
-    lines = enumerate(_read_text(file).split("\n"), start=1)
-    return [_parse_json(line, file, number) for number, line in lines if line.strip()]
-
-
-def read_csv(file: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file by its header.
-
-    Raises:
-        UserError: it can't be read, or as `parse_csv`.
-    """
-    return parse_csv(_read_text(file), file)
-
-
-def parse_csv(text: str, file: Path) -> list[dict[str, str]]:
-    """The rows of a CSV text by its header; `file` is its name in messages.
-
-    Raises:
-        UserError: it is not CSV, or a row has another number of fields than the header.
-    """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header, *rows = [row for row in reader if row] or [[]]
-    except csv.Error as error:
-        raise UserError(f"{file} line {reader.line_num}: not valid CSV ({error}); correct or remove it.") from error
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            raise UserError(
-                f"{file} row {number}: {len(row)} fields where the header has {len(header)}; quote text with commas."
-            )
-    return [dict(zip(header, row, strict=True)) for row in rows]

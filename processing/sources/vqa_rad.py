@@ -43,7 +43,7 @@ def vqa_rad_source(folder: Path, records: Sequence[Record]) -> Source:
 
 def _raw_row(record: Record) -> Row:
     values = record.values
-    in_test = str(values.get("phrase_type")).startswith("test")
+    in_test = str(values.get("phrase_type")).strip().startswith("test")
     return record.row | {
         "split": record.row["split"] or ("test" if in_test else "train"),
         "image": values.get("image_name"),

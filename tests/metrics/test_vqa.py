@@ -25,6 +25,7 @@ def test_scores_in_all_and_by_answer_type_are_the_hand_worked_ones():
         {
             "exact_match": 50.0,
             "f1": (2 / 3 + 1 + 0 + 1) / 4 * 100,
+            "accuracy": 25.0,  # there punctuation counts
             "total": 4,
             "open_exact_match": 50.0,
             "open_f1": (2 / 3 + 1) / 2 * 100,
@@ -38,7 +39,7 @@ def test_scores_in_all_and_by_answer_type_are_the_hand_worked_ones():
 
 def test_rows_without_answer_types_have_no_such_figures():
     rows = [row | {"answer_type": None} for row in ROWS]
-    assert score_answers(rows, ["x"] * 4).keys() == {"exact_match", "f1", "total"}
+    assert score_answers(rows, ["x"] * 4).keys() == {"exact_match", "f1", "accuracy", "total"}
 
 
 def test_rows_without_an_answer_bring_the_squad_v2_figures():
@@ -47,6 +48,7 @@ def test_rows_without_an_answer_bring_the_squad_v2_figures():
     assert set(scores) == {
         "exact_match",
         "f1",
+        "accuracy",
         "total",
         "open_exact_match",
         "open_f1",

@@ -11,6 +11,7 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 from modeling.vilt.scratch import build_tokenizer
 from processing.batch_images import ResizedImages
 from processing.collators import Blip2Collator, ViltCollator
+from processing.images import ImageError
 from tests.support.tiny_blip2 import QUERIES, make_tokenizer
 
 QUESTIONS = ["Is this CT?", "Where is the liver?", "这是什么?"]
@@ -96,6 +97,22 @@ def test_images_are_decoded_once_and_memory_stays_bounded(tmp_path, monkeypatch)
     assert opened == ["a", "b", "c"]
     assert images["a"] is not None
     assert opened == ["a", "b", "c", "a"]
+
+
+def test_an_image_that_fails_in_a_batch_is_named(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    collate = collator_for(build_tokenizer(QUESTIONS), {"yes": 0})
+    with pytest.raises(ImageError, match=r"^Cannot open '.*gone\.png': it does not exist; check the path\.$"):
+        collate([row(tmp_path / "a.png"), row(tmp_path / "gone.png")])
+
+    def fail(*_, **__):
+        raise ValueError("height and width must be > 0\n" * 9)
+
+    monkeypatch.setattr("processing.batch_images.resize", fail)
+    expected = r"^Cannot open '.*a\.png': preparing it for the model failed \(ValueError: height and .{60,70}…\); l"
+    with pytest.raises(ImageError, match=expected) as caught:
+        ResizedImages(None)[str(tmp_path / "a.png")]
+    assert isinstance(caught.value.__cause__, ValueError)
 
 
 # BLIP-2 --------------------------------------------------------------------------------------------------------------

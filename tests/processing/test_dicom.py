@@ -183,12 +183,13 @@ def test_palette_dicom_is_looked_up_and_clipped_at_both_ends(bits, scale):
     assert opened.tolist() == [[[10, 30, 50], [10, 30, 50], [20, 40, 60], [20, 40, 60]]]
 
 
-def test_a_dicom_without_preamble_opens_only_under_a_dcm_name(tmp_path):
+def test_a_dicom_without_preamble_is_known_by_its_first_element(tmp_path):
     data = dicom(RAMP.astype(np.uint16), preamble=False)
-    for name in ("a.dcm", "A.DICOM"):
+    for name in ("a.dcm", "A.DICOM", "a.png", "a"):
         (tmp_path / name).write_bytes(data)
         assert grey(open_image(tmp_path / name)) == RAMP_GREY
-    assert "not a known image" in refusal(data)
+    assert grey(open_image(data)) == RAMP_GREY
+    assert grey(open_image(b"DICM" + data)) == RAMP_GREY  # the preamble's 128 zeros alone are missing
 
 
 @pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, True), (False, False)])
@@ -196,9 +197,10 @@ def test_a_dicom_without_any_file_header_is_read_in_its_own_encoding(tmp_path, i
     dataset = pydicom.dcmread(io.BytesIO(dicom((RAMP * 100).astype(np.uint16))))
     del dataset.file_meta
     dataset.PixelData = (RAMP * 100).astype("<u2" if little else ">u2").tobytes()
-    path = tmp_path / "a.dcm"
+    path = tmp_path / "a"
     pydicom.dcmwrite(path, dataset, implicit_vr=implicit, little_endian=little, force_encoding=True)
     assert grey(open_image(path)) == RAMP_GREY
+    assert grey(open_image(path.read_bytes())) == RAMP_GREY
 
 
 def test_a_dicom_is_known_by_its_content_whatever_its_name(tmp_path):

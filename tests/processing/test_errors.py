@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
-from processing.errors import UserError, mask_tokens, run_command
+from processing.errors import UserError, describe_error, mask_tokens, run_command
+from processing.images import ImageError
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_" + "aB3" * 12
@@ -61,3 +63,30 @@ def test_other_errors_are_not_hidden():
 
     with pytest.raises(PermissionError):
         run_command(fail)
+
+
+class Broken(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, _):
+        raise ImageError("Cannot open 'a: b.png': it is empty (0 bytes); export or download it again.")
+
+
+def test_an_error_in_a_worker_of_a_data_loader_is_one_sentence(capsys):
+    with pytest.raises(SystemExit):
+        run_command(lambda _: list(DataLoader(Broken(), num_workers=1)))
+    expected = "error: Cannot open 'a: b.png': it is empty (0 bytes); export or download it again.\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("height\nand  width"), "ValueError: height and width"),
+        (MemoryError(), "MemoryError"),
+        (KeyError("x" * 500), "KeyError: '" + "x" * 78 + "…"),
+    ],
+)
+def test_an_error_is_described_in_one_short_line(error, expected):
+    assert describe_error(error) == expected

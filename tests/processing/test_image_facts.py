@@ -40,13 +40,14 @@ def test_facts_of_a_dicom_file_follow_its_frames_and_window_function():
     stored = np.array([[[0, 50, 100]], [[7, 7, 7]]], np.uint16)
     window = {"WindowCenter": 50, "WindowWidth": 0.5}
     frames = {"NumberOfFrames": 2, "SliceThickness": "0"}
-    # half a unit is a width for LINEAR_EXACT (PS3.3 C.11.2.1.3) and none for LINEAR: then percentiles 1 and 99
-    exact = image_facts(dicom(stored, VOILUTFunction="LINEAR_EXACT", **window, **frames))
-    assert exact.details == {"Frames": "2, of which the first is shown"}
-    assert (exact.window, exact.value_range) == ((50, 0.5), (0, 100))
-    linear = image_facts(dicom(stored, **window, **frames))
-    assert linear.window == pytest.approx((50, 98))
-    flat = image_facts(dicom(np.full((2, 2), 9, np.uint8)))
+    # LINEAR (PS3.3 C.11.2.1.2) has no width of half a unit, so it is one of LINEAR_EXACT (C.11.2.1.3)
+    for function in ("LINEAR_EXACT", "LINEAR"):
+        exact = image_facts(dicom(stored, VOILUTFunction=function, **window, **frames))
+        assert exact.details == {"Frames": "2, of which the first is shown"}
+        assert (exact.window, exact.value_range) == ((50, 0.5), (0, 100))
+    without = image_facts(dicom(stored, WindowCenter=50, WindowWidth=0, **frames))
+    assert without.window == pytest.approx((50, 98))  # from percentile 1 to 99
+    flat = image_facts(dicom(np.full((2, 2), 9, np.uint16)))
     assert (flat.window, flat.value_range) == ((9, 1), (9, 9))
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
-from processing.sources.tables import parse_csv
+from processing.sources.csv_tables import parse_csv
 from tests.processing.conftest import rows_of
 
 

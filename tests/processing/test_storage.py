@@ -1,9 +1,13 @@
 """processing.storage: where files are kept, and that their text stays text."""
 
+import csv
+import io
 import json
 from pathlib import Path
 
-from processing.storage import cache_dir, write_jsonl
+import pytest
+
+from processing.storage import cache_dir, csv_text, write_jsonl
 
 
 def test_cache_is_where_the_user_says_else_where_users_keep_theirs(monkeypatch):
@@ -23,3 +27,21 @@ def test_lines_of_json_keep_every_script_readable_and_half_a_character_escaped(t
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").split("\n")
     assert lines == ['{"answer": "左肺"}', '{"answer": "é\u2028"}', r'{"answer": "\ud83d"}', ""]
     assert [json.loads(line) for line in lines[:-1]] == rows
+
+
+FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "-5 mm", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "-", "+", "＝1", "-5%"]  # noqa: RUF001
+FORMULAS += ["=HYPERLINK(...)", "--1", "-1-1", "+1 cm", "-1,5", "- 5", "@"]
+HARMLESS = ["-5", "+3.2", "-.5", "-1e-7", "5", "yes", "HER2+", "<5", "a=b", "'quoted", "", " =1", "x@y", "左肺", "5-6"]
+
+
+@pytest.mark.parametrize("text", FORMULAS, ids=repr)
+def test_what_a_spreadsheet_would_run_gets_an_apostrophe(text):
+    [header, row] = csv.reader(io.StringIO(csv_text([text, "b"], [{text: text, "b": 1}]), newline=""))
+    assert header == [f"'{text}", "b"]
+    assert row == [f"'{text}", "1"]
+
+
+@pytest.mark.parametrize("text", HARMLESS, ids=repr)
+def test_plain_numbers_and_all_other_text_stay_as_they_are(text):
+    [_, row] = csv.reader(io.StringIO(csv_text(["a", "b"], [{"a": text, "b": -0.5}]), newline=""))
+    assert row == [text, "-0.5"]

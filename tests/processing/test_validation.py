@@ -9,6 +9,7 @@ from PIL import Image
 
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from processing.images import open_image
 from tests.processing.conftest import rows_of
 
 BAD_ROWS = {
@@ -34,7 +35,8 @@ def test_each_kind_of_bad_row_is_skipped_named_and_listed(table, tmp_path, caplo
     changes = [{} for _ in range(12)]
     changes[position] = BAD_ROWS[problem]
     if problem == "duplicate id":
-        changes[10] = BAD_ROWS[problem]
+        same = {"image": "0.png", "question": "What is 0?"}
+        changes[10], changes[11] = BAD_ROWS[problem] | same, BAD_ROWS[problem] | same
     if problem == "unknown split":
         changes = [{"split": "train"} for _ in range(12)]
         changes[0], changes[1] = BAD_ROWS[problem], {"split": "validation"}
@@ -51,6 +53,27 @@ def test_each_kind_of_bad_row_is_skipped_named_and_listed(table, tmp_path, caplo
         load_vqa_dataset(str(file), on_bad_rows="error")
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), ValueError("a" * 500), OSError("disk")])
+def test_whatever_an_image_raises_is_a_problem_of_its_rows(table, tmp_path, caplog, monkeypatch, error):
+    def fail(path):
+        if path.name == "3.png":
+            raise error
+        return open_image(path)
+
+    monkeypatch.setattr("processing.validation.open_image", fail)
+    file = table(*[{} for _ in range(4)], {"image": "3.png"})
+    assert len(rows_of(load_vqa_dataset(str(file)))) == 10
+    assert "2 of 12 rows can't be used:\n  2 x undecodable image: rows.json row 4 (3.png: " in caplog.text
+    assert max(map(len, caplog.text.splitlines())) < 400
+
+
+def test_long_thin_images_are_good_rows(table, tmp_path):
+    file = table()
+    for number, size in enumerate([(2100, 100), (1, 3000), (10_000, 30)]):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+    assert len(rows_of(load_vqa_dataset(str(file), on_bad_rows="error", drop_leaking_rows=True))) == 12
+
+
 def test_all_problems_come_in_one_pass_counted_with_three_rows_named(table, tmp_path, caplog):
     missing = [{"image": f"none{i}.png"} for i in range(5)]
     load_vqa_dataset(str(table(*missing, {"question": ""}, {"answer": None})))
@@ -58,7 +81,7 @@ def test_all_problems_come_in_one_pass_counted_with_three_rows_named(table, tmp_
     assert "5 x missing image: rows.json row 1 (none0.png); rows.json row 2 (none1.png); rows.json row" in caplog.text
     assert "; ..." in caplog.text
     assert "1 x empty question: rows.json row 6" in caplog.text
-    assert "1 x answer is not a string: rows.json row 7 (None)" in caplog.text
+    assert "1 x empty answer (SQuAD v2's no answer; kept by --allow_no_answer): rows.json row 7 ('')" in caplog.text
 
 
 @pytest.mark.parametrize("answer", [(3, "3"), (2.0, "2"), (0.5, "0.5")], ids=str)
@@ -70,7 +93,7 @@ def test_numbers_become_text(table, answer):
 
 def test_true_is_no_answer_text(table, caplog):
     assert len(rows_of(load_vqa_dataset(str(table({"answer": True}))))) == 11
-    assert "answer is not a string: rows.json row 1 (True)" in caplog.text
+    assert "answer is not a string: rows.json row 1 (True; write a word such as yes or no)" in caplog.text
 
 
 def test_no_rows_left_is_an_error_that_names_the_reason(table):

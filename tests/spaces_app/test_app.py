@@ -9,13 +9,16 @@ import zipfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pydicom.data
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from modeling.predictor import Predictor
 from spaces_app.content import DISCLAIMER
 from tests.support import app_server
+from tests.support.image_files import dicom
 
 pytestmark = pytest.mark.xdist_group("apps")
 QUESTION = "What modality is used to take this image?"
@@ -181,6 +184,36 @@ def test_a_dicom_file_is_shown_in_its_window_and_without_the_patient(open_page, 
     expect(confidence(page)).to_be_visible()
     assert "ecret" not in page.content()
     expect(page.get_by_text("nothing about the patient is read or shown")).to_be_visible()
+
+
+def test_a_map_of_small_values_stays_a_picture_when_its_window_is_moved(open_page, runs, tmp_path):
+    stored = np.linspace(0, 4000, 64 * 64).astype(np.uint16).reshape(64, 64)
+    header = {"RescaleSlope": "0.000001", "RescaleIntercept": "0"}
+    (tmp_path / "adc").write_bytes(dicom(stored, WindowCenter="0.0011", WindowWidth="0.0016", **header))
+    page = open_page(runs("vilt"))
+    upload(page, tmp_path / "adc")
+    picture = page.get_by_alt_text("The chosen image, adc")
+    before = picture.evaluate("e => e.src")
+    page.get_by_text("Window and level").click()
+    for name, now in (("Level (centre)", "0.00110"), ("Window (width)", "0.00160")):
+        slider = page.get_by_role("slider", name=name)
+        assert (slider.get_attribute("aria-valuetext") or "").startswith(now)
+        slider.press("ArrowRight")
+        expect(picture).not_to_have_attribute("src", before)
+        before = picture.evaluate("e => e.src")
+    moved = Image.open(io.BytesIO(page.request.get(picture.evaluate("e => e.src")).body()))
+    assert len(moved.convert("L").getcolors()) > 50
+
+
+def test_a_long_thin_image_is_answered_and_has_a_heat_map(open_page, runs, tmp_path):
+    Image.effect_noise((2100, 100), 60).save(tmp_path / "ecg.png")
+    page = open_page(runs("vilt"))
+    upload(page, tmp_path / "ecg.png")
+    expect(page.get_by_text("PNG, 2100 x 100 pixels")).to_be_visible()
+    ask(page)
+    expect(confidence(page)).to_be_visible()
+    page.get_by_text("Show where the model looked").click()
+    expect(page.get_by_alt_text("with a heat map of where the model looked")).to_be_visible()
 
 
 def test_a_series_is_a_strip_to_choose_from(open_page, runs, phantoms):

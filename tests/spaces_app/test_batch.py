@@ -74,7 +74,7 @@ def test_questions_are_the_column_of_that_name():
     [
         (b"q\nx\n", "no column question"),
         (b"question\n", "no column question, or no row"),
-        (b"\xff\xfe", "q.csv: not UTF-8 text .byte 0"),
+        (b"\xff", "q.csv: not UTF-8 text .byte 0"),
         (b'question\n"open\n', "q.csv line 2: not valid CSV"),
         (b"question\n" + b"x\n" * 5_001, "5,001 rows; send at most 5,000"),
     ],

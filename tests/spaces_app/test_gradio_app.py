@@ -91,6 +91,16 @@ def test_uploaded_image_is_shown_and_the_question_answered_with_alternatives(pag
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_long_thin_image_is_answered(client, page, trained, tmp_path):
+    Image.effect_noise((10_000, 30), 60).save(tmp_path / "ecg.png")
+    _, details = client.predict(handle_file(tmp_path / "ecg.png"), QUESTION, api_name="/answer")
+    expected = Predictor.from_pretrained(trained, dtype="float32").answer(tmp_path / "ecg.png", QUESTION)
+    assert details["answer"] == expected.answer
+    assert details["confidence"] == pytest.approx(expected.confidence, rel=1e-3)
+    upload(page, tmp_path / "ecg.png")
+    page.get_by_alt_text("The uploaded image").wait_for()
+
+
 def test_bad_file_is_told_in_one_sentence_and_the_next_one_works(page, image, tmp_path, expected):
     upload(page, image)
     page.get_by_alt_text("The uploaded image").wait_for()

@@ -18,8 +18,20 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def dicom(pixels: np.ndarray, *, syntax: str = "1.2.840.10008.1.2.1", preamble: bool = True, **header) -> bytes:
-    """A DICOM file with a patient's name around ``pixels`` (rows, columns), (frames, rows, columns) or RGB."""
+def dicom(
+    pixels: np.ndarray,
+    *,
+    syntax: str = "1.2.840.10008.1.2.1",
+    preamble: bool = True,
+    texts: dict[str, str] | None = None,
+    **header,
+) -> bytes:
+    """A DICOM file with a patient's name around ``pixels`` (rows, columns), (frames, rows, columns) or RGB.
+
+    Args:
+        texts: elements that hold a text, whatever their type.
+        header: elements; those that are None are left out.
+    """
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -31,9 +43,13 @@ def dicom(pixels: np.ndarray, *, syntax: str = "1.2.840.10008.1.2.1", preamble: 
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
     dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
+    dataset.HighBit = (header.get("BitsStored") or dataset.BitsStored) - 1
     for keyword, value in header.items():
         setattr(dataset, keyword, value)
-    dataset.HighBit = dataset.BitsStored - 1
+        if value is None:
+            delattr(dataset, keyword)
+    for keyword, text in (texts or {}).items():
+        dataset.add_new(keyword, "LO", text)
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue() if preamble else buffer.getvalue()[132:]

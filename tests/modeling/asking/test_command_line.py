@@ -73,7 +73,10 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
     [
         ("image,text\na.png,b\n", "there is no column question"),
         ("", "there is no column image"),
-        ("image,question,prediction\na.png,b,c\n", "it has a column prediction already, which the answers need"),
+        (
+            "image,question,prediction\na.png,b,c\n",
+            "it has a column prediction already, which the answers need; rename it",
+        ),
         ("image,question\na.png\n", "1 fields where the header has 2"),
     ],
 )

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from processing.images import ImageError
 from processing.storage import cache_dir
 from tests.modeling.parts.counting import Counting, Resizer, keep
 from tests.support.app_server import ROOT
@@ -41,6 +43,27 @@ def test_features_equal_those_of_the_network_in_half_precision(images):
     pixels = Resizer()([Image.open(images[3])], return_tensors="pt")["pixel_values"]
     assert features[images[3]].dtype == torch.float16
     torch.testing.assert_close(features[images[3]], network(pixels)[0].half())
+
+
+def test_features_of_strips_are_those_of_the_processor(tmp_path):
+    network, image_processor = Counting(), ViTImageProcessorPil(size={"height": 32, "width": 32})
+    features = keep(network, image_processor=image_processor)
+    for number, size in enumerate([(3, 900), (900, 1), (2, 2)]):
+        path = tmp_path / f"{number}.png"
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+        image.save(path)
+        expected = network(image_processor(image, return_tensors="pt")["pixel_values"])[0].half()
+        torch.testing.assert_close(features[str(path)], expected, rtol=0, atol=0)
+
+
+def test_an_image_without_features_is_named(images, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"^Cannot open '.*bad\.png': its content is not a known image"):
+        keep().fill([*images, str(tmp_path / "bad.png")])
+    with pytest.raises(ImageError, match=r"^Cannot open '.*gone\.png': preparing it for the model failed \(FileNotF"):
+        keep().fill([*images, str(tmp_path / "gone.png")])
+    with pytest.raises(ImageError, match=r"^Cannot open '.*/3\.png': preparing it for the model failed \(TypeError"):
+        keep(image_processor=Resizer(None)).fill([images[3]])
 
 
 def test_second_run_computes_nothing_and_says_so(images, caplog):

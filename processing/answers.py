@@ -1,0 +1,38 @@
+"""When two answers are the same answer."""
+
+ARTICLES = ("a", "an", "the")
+END_MARKS = ".,;:!?…。，、；：！？．"  # noqa: RUF001
+QUOTES = "\"'`“”‘’„«»「」『』"  # noqa: RUF001
+
+
+def answer_identity(answer: str) -> str:
+    """What two answers share exactly if they are the same answer.
+
+    Case, white space, articles before a word, punctuation at the end and quotes around the answer do not count.
+    Everything else does: signs, decimal points, comparison marks, `%`, `/`, brackets and digits. The normalisation of
+    SQuAD, which makes `HER2+` and `HER2-` equal, is for scores only. An answer of nothing but punctuation stays as it
+    is.
+    """
+    text = " ".join(answer.lower().split())
+    words = _without_end_marks(text).split()
+    kept = [word for i, word in enumerate(words) if not _is_article(word, words[i + 1 : i + 2])]
+    return " ".join(kept) or text
+
+
+def _is_article(word: str, after: list[str]) -> bool:
+    """Whether a word is an article, which another word follows: the letter of `hepatitis A` is none."""
+    return word in ARTICLES and bool(after) and after[0][0].isalnum()
+
+
+def _without_end_marks(text: str) -> str:
+    """The text without quotes around it and punctuation at its end; the inches of 5" are no quote."""
+    while True:
+        shorter = text.rstrip(END_MARKS + " ")
+        if shorter[-1:] in QUOTES and len(shorter) > 1:
+            if shorter[0] in QUOTES:
+                shorter = shorter[1:-1]
+            elif not shorter[-2].isdigit():
+                shorter = shorter[:-1]
+        if shorter == text:
+            return text
+        text = shorter

@@ -1,0 +1,207 @@
+"""From the name that a table gives an image to the file in the folder that must hold it."""
+
+import difflib
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path, PureWindowsPath
+
+from processing.errors import shorten
+from processing.problems import Problem
+
+MISSING = "missing image"
+OUTSIDE = "image path leaves the data folder"
+EMBEDDED = "image data (base64) instead of a path; write the images to files and give their paths"
+URL = "a URL instead of an image path; save the images as files and give their paths"
+NO_PATH = "image is not a path; write the images to files and give their paths"
+
+MAX_HINTS = 10  # missing images for which a close name is searched; messages name fewer
+MAX_COMPARED = 2_000  # files of a folder among which a similar name is searched
+SIMILARITY = 0.8  # of such a name, from 0 to 1
+
+# An image in base64, known by its beginning (PNG, JPEG, GIF, WebP, TIFF, BMP) or its length; or its bytes as text.
+IMAGE_DATA = re.compile(
+    r"""data:.*|(iVBOR|/9j/|R0lGOD|UklGR|SUkq|TU0A|Qk)[\w+/\s-]{20,}=*\s*|[\w+/\s-]{200,}=*\s*|b['"].*|\x89PNG.*""",
+    re.DOTALL,
+)
+NUMBERS = re.compile(r"\d+")
+LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?#\s]*)")
+WHOLE_PATH = re.compile(r"[/\\]|~[\w.-]*[/\\]|[A-Za-z]:[/\\]|file:")
+
+
+def file_inside(root: Path, name: str) -> Path | None:
+    """The file that a table names, with links followed; None outside of the folder.
+
+    Args:
+        root: the folder, as a path without links.
+    """
+    path = Path(os.path.realpath(root / name))
+    return path if path != root and path.is_relative_to(root) else None
+
+
+def is_absolute(name: str) -> bool:
+    """Whether a name is a whole path, of this machine or another."""
+    return WHOLE_PATH.match(name.strip()) is not None
+
+
+class ImageFolder:
+    """A folder of images, and the names that tables have for them.
+
+    A name may differ from the file's in what is no difference to a person: backslashes, white space around its parts,
+    case, and the Unicode form of its letters. Whatever it says, a file outside of the folder is never found.
+
+    Attributes:
+        root: the folder without links.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.realpath(root))
+        self._given_root = Path(os.path.abspath(root))
+        self._listings: dict[str, dict[str, list[str]]] = {}
+        self._hints = 0
+
+    def find(self, name: str) -> str | Problem:
+        """The path of an image, relative to the folder and with slashes, or why there is none."""
+        if not name.strip():
+            return Problem(MISSING, "no path")
+        if link := LINK.match(name.strip()):
+            return Problem(URL, shorten(f"{link[1]}://{link[2]}/..."))
+        outside = False  # one of its spellings leads out of the folder
+        for spelling in dict.fromkeys((name, name.strip(), name.strip().replace("\\", "/"))):
+            try:
+                path = file_inside(self.root, spelling)
+                if path is not None:
+                    os.stat(path)
+                    return self._relative(spelling, path)
+                outside = True
+            except (OSError, ValueError):  # there is none, or it can't be a name
+                continue
+        if IMAGE_DATA.fullmatch(name.strip()):
+            return Problem(EMBEDDED, f"{len(name):,} characters")
+        similar = [] if outside else self._similar(name)
+        if len(similar) == 1:
+            if file_inside(self.root, similar[0]):
+                return similar[0]
+            outside = True
+        if outside:
+            return Problem(OUTSIDE, self.describe(name) + self._hint(name, []))
+        return Problem(MISSING, self.describe(name) + self._hint(name, similar))
+
+    def describe(self, name: str) -> str:
+        """The name for a message or a file: short, and of a whole path the last part only."""
+        if is_absolute(name):
+            name = f".../{PureWindowsPath(name.rstrip()).name}"
+        return shorten(name)
+
+    def relative_id(self, value: str, default: str | None) -> str | None:
+        """An image id that is no whole path: the part inside of the folder, or the default where it lies elsewhere."""
+        if value.startswith("./"):
+            return posixpath.normpath(value)
+        if not is_absolute(value):
+            return value
+        try:
+            path = file_inside(self.root, value)
+            return default if path is None or not value.startswith("/") else self._relative(value, path)
+        except (OSError, ValueError):
+            return default
+
+    def _relative(self, name: str, path: Path) -> str:
+        """The name of a file relative to the folder.
+
+        Args:
+            name: by which it was found.
+            path: the file, links followed.
+        """
+        plain = os.path.normpath(self.root / name)
+        for root in (self.root, self._given_root):
+            if Path(plain).is_relative_to(root):
+                relative = Path(plain).relative_to(root)
+                # Behind a link to a folder, the `..` of a name may lead elsewhere than its text says.
+                if os.path.normpath(name) == name or os.path.realpath(self.root / relative) == str(path):
+                    return relative.as_posix()
+        return path.relative_to(self.root).as_posix()
+
+    def _similar(self, name: str) -> list[str]:
+        """The files whose names are the same to a person."""
+        parts = _parts(name)
+        if is_absolute(name) or ".." in parts:
+            return []
+        found = [""]
+        for part in parts:
+            found = [
+                posixpath.join(parent, entry)
+                for parent in found
+                for entry in self._listing(parent).get(_key(part), [])
+            ]
+        return [path for path in found if os.path.isfile(self.root / path)]
+
+    def _hint(self, name: str, similar: list[str]) -> str:
+        """What a person may have meant by the name of a missing image."""
+        if not similar and self._hints < MAX_HINTS:
+            self._hints += 1
+            similar = list(islice(self._near(name), 1))
+        if not similar:
+            return ""
+        return f"; the folder has {' and '.join(shorten(path) for path in similar[:2])}"
+
+    def _near(self, name: str) -> Iterator[str]:
+        """Files whose names are close to that of a missing image, the closest first."""
+        parts = _parts(name)
+        for start in range(0 if is_absolute(name) else 1, len(parts)):  # the path may begin in another folder
+            yield from self._existing("/".join(parts[start:]))
+        if is_absolute(name) or ".." in parts:
+            return
+        for folder in self._folders():  # or lead through one more
+            yield from self._existing("/".join((folder, *parts)))
+        folder, key = "/".join(parts[:-1]), _key(parts[-1])
+        listing = self._listing(folder)
+        stem = os.path.splitext(key)[0]
+        same_stem = [other for other in listing if os.path.splitext(other)[0] == stem]
+        if not same_stem and len(listing) <= MAX_COMPARED:
+            same_numbers = [other for other in listing if NUMBERS.findall(other) == NUMBERS.findall(key)]
+            same_stem = difflib.get_close_matches(key, same_numbers, 1, SIMILARITY)
+        for other in same_stem:
+            yield from self._existing(posixpath.join(folder, listing[other][0]))
+
+    def _existing(self, name: str) -> Iterator[str]:
+        """The name, where it is that of a file in the folder."""
+        try:
+            path = file_inside(self.root, name)
+            if path is not None and path.is_file():
+                yield name
+        except (OSError, ValueError):
+            return
+
+    def _folders(self) -> list[str]:
+        """The folders directly in this one."""
+        try:
+            with os.scandir(self.root) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except OSError:
+            return []
+
+    def _listing(self, folder: str) -> dict[str, list[str]]:
+        """The entries of a folder inside this one, by their keys."""
+        if folder not in self._listings:
+            listing: dict[str, list[str]] = {}
+            try:
+                path = self.root if not folder else file_inside(self.root, folder)
+                for entry in sorted(os.listdir(path)) if path is not None else ():
+                    listing.setdefault(_key(entry), []).append(entry)
+            except (OSError, ValueError):
+                pass
+            self._listings[folder] = listing
+        return self._listings[folder]
+
+
+def _parts(name: str) -> list[str]:
+    """The parts of a path in any system's spelling; at least one."""
+    return [part for part in name.replace("\\", "/").split("/") if part.strip() not in ("", ".")] or [name]
+
+
+def _key(name: str) -> str:
+    """What two names share if they look the same to a person."""
+    return unicodedata.normalize("NFC", name).strip().casefold()

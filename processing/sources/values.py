@@ -1,0 +1,58 @@
+"""Values of the cells of a table: which are missing, how a number is written, which language is meant."""
+
+import math
+import re
+import unicodedata
+from decimal import Decimal
+from typing import Any
+
+LONGEST_NUMBER = 21  # digits before or after the point; beyond them an exponent is easier to read
+SEVERAL = re.compile(r"[/,;+&|]|\band\b")  # stands between the names of several languages
+ENGLISH = "en|eng|engl|english|anglais|englisch|inglés|英文|英语|英語"
+CHINESE = (
+    "zh|zho|chi|cmn|cn|chs|cht|chinese|mandarin|putonghua|chinois|chinesisch|中文|汉语|漢語|华语|華語|国语|國語|普通话|普通話|"
+    "简体中文|簡體中文|繁体中文|繁體中文|中国语"
+)
+LANGUAGES = {"en": frozenset(ENGLISH.split("|")), "zh": frozenset(CHINESE.split("|"))}
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a field holds nothing: None, NaN, or text of white space alone. The words "nan" and "N/A" are text."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def text_of(value: str | int | float | None) -> str | None:
+    """A value as text, without white space around it; None where it is missing.
+
+    A number keeps its digits: 1234567.0 becomes "1234567", 0.1 stays "0.1", 1e-7 becomes "0.0000001".
+    """
+    if is_missing(value):
+        return None
+    return number_text(value) if isinstance(value, float | Decimal) else str(value).strip()
+
+
+def number_text(number: float | Decimal) -> str:
+    """The shortest decimal notation that means this number."""
+    exact = Decimal(repr(number)) if isinstance(number, float) else number
+    if not exact.is_finite():
+        return str(exact)
+    text = format(exact, "f") if abs(exact.adjusted()) < LONGEST_NUMBER else str(exact)
+    if "." in text and "E" not in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def language_code(value: Any) -> Any:
+    """`en` or `zh` for any usual name of English or Chinese, such as EN, en-US or 中文; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    text = unicodedata.normalize("NFKC", value).strip().lower()
+    words = re.findall(r"[^\W\d_]+", text.partition("(")[0])
+    if SEVERAL.search(text.partition("(")[0]) or {"en", "zh"} <= set(words):
+        return value.strip()
+    # A code has its language in front, as in en-US. A name may stand anywhere, as in simplified Chinese.
+    names = [word for i, word in enumerate(words) if i == 0 or len(word) > 3 or not word.isascii()]
+    found = {code for code, known in LANGUAGES.items() if not known.isdisjoint(names)}
+    return found.pop() if len(found) == 1 else value.strip()

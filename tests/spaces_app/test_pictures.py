@@ -1,0 +1,61 @@
+"""spaces_app.pictures: what the window sliders go over."""
+
+import numpy as np
+import pytest
+
+from processing.images import image_facts, open_image
+from spaces_app.pictures import window_sliders
+from tests.support.image_files import dicom, grey
+
+ADC = {"RescaleSlope": "0.000001", "RescaleIntercept": "0"}
+
+
+def test_a_ct_has_steps_of_one_unit_and_no_window_below_1():
+    sliders = window_sliders((40, 400), (-1024, 3071))
+    assert sliders.levels == (-1024, 3071)
+    assert sliders.widths == (1, 4095)
+    assert (sliders.step, sliders.format) == (1, "%.2f")
+
+
+def test_small_values_have_small_steps_and_narrow_windows():
+    sliders = window_sliders((0.0011, 0.0016), (0, 0.004))
+    assert sliders.levels == (0, 0.004)
+    assert sliders.widths == pytest.approx((1e-6, 0.004))
+    assert (sliders.step, sliders.format) == (pytest.approx(1e-6), "%.6f")
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e-3, 0.1, 1, 3, 100, 4095, 1e6])
+@pytest.mark.parametrize("center", [-0.5, 0, 0.5, 2])
+@pytest.mark.parametrize("width", [1e-4, 0.5, 1, 50])
+def test_the_sliders_hold_the_window_and_more_than_500_steps(scale, center, width):
+    center, width = center * scale, width * scale
+    sliders = window_sliders((center, width), (0, scale))
+    assert sliders.levels[0] <= center <= sliders.levels[1]
+    assert sliders.widths[0] <= width <= sliders.widths[1]
+    assert 0 < sliders.widths[0] < sliders.widths[1]
+    assert 0 < sliders.step <= 1
+    assert sliders.levels[1] > sliders.levels[0]
+    assert (sliders.widths[1] - sliders.widths[0]) / sliders.step > 500
+    assert float(sliders.format % sliders.step) == pytest.approx(sliders.step)
+
+
+def test_an_image_of_one_value_has_sliders():
+    for value, width in ((9, 1), (0, 0.004), (-1000, 1)):
+        sliders = window_sliders((value, width), (value, value))
+        assert sliders.levels == (value, value + width)
+        assert sliders.widths[0] < sliders.widths[1]
+
+
+def test_one_step_at_a_slider_of_small_values_leaves_a_picture():
+    stored = np.linspace(0, 4000, 200).astype(np.uint16).reshape(1, 200)
+    data = dicom(stored, WindowCenter="0.0011", WindowWidth="0.0016", **ADC)
+    facts = image_facts(data)
+    sliders = window_sliders(facts.window, facts.value_range)
+    own = grey(open_image(data))[0]
+    center, width = facts.window
+    for window in ((center + sliders.step, width), (center, width - sliders.step), (center, width + sliders.step)):
+        moved = np.array(grey(open_image(data, window=window))[0])
+        assert np.abs(moved - own).max() <= 2
+        assert len(set(moved.tolist())) > 50
+    full = grey(open_image(data, window=(sum(sliders.levels) / 2, sliders.widths[1])))[0]
+    assert len(set(full)) > 150
