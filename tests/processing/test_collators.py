@@ -109,7 +109,9 @@ def test_an_image_that_fails_in_a_batch_is_named(tmp_path, monkeypatch):
         raise ValueError("height and width must be > 0\n" * 9)
 
     monkeypatch.setattr("processing.batch_images.resize", fail)
-    expected = r"^Cannot open '.*a\.png': preparing it for the model failed \(ValueError: height and .{60,70}…\); l"
+    expected = (
+        r"^Cannot open '.*a\.png': preparing it for the model failed \(ValueError: height and .{60,70}\.{3}\); l"
+    )
     with pytest.raises(ImageError, match=expected) as caught:
         ResizedImages(None)[str(tmp_path / "a.png")]
     assert isinstance(caught.value.__cause__, ValueError)

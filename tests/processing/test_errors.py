@@ -85,7 +85,7 @@ def test_an_error_in_a_worker_of_a_data_loader_is_one_sentence(capsys):
     [
         (ValueError("height\nand  width"), "ValueError: height and width"),
         (MemoryError(), "MemoryError"),
-        (KeyError("x" * 500), "KeyError: '" + "x" * 78 + "…"),
+        (KeyError("x" * 500), "KeyError: '" + "x" * 76 + "..."),
     ],
 )
 def test_an_error_is_described_in_one_short_line(error, expected):
