@@ -145,15 +145,18 @@ def two_threads():
 
 @pytest.mark.usefixtures("two_threads")
 def test_gradients_are_the_same_to_the_bit_with_two_threads(starter):
+    """Indexing by `image_index` would differ in half of all cases, as threads would add an image's gradients."""
     model, processor = starter
+    del model.encoder.layer[:-1]  # the fewer layers, the more often threads meet
     model.eval()
-    batch = processor.tokenizer(["Is the left lung healthy?"] * 32, return_tensors="pt")
+    batch = processor.tokenizer(["Is the left lung healthy?"] * 16, return_tensors="pt")
     patches = model.patches(torch.randn(1, 3, 224, 224)).detach().requires_grad_()
-    batch |= {"image_patches": patches, "image_index": torch.zeros(32, dtype=torch.long)}
-    labels = torch.eye(model.config.num_labels)[:2].repeat(16, 1)
-    gradients = {
-        torch.autograd.grad(model(**batch, labels=labels).loss, patches)[0].numpy().tobytes() for _ in range(20)
-    }
+    batch |= {"image_patches": patches, "image_index": torch.zeros(16, dtype=torch.long)}
+    labels = torch.eye(model.config.num_labels)[:2].repeat(8, 1)
+    gradients = set()
+    for _ in range(16):
+        [gradient] = torch.autograd.grad(model(**batch, labels=labels).loss, patches)
+        gradients.add(gradient.numpy().tobytes())
     assert len(gradients) == 1
 
 
