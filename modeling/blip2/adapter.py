@@ -107,6 +107,8 @@ def find_base(name: str) -> Base:
 
 
 def _adapter_config(name: str) -> PeftConfig | None:
+    if Path(name).is_dir() and not (Path(name) / "adapter_config.json").is_file():
+        return None  # PEFT would ask the Hub for a repo of the folder's name
     try:
         return PeftConfig.from_pretrained(name)
     except (ValueError, OSError):  # there is none: a whole model

@@ -317,6 +317,7 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate generated answers."})
 
     def __post_init__(self) -> None:
+        check_values(self)
         if str(self.fsdp or False).lower() != "false" or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise ValueError(
                 "BLIP-2 can't be spread by FSDP, as its processes write answers of different lengths; its base is "

@@ -9,8 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import is_deepspeed_available
 from datasets import DatasetDict
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils import is_bitsandbytes_available
 
 from metrics.vqa import score_answers
 from modeling.training.ranges import shorten
@@ -111,6 +113,8 @@ def _unmet_needs(args: Any) -> Iterator[tuple[str, str]]:
         for name in ("fsdp", "ddp_backend"):
             if getattr(args, name):
                 yield name, "several processes, as accelerate launch --num_processes 4 starts them"
+    if args.deepspeed is not None and not is_deepspeed_available():
+        yield "deepspeed", "the package of that name: pip install deepspeed"
     if args.fsdp_config is not None and not args.fsdp:
         yield "fsdp_config", "--fsdp"
     if args.optim_target_modules is not None and not str(args.optim).startswith(("galore", "apollo")):
@@ -145,8 +149,10 @@ def check_adapter(args: Any) -> None:
     """Checks what BLIP-2 trains whole and what its LoRA matrices are added to.
 
     Raises:
-        UserError: they are the same, or an option needs something that is not trained.
+        UserError: they are the same, an option needs something that is not trained, or a package is missing.
     """
+    if args.quantization is not None and not is_bitsandbytes_available():
+        raise UserError(f"--quantization {args.quantization}: needs bitsandbytes; pip install bitsandbytes.")
     whole = set(args.modules_to_save or [])
     if args.alignment_epochs > 0 and "qformer" not in whole:
         raise UserError("--alignment_epochs needs --modules_to_save qformer: else nothing would be aligned.")
@@ -238,8 +244,9 @@ def check_output_dir(output_dir: str) -> None:
         for path in made:
             path.rmdir()
     except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
         raise UserError(
-            f"--output_dir {shorten(output_dir)}: can't be written to ({error.strerror}); choose another folder."
+            f"--output_dir {shorten(output_dir)}: can't be written to ({reason}); choose another folder."
         ) from error
 
 

@@ -65,7 +65,7 @@ REPLACED = {
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         quoted = re.sub(r"(?<=: ')([^']{79})[^']+(?=')", r"\1…", message)
-        raise UserError(f"{quoted[0].upper()}{quoted[1:]}; see --help.")
+        raise UserError(f"{quoted[0].upper()}{quoted[1:].rstrip('.')}; see --help.")
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, AnyTrainingArguments]:

@@ -98,6 +98,7 @@ FIXED = {
     "include_for_metrics": "the figures are of answers alone",
     "batch_eval_metrics": "the figures are of all answers together",
     "eval_do_concat_batches": "the figures are of all answers together",
+    "eval_use_gather_object": "answers are tensors, and as objects some would be lost",
     "length_column_name": "rows have no column of lengths",
     "use_liger_kernel": "Liger has no kernels for ViLT and BLIP-2",
     "liger_kernel_config": "Liger has no kernels for ViLT and BLIP-2",
