@@ -71,7 +71,7 @@ def _try_optimizer(args: Any) -> None:
         try:
             optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args)
         except ValueError as error:
-            if "pass a model" not in str(error):
+            if "need to pass a" not in str(error):
                 raise
             return  # GaLore, APOLLO and LOMO are here, and need the model to say more
         if not isinstance(optimizer_class, type):

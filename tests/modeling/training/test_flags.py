@@ -83,7 +83,9 @@ def test_run_of_two_steps_takes_the_flags(family, number, models, phantoms, tmp_
                 alone[name] = reason
         error.add_note(f"Alone fail: {alone}")
         raise
-    assert {"README.md", "recipe.yaml", "run.json", "all_results.json"} <= {f.name for f in (tmp_path / "out").iterdir()}
+    assert {"README.md", "recipe.yaml", "run.json", "all_results.json"} <= {
+        f.name for f in (tmp_path / "out").iterdir()
+    }
 
 
 @pytest.mark.parametrize("family", FIELDS)
