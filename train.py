@@ -24,6 +24,7 @@ from modeling.hub.card import model_card
 from modeling.publish import pop_destination, preflight, publish
 from modeling.training.arguments import AnyTrainingArguments, DataArguments
 from modeling.training.checkpoints import StopOnSigterm, explain_full_disk, find_checkpoint
+from modeling.training.checks import check_output_dir, check_rows
 from modeling.training.evaluation import TEST, VALIDATION, Evaluation, evaluate
 from modeling.training.parser import parse_arguments
 from modeling.training.record import base_model_of, write_record
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> None:
     started = time.monotonic()
     use_all_cores()
     data_args, args = parse_arguments(argv)
+    if args.process_index == 0:
+        check_output_dir(args.output_dir)
     family = FAMILIES[args.model_type]
     destination = pop_destination(args)
     base_license = None
@@ -48,6 +51,7 @@ def main(argv: list[str]) -> None:
 
     set_seed(args.seed)
     dataset = load_data(data_args, args)
+    check_rows(args, dataset)
     model, processor = family.build_model(args, dataset)
     checkpoint = find_checkpoint(args, family.describe_run(model))
     trainer = family.build_trainer(args, model, processor, dataset)

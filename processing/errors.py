@@ -14,6 +14,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What zipfile raises, beside OSError, for files that are damaged, encrypted or packed in a way it does not know.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 QUOTED_LENGTH = 80  # characters of a field that a message may quote
+CHATTY = ("filelock", "fsspec", "httpcore", "httpx", "httpx2", "huggingface_hub", "urllib3")  # a line for each request
 TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # of the Hub
 
 
@@ -64,11 +65,13 @@ class _MaskingFormatter(logging.Formatter):
 def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO) -> None:
     """Runs a command line. A `UserError` ends it with its message and exit status, not with a traceback.
 
-    Tokens are masked in log lines and messages.
+    Tokens are masked in log lines and messages. Of libraries that log each request only warnings are shown.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_MaskingFormatter("%(message)s"))
     logging.basicConfig(level=log_level, handlers=[handler])
+    for library in CHATTY:
+        logging.getLogger(library).setLevel(max(log_level, logging.WARNING))
     try:
         main(sys.argv[1:])
     except UserError as error:

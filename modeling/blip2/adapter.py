@@ -16,6 +16,7 @@ from modeling.blip2.base import load_base
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
 from modeling.training.arguments import Blip2TrainingArguments
+from modeling.training.checks import check_starter
 from processing.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -55,8 +56,7 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     with args.main_process_first(desc="finding the base model"):
         base = find_base(name)
     model, processor = load_base(base.name, frozen_dtype(args), base.revision, args.quantization)
-    if args.alignment_epochs and not isinstance(model, Blip2StarterForQuestionAnswering):
-        raise UserError(f"--alignment_epochs: {name} is aligned already; only the starter needs it.")
+    check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
         args.prompt = Answering.from_pretrained(name).prompt
     if base.adapter is None:
@@ -107,6 +107,8 @@ def find_base(name: str) -> Base:
 
 
 def _adapter_config(name: str) -> PeftConfig | None:
+    if Path(name).is_dir() and not (Path(name) / "adapter_config.json").is_file():
+        return None  # PEFT would ask the Hub for a repo of the folder's name
     try:
         return PeftConfig.from_pretrained(name)
     except (ValueError, OSError):  # there is none: a whole model

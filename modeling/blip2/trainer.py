@@ -20,6 +20,7 @@ from modeling.blip2.candidates import AnswerTrie
 from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.trainers import (
+    EvaluatesEveryRow,
     gold_answers,
     grouped_by_image,
     keep_features,
@@ -32,7 +33,7 @@ from processing.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-class Blip2Trainer(Seq2SeqTrainer):
+class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
     """Trains on shared prefixes; scores generated answers and, where there are candidates, the likeliest of them."""
 
     data_collator: Any
@@ -81,7 +82,9 @@ class Blip2Trainer(Seq2SeqTrainer):
         return optimizer
 
     # The Trainer's only hook for another order of rows.
-    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int]:
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int] | None:
+        if self.args.train_sampling_strategy == "sequential":
+            return super()._get_train_sampler(train_dataset)
         return grouped_by_image(self.args, self.train_dataset if train_dataset is None else train_dataset)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:

@@ -2,11 +2,25 @@
 
 import logging
 import os
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
+
+from modeling.training.checks import (
+    check_adapter,
+    check_json,
+    check_metric,
+    check_starter,
+    check_together,
+    read_words,
+    warn_of_idle_steps,
+)
+from modeling.training.ranges import check_values, default_of, option_text
+from modeling.training.trial import METRIC_SCHEDULERS, try_options
+from processing.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +71,14 @@ class DataArguments:
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation rows."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Use only the first N test rows."})
 
+    def __post_init__(self) -> None:
+        check_values(self)
+        for pair in self.column_names:
+            if not all(pair.partition("=")):
+                raise UserError(f"--column_names {option_text(pair)}: expected field=column, as in image=file_name.")
+        if self.image_folder is not None and not Path(self.image_folder).is_dir():
+            raise UserError(f"--image_folder {option_text(self.image_folder)}: there is no such folder.")
+
 
 @dataclass
 class SharedTrainingArguments:
@@ -76,20 +98,43 @@ class SharedTrainingArguments:
     )
     fp16: bool = field(
         default=True,
-        metadata={"help": "FP16 mixed precision. Without a GPU the run takes bf16 autocast or fp32 and says so."},
+        metadata={
+            "help": "FP16 mixed precision; --bf16 True switches it off. Without a GPU the run takes bf16 autocast or "
+            "fp32 and says so."
+        },
     )
     eval_strategy: str = field(
-        default="epoch", metadata={"help": "When to evaluate on validation while training: no, steps or epoch."}
+        default="epoch",
+        metadata={"help": "When to evaluate on validation while training.", "choices": ["no", "steps", "epoch"]},
     )
     save_strategy: str = field(
-        default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch or best."}
+        default="epoch",
+        metadata={"help": "When to save a checkpoint.", "choices": ["no", "steps", "epoch", "best"]},
     )
-    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep; 0 keeps all."})
     logging_steps: float = field(
         default=10, metadata={"help": "Optimizer steps between log lines (below 1: share of all steps)."}
     )
     metric_for_best_model: str | None = field(
         default="exact_match", metadata={"help": "Validation metric that decides which checkpoint is best."}
+    )
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={"help": "Trackers to report to, such as tensorboard or wandb; all for those that are installed."},
+    )
+    include_num_input_tokens_seen: str = field(
+        default="no",
+        metadata={
+            "help": "Count the input tokens of training: all, non_padding or no.",
+            "nargs": "?",
+            "const": "all",
+        },
+    )
+    parallelism_config: str | None = field(
+        default=None, metadata={"help": "Must be left out: the models are not split over processes."}
+    )
+    liger_kernel_config: str | None = field(
+        default=None, metadata={"help": "Must be left out: Liger has no kernels for these models."}
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator needs the raw columns."}
@@ -128,26 +173,39 @@ class SharedTrainingArguments:
             self.eval_strategy = "no"  # else transformers turns do_eval on
         if not self.do_train:
             self.load_best_model_at_end, self.early_stopping_patience = False, None
-        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
-            raise ValueError("--early_stopping_patience needs --load_best_model_at_end True.")
+            self.lr_scheduler_type = "linear"  # else one that follows the evaluations would be refused
         if self.target_risk is not None and not 0 < self.target_risk < 1:
             raise ValueError("--target_risk must be between 0 and 1, such as 0.05.")
-        if self.questions_per_image < 1:
-            raise ValueError("--questions_per_image must be at least 1.")
-        if self.remove_unused_columns:
-            raise ValueError("--remove_unused_columns must stay False: the collator needs the raw columns.")
+        read_words(self)
+        check_values(self)
+        check_json(self, self._VALID_DICT_FIELDS)  # type: ignore[attr-defined]
+        check_together(self)
+        check_metric(self)
+        if self.model_name_or_path == "starter" or self.model_name_or_path.startswith("scratch:"):  # type: ignore[attr-defined]
+            check_starter(self, self.model_name_or_path == "starter")  # type: ignore[attr-defined]
         self._choose_precision()
         super().__post_init__()  # type: ignore[misc]
+        try_options(self)
+        if self.lr_scheduler_type in METRIC_SCHEDULERS:  # type: ignore[attr-defined]
+            mode = {"mode": "max" if self.greater_is_better else "min"}  # type: ignore[attr-defined]
+            self.lr_scheduler_kwargs = mode | (self.lr_scheduler_kwargs or {})  # type: ignore[has-type]
+        warn_of_idle_steps(self)
 
     def _choose_precision(self) -> None:
-        """FP16 is for GPUs; on a CPU bf16 autocast is the fast mode where it has AMX, else fp32."""
-        if torch.accelerator.is_available() and not self.use_cpu:  # type: ignore[has-type]
+        """BF16 where a flag or `accelerate launch` asks for it, else FP16, which is for GPUs.
+
+        On a CPU bf16 autocast is the fast mode where it has AMX, else fp32.
+        """
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by `accelerate launch` from its config file
+        self.bf16 = self.bf16 or launched == "bf16"  # type: ignore[has-type]
+        self.fp16 = self.fp16 and not self.bf16
+        on_gpu = torch.accelerator.is_available() and not self.use_cpu  # type: ignore[has-type]
+        if launched == "fp16" and not (on_gpu and self.fp16):
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # else Accelerate takes it, and refuses it on a CPU
+        if on_gpu:
             return
         self.use_cpu = True
-        launched = os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by `accelerate launch` from its config file
-        if launched == "fp16":
-            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # Accelerate refuses fp16 on a CPU
-        if self.fp16 or launched == "fp16":
+        if self.fp16:
             self.fp16, self.bf16 = False, cpu_has_bf16()
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 precision = "bf16 autocast" if self.bf16 else "fp32"
@@ -260,15 +318,15 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate generated answers."})
 
     def __post_init__(self) -> None:
-        if self.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        check_values(self)
+        if str(self.fsdp or False).lower() != "false" or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise ValueError(
                 "BLIP-2 can't be spread by FSDP, as its processes write answers of different lengths; its base is "
                 "frozen, so use recipes/accelerate/multi_gpu.yaml, and --quantization 4bit for one that is too large."
             )
         if self.prompt.count("{}") != 1:
-            raise ValueError(f"--prompt {self.prompt!r}: needs one {{}}, where the question goes.")
-        if self.alignment_epochs and "qformer" not in (self.modules_to_save or []):
-            raise ValueError("--alignment_epochs needs --modules_to_save qformer: else nothing would be aligned.")
+            raise ValueError(f"--prompt {option_text(repr(self.prompt))}: needs one {{}}, where the question goes.")
+        check_adapter(self)
         super().__post_init__()
 
 
@@ -302,12 +360,11 @@ LOCAL_FIELDS = {
 
 def non_default_values(arguments: Any) -> dict[str, Any]:
     """The fields of a dataclass that differ from their defaults and belong to a recipe."""
-    values = {}
-    for f in fields(arguments):
-        default = f.default if f.default_factory is MISSING else f.default_factory()
-        if f.name not in LOCAL_FIELDS and getattr(arguments, f.name) != default:
-            values[f.name] = getattr(arguments, f.name)
-    return values
+    return {
+        f.name: getattr(arguments, f.name)
+        for f in fields(arguments)
+        if f.name not in LOCAL_FIELDS and getattr(arguments, f.name) != default_of(f)
+    }
 
 
 def cpu_has_bf16() -> bool:

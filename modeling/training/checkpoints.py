@@ -53,6 +53,12 @@ def why_incomplete(checkpoint: str | Path) -> str | None:
     return None
 
 
+def _is_model_alone(checkpoint: str | Path) -> bool:
+    """Whether `--save_only_model True` left out what training resumes from."""
+    folder = Path(checkpoint)  # FSDP and DeepSpeed write folders
+    return not (folder / "scheduler.pt").is_file() and not any(part.is_dir() for part in folder.iterdir())
+
+
 def _opens(file: Path) -> bool:
     try:
         with safe_open(file, "pt"):
@@ -72,12 +78,14 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The last whole checkpoint of a run, None where there is none. A warning names each that is incomplete."""
+    """The last checkpoint to resume from, None where there is none. A warning names each that is skipped."""
     for folder in checkpoints(output_dir):
-        reason = why_incomplete(folder)
-        if reason is None:
+        if reason := why_incomplete(folder):
+            logger.warning("%s is incomplete (%s), so it is skipped.", folder, reason)
+        elif _is_model_alone(folder):
+            logger.warning("%s holds the model alone (--save_only_model True), so it is skipped.", folder)
+        else:
             return str(folder)
-        logger.warning("%s is incomplete (%s), so it is skipped.", folder, reason)
     return None
 
 
@@ -105,6 +113,11 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | No
         raise UserError(f"--resume_from_checkpoint {checkpoint}: there is no such folder.")
     elif reason := why_incomplete(checkpoint):
         raise UserError(f"--resume_from_checkpoint {checkpoint}: it is incomplete ({reason}); choose another.")
+    elif _is_model_alone(checkpoint):
+        raise UserError(
+            f"--resume_from_checkpoint {checkpoint}: it holds the model alone (--save_only_model True); start from "
+            f"its weights by --model_name_or_path {checkpoint}."
+        )
     for file in ("config.json", "adapter_config.json"):
         if (Path(checkpoint) / file).is_file():
             saved = json.loads((Path(checkpoint) / file).read_text(encoding="utf-8"))

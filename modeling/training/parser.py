@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,12 +12,60 @@ import yaml
 from transformers import HfArgumentParser
 
 from modeling.training.arguments import TRAINING_ARGUMENTS, AnyTrainingArguments, DataArguments
+from modeling.training.ranges import option_text
 from processing.errors import UserError
+
+# Flags of earlier versions of transformers, and names from elsewhere, with what takes their place.
+REPLACED = {
+    "overwrite_output_dir": "a run resumes from the checkpoints in --output_dir; remove them to start anew",
+    "evaluation_strategy": "use --eval_strategy",
+    "warmup_ratio": "use --warmup_steps, which below 1 is a share of all steps",
+    "logging_dir": "logs go to runs in --output_dir; the variable TENSORBOARD_LOGGING_DIR chooses another folder",
+    "tokenizer": "the tokenizer is that of --model_name_or_path",
+    "tokenizer_name": "the tokenizer is that of --model_name_or_path",
+    "save_safetensors": "weights are always saved as safetensors",
+    "no_cuda": "use --use_cpu True",
+    "use_mps_device": "an available accelerator is used; --use_cpu True leaves it",
+    "per_gpu_train_batch_size": "use --per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "use --per_device_eval_batch_size",
+    "half_precision_backend": "use --fp16 True or --bf16 True",
+    "fp16_backend": "use --fp16 True",
+    "fp16_opt_level": "use --fp16 True",
+    "adafactor": "use --optim adafactor",
+    "group_by_length": "rows have no lengths to go by; leave it out",
+    "include_inputs_for_metrics": "the figures are of answers alone; leave it out",
+    "include_tokens_per_second": "use --include_num_input_tokens_seen all",
+    "past_index": "the models keep no states from batch to batch; leave it out",
+    "jit_mode_eval": "use --torch_compile True",
+    "torchdynamo": "use --torch_compile_backend",
+    "use_ipex": "use --bf16 True on a CPU with AMX",
+    "tpu_num_cores": "TPUs are not supported",
+    "tpu_metrics_debug": "TPUs are not supported",
+    "mp_parameters": "use accelerate launch --multi_gpu",
+    "sharded_ddp": "use recipes/accelerate/fsdp.yaml",
+    "ray_scope": "there is no hyperparameter search; leave it out",
+    "dispatch_batches": "use --accelerator_config '{\"dispatch_batches\": true}'",
+    "split_batches": "use --accelerator_config '{\"split_batches\": true}'",
+    "fsdp_min_num_params": "use --fsdp_config '{\"min_num_params\": ...}'",
+    "fsdp_transformer_layer_cls_to_wrap": "use --fsdp_config '{\"transformer_layer_cls_to_wrap\": ...}'",
+    "push_to_hub_model_id": "use --hub_model_id user/name",
+    "push_to_hub_organization": "use --hub_model_id organization/name",
+    "push_to_hub_token": "use --hub_token, or set HF_TOKEN",
+    "load_in_4bit": "use --model_type blip2 --quantization 4bit",
+    "load_in_8bit": "use --model_type blip2 --quantization 8bit",
+    "model": "use --model_name_or_path",
+    "lr": "use --learning_rate",
+    "epochs": "use --num_train_epochs",
+    "batch_size": "use --per_device_train_batch_size",
+    "train_batch_size": "use --per_device_train_batch_size",
+    "eval_batch_size": "use --per_device_eval_batch_size",
+}
 
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[0].upper()}{message[1:]}; see --help.")
+        quoted = re.sub(r"(?<=: ')([^']{79})[^']+(?=')", r"\1…", message)
+        raise UserError(f"{quoted[0].upper()}{quoted[1:].rstrip('.')}; see --help.")
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, AnyTrainingArguments]:
@@ -37,13 +86,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, AnyTrainingArgu
     parser = _Parser((DataArguments, TRAINING_ARGUMENTS[model_type]), allow_abbrev=False)
     for unknown in parser.parse_known_args(flags)[1]:
         name = unknown.split("=")[0]
-        raise UserError(f"Unknown argument {name}{_nearest(name.lstrip('-'), model_type, '--')}.")
+        raise UserError(f"Unknown argument {option_text(name)}{_instead(name.lstrip('-'), model_type, '--')}")
     try:
         return parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
     except UserError:
         raise
     except (ValueError, TypeError, ImportError, OSError) as error:  # what transformers or __post_init__ refuses
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(" ".join(str(error).split()).rstrip(".") + ".") from error
 
 
 def _recipe_flags(file: Path) -> list[str]:
@@ -60,7 +109,7 @@ def _recipe_flags(file: Path) -> list[str]:
     flags: list[str] = []
     for key, value in recipe.items():
         if key not in known:
-            raise UserError(f"Recipe {file}: unknown key {key!r}{_nearest(str(key), model_type)}.")
+            raise UserError(f"Recipe {file}: unknown key {option_text(key)!r}{_instead(str(key), model_type)}")
         flags += _as_flag(key, value)
     return flags
 
@@ -77,7 +126,14 @@ def _field_names(model_type: str) -> set[str]:
     return {f.name for cls in (DataArguments, TRAINING_ARGUMENTS[model_type]) for f in fields(cls)}
 
 
-def _nearest(name: str, model_type: str, prefix: str = "") -> str:
-    names = _field_names(model_type if model_type in TRAINING_ARGUMENTS else "vilt")
-    match = difflib.get_close_matches(name, sorted(names), n=1)
-    return f"; did you mean {prefix}{match[0]}?" if match else "; see python train.py --help"
+def _instead(name: str, model_type: str, prefix: str = "") -> str:
+    """What to use for a name that is not known, as the end of a sentence."""
+    model_type = model_type if model_type in TRAINING_ARGUMENTS else "vilt"
+    name = name.replace("-", "_")
+    if name in REPLACED:
+        return f": {REPLACED[name]}."
+    for other in TRAINING_ARGUMENTS:
+        if name in _field_names(other):
+            return f": an option of --model_type {other} alone."
+    match = difflib.get_close_matches(name, sorted(_field_names(model_type)), n=1)
+    return f"; did you mean {prefix}{match[0]}?" if match else "; see python train.py --help."

@@ -1,16 +1,43 @@
 """What the trainers of all families share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback
 
 from modeling.parts.kept_features import KeptFeatures
 from modeling.training.arguments import AnyTrainingArguments
 from processing.sampling import ImageGroupedSampler
+
+
+class EvaluatesEveryRow:
+    """A mixin for Trainers: `dataloader_drop_last` is for training, and evaluation answers every row."""
+
+    args: Any
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """With the last batch, however small."""
+        with self._last_batch():
+            return super().get_eval_dataloader(eval_dataset)  # type: ignore[misc]
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """With the last batch, however small."""
+        with self._last_batch():
+            return super().get_test_dataloader(test_dataset)  # type: ignore[misc]
+
+    @contextmanager
+    def _last_batch(self) -> Iterator[None]:
+        drops = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drops
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], rate: float) -> None:

@@ -16,6 +16,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from modeling.parts.loading import load_auto, load_weights, loading_errors
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import ViltTrainingArguments
+from modeling.training.checks import check_starter
 from modeling.vilt.network import ViltForQuestionAnswering
 from modeling.vilt.scratch import untrained_model
 from modeling.vilt.starter import ViltStarterForQuestionAnswering, starter_checkpoint
@@ -57,6 +58,7 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         model, processor = untrained_model(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
     else:
         model, processor = load_checkpoint(name, labels)
+    check_starter(args, isinstance(model, ViltStarterForQuestionAnswering))
     if args.do_train:
         config = model.config
         config.answer_temperature, config.answer_threshold = 1.0, 0.0  # the checkpoint's are for other answers

@@ -11,6 +11,7 @@ from modeling.parts.kept_states import kept_states
 from modeling.parts.vocabulary import labels_of
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.training.trainers import (
+    EvaluatesEveryRow,
     gold_answers,
     grouped_by_image,
     keep_features,
@@ -23,7 +24,7 @@ from processing.box_questions import add_box_questions
 from processing.collators import ViltCollator
 
 
-class ViltTrainer(Trainer):
+class ViltTrainer(EvaluatesEveryRow, Trainer):
     """A Trainer with `questions_per_image` and `vision_learning_rate`."""
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -44,7 +45,7 @@ class ViltTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int] | None:
         # The Trainer's only hook for another order of rows.
-        if self.args.questions_per_image == 1:
+        if self.args.questions_per_image == 1 or self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
         return grouped_by_image(self.args, self.train_dataset if train_dataset is None else train_dataset)
 

@@ -40,6 +40,18 @@ def test_what_is_logged_is_masked(monkeypatch, capsys):
     assert capsys.readouterr().err == "asking with hf_***\n"
 
 
+@pytest.mark.parametrize("library", ["httpx", "httpx2", "httpcore.connection", "urllib3.connectionpool", "filelock"])
+def test_libraries_that_log_each_request_are_silent(monkeypatch, capsys, library):
+    def log(argv: list[str]) -> None:
+        logging.getLogger(library).info("GET https://huggingface.co")
+        logging.getLogger(library).warning("slow")
+        logging.getLogger("modeling").info("12 rows")
+
+    monkeypatch.setattr(logging.root, "handlers", [])
+    run_command(log, logging.DEBUG)
+    assert capsys.readouterr().err == "slow\n12 rows\n"
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

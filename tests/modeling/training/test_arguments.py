@@ -1,4 +1,4 @@
-"""modeling.training.arguments: published defaults, help of every field, precision on a CPU."""
+"""modeling.training.arguments: published defaults, help of every field, precision on a CPU and a GPU."""
 
 import dataclasses
 import os
@@ -64,3 +64,54 @@ def test_no_precision_asked_for_means_fp32_and_no_message(tmp_path, caplog):
     args = ViltTrainingArguments(output_dir=str(tmp_path), fp16=False)
     assert (args.fp16, args.bf16) == (False, False)
     assert "FP16" not in caplog.text
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that knows BF16, as far as arguments ask for one; what they compute stays on the CPU."""
+    monkeypatch.setattr("torch.accelerator.is_available", lambda *_, **__: True)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+
+
+PRECISIONS = {  # flags, what `accelerate launch` sets: FP16, BF16, what Accelerate is told, its variable
+    "default": ({}, None, (True, False, "fp16", None)),
+    "bf16": ({"bf16": True}, None, (False, True, "bf16", None)),
+    "both": ({"bf16": True, "fp16": True}, None, (False, True, "bf16", None)),
+    "neither": ({"fp16": False}, None, (False, False, "no", None)),
+    "launched-fp16": ({}, "fp16", (True, False, "fp16", "fp16")),
+    "launched-bf16": ({}, "bf16", (False, True, "bf16", "bf16")),
+    "launched-no": ({}, "no", (True, False, "fp16", "no")),
+    "bf16-wins-over-the-launch": ({"bf16": True}, "fp16", (False, True, "bf16", "no")),
+    "fp32-wins-over-the-launch": ({"fp16": False}, "fp16", (False, False, "no", "no")),
+}
+
+
+@pytest.mark.parametrize(("flags", "launched", "expected"), PRECISIONS.values(), ids=PRECISIONS)
+def test_precision_on_a_gpu(gpu, monkeypatch, tmp_path, flags, launched, expected):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if launched is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    for arguments in (ViltTrainingArguments, Blip2TrainingArguments):
+        args = arguments(output_dir=str(tmp_path), **flags)
+        told = os.environ.get("ACCELERATE_MIXED_PRECISION")
+        assert (args.fp16, args.bf16, args.mixed_precision, told) == expected
+        if told is not None:
+            monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here")
+@pytest.mark.parametrize(("flags", "launched"), [({"bf16": True}, "fp16"), ({}, "bf16"), ({"fp16": False}, "bf16")])
+def test_bf16_that_is_asked_for_is_kept_on_a_cpu(monkeypatch, tmp_path, caplog, flags, launched):
+    monkeypatch.setattr("modeling.training.arguments.cpu_has_bf16", lambda: False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    args = ViltTrainingArguments(output_dir=str(tmp_path), **flags)
+    assert (args.fp16, args.bf16, args.mixed_precision) == (False, True, "bf16")
+    assert "No GPU here" not in caplog.text
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here")
+def test_fp16_false_wins_over_the_launch_on_a_cpu(monkeypatch, tmp_path):
+    monkeypatch.setattr("modeling.training.arguments.cpu_has_bf16", lambda: True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    args = ViltTrainingArguments(output_dir=str(tmp_path), fp16=False)
+    assert (args.fp16, args.bf16, args.mixed_precision) == (False, False, "no")

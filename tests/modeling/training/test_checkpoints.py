@@ -61,6 +61,15 @@ def test_checkpoint_that_a_kill_cut_off_is_skipped(folder, caplog, name, share):
     assert "so it is skipped" in caplog.text
 
 
+def test_checkpoint_of_the_model_alone_is_not_resumed_from(folder, phantoms, caplog, tmp_path):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):  # as --save_only_model True
+        (folder / "checkpoint-6" / name).unlink()
+    assert last_checkpoint(folder) == str(folder / "checkpoint-4")
+    assert "checkpoint-6 holds the model alone (--save_only_model True), so it is skipped." in caplog.text
+    with pytest.raises(UserError, match="it holds the model alone .*; start from its weights by --model_name_or_path"):
+        run(phantoms, tmp_path / "new", "--resume_from_checkpoint", str(folder / "checkpoint-6"))
+
+
 def test_run_resumes_from_before_incomplete_checkpoints_to_the_same_end(folder, finished, phantoms):
     (folder / "checkpoint-6" / "trainer_state.json").unlink()
     (folder / "checkpoint-4" / "optimizer.pt").write_bytes(b"PK\x03\x04 and then the power went")

@@ -1,12 +1,12 @@
 """modeling.training.parser: recipes, flags over them, and wrong ones refused in one sentence."""
 
+import dataclasses
+import re
+
 import pytest
 
-from modeling.training.arguments import (
-    TRAINING_ARGUMENTS,
-    Blip2TrainingArguments,
-)
-from modeling.training.parser import parse_arguments
+from modeling.training.arguments import TRAINING_ARGUMENTS, Blip2TrainingArguments, DataArguments
+from modeling.training.parser import REPLACED, parse_arguments
 from processing.errors import UserError
 from tests.support.app_server import ROOT
 
@@ -95,3 +95,68 @@ def test_evaluation_only_needs_no_matching_strategies(tmp_path):
 def test_prompt_needs_one_place_for_the_question(prompt):
     with pytest.raises(UserError, match="needs one {}, where the question goes"):
         parse_arguments(["--model_type", "blip2", "--prompt", prompt])
+
+
+@pytest.mark.parametrize("family", TRAINING_ARGUMENTS)
+def test_help_prints_every_flag(family, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(["--model_type", family, "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for arguments in (DataArguments, TRAINING_ARGUMENTS[family]):
+        for field in dataclasses.fields(arguments):
+            assert f"--{field.name}" in printed
+    assert "with 95 % certainty" in " ".join(printed.split())
+
+
+GONE = {
+    "--overwrite_output_dir": "a run resumes from the checkpoints in --output_dir; remove them to start anew.",
+    "--warmup_ratio": "use --warmup_steps, which below 1 is a share of all steps.",
+    "--logging_dir": "logs go to runs in --output_dir;",
+    "--evaluation_strategy": "use --eval_strategy.",
+    "--per-gpu-train-batch-size": "use --per_device_train_batch_size.",
+    "--tokenizer": "the tokenizer is that of --model_name_or_path.",
+    "--no_cuda": "use --use_cpu True.",
+    "--push_to_hub_token": "use --hub_token, or set HF_TOKEN.",
+    "--lr": "use --learning_rate.",
+}
+
+
+@pytest.mark.parametrize(("flag", "instead"), GONE.items(), ids=GONE)
+def test_flag_of_an_earlier_version_names_what_takes_its_place(flag, instead, recipe):
+    with pytest.raises(UserError) as refused:
+        parse_arguments([f"{flag}=1"])
+    assert str(refused.value).startswith(f"Unknown argument {flag}: {instead}")
+    with pytest.raises(UserError, match="unknown key"):
+        parse_arguments([recipe(f"{flag.removeprefix('--')}: 1")])
+
+
+def test_what_takes_a_place_exists():
+    fields = {f.name for arguments in TRAINING_ARGUMENTS.values() for f in dataclasses.fields(arguments)}
+    assert not REPLACED.keys() & fields, "these are flags"
+    for name, instead in REPLACED.items():
+        for flag in re.findall(r"--(\w+)", instead.replace("accelerate launch --multi_gpu", "")):
+            assert flag in fields, name
+
+
+def test_flag_of_the_other_family_names_it():
+    with pytest.raises(UserError, match="Unknown argument --lora_r: an option of --model_type blip2 alone."):
+        parse_arguments(["--lora_r", "4"])
+    with pytest.raises(UserError, match="Unknown argument --box_questions: an option of --model_type vilt alone."):
+        parse_arguments(["--model_type", "blip2", "--box_questions"])
+
+
+def test_several_trackers_are_given_by_flags_and_by_a_recipe(recipe, tmp_path):
+    pytest.importorskip("tensorboard")
+    for flags in (["--report_to", "tensorboard"], [recipe("report_to: [tensorboard]")]):
+        assert parse_arguments([*flags, "--output_dir", str(tmp_path)])[1].report_to == ["tensorboard"]
+    assert parse_arguments(["--output_dir", str(tmp_path)])[1].report_to == []
+
+
+COUNTED = {"": "all", "True": "all", "False": "no", "non_padding": "non_padding"}
+
+
+@pytest.mark.parametrize(("given", "counted"), COUNTED.items())
+def test_tokens_to_count(given, counted, tmp_path):
+    _, args = parse_arguments(["--include_num_input_tokens_seen", *given.split(), "--output_dir", str(tmp_path)])
+    assert args.include_num_input_tokens_seen == counted

@@ -1,0 +1,258 @@
+"""Options that can't work are refused in one sentence, before anything is loaded or written."""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import is_deepspeed_available
+from datasets import DatasetDict
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils import is_bitsandbytes_available
+
+from metrics.vqa import score_answers
+from modeling.training.ranges import option_text
+from processing.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+FIGURES = ("exact_match", "f1")
+FIGURES_BY_TYPE = ("open_exact_match", "open_f1", "closed_exact_match", "closed_f1")
+FIGURES_WITHOUT_ANSWERS = ("HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1")
+FIGURES_OF_SOME = FIGURES_BY_TYPE + FIGURES_WITHOUT_ANSWERS  # only where validation has rows of the kind
+SECOND_FIGURES = ("generated_exact_match", "generated_f1")  # beside those of answer candidates
+
+PARTS_OF_MODULES = {"qformer": ("attention", "dense"), "language_projection": ("projection",)}  # as LoRA targets
+
+
+def read_words(args: Any) -> None:
+    """Reads True and False where transformers would take them for names.
+
+    Raises:
+        UserError: a way to count tokens that there is not.
+    """
+    args.fsdp = {"true": True, "false": None, "": None}.get(str(args.fsdp).lower(), args.fsdp)
+    tokens = str(args.include_num_input_tokens_seen)
+    args.include_num_input_tokens_seen = {"true": "all", "false": "no"}.get(tokens.lower(), tokens)
+    if args.include_num_input_tokens_seen not in ("all", "non_padding", "no"):
+        raise UserError(f"--include_num_input_tokens_seen {option_text(tokens)}: choose from all, non_padding and no.")
+
+
+def check_json(args: Any, names: list[str]) -> None:
+    """Checks options that take a JSON object, some of them also as a file.
+
+    Raises:
+        UserError: there is no such file, or it is not a JSON object.
+    """
+    for name in names:
+        text = getattr(args, name)
+        if not isinstance(text, str):
+            continue
+        from_file = name in ("accelerator_config", "fsdp_config", "deepspeed") and not text.startswith("{")
+        if from_file and not Path(text).is_file():
+            raise UserError(f"--{name} {option_text(text)}: there is no such file; give one, or a JSON object.")
+        try:
+            content = json.loads(Path(text).read_text(encoding="utf-8") if from_file else text)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--{name} {option_text(text)}: not valid JSON ({error}).") from error
+        if not isinstance(content, dict):
+            raise UserError(f"--{name} {option_text(text)}: must be a JSON object, as in '{{\"name\": 1}}'.")
+        if name == "accelerator_config":
+            _check_accelerator_config(content)
+
+
+def _check_accelerator_config(options: dict[str, Any]) -> None:
+    known = sorted(f.name for f in fields(AcceleratorConfig) if f.name != "use_configured_state")
+    for option in options:
+        if option not in known:
+            raise UserError(f"--accelerator_config: no option {option_text(option)}; choose from {', '.join(known)}.")
+    if "num_steps" in (options.get("gradient_accumulation_kwargs") or {}):
+        raise UserError("--accelerator_config: num_steps is set by --gradient_accumulation_steps.")
+
+
+def check_together(args: Any) -> None:
+    """Checks options that need others.
+
+    Raises:
+        UserError: an option that would have no effect, or fail, with the others as they are.
+    """
+    for needed, reason in _unmet_needs(args):
+        raise UserError(f"--{needed} needs {reason}.")
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise UserError("--do_train, --do_eval and --do_predict are all False, so there is nothing to do.")
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise UserError(
+            f"--train_sampling_strategy {args.train_sampling_strategy}: rows have no lengths to go by; choose random "
+            "or sequential."
+        )
+    if "tpu_metrics_debug" in str(args.debug):
+        raise UserError("--debug tpu_metrics_debug: training on TPUs is not supported; choose underflow_overflow.")
+    checkpoint = args.resume_from_checkpoint
+    if args.do_train and checkpoint is not None and not (checkpoint and Path(checkpoint).is_dir()):
+        raise UserError(
+            f"--resume_from_checkpoint {option_text(checkpoint)}: there is no such folder; without this flag a run "
+            "resumes from the last checkpoint in --output_dir."
+        )
+    if args.hub_strategy in ("checkpoint", "all_checkpoints"):
+        raise UserError(
+            f"--hub_strategy {args.hub_strategy}: the finished model alone is pushed, once; leave the flag out."
+        )
+
+
+def _unmet_needs(args: Any) -> Iterator[tuple[str, str]]:
+    """Options that are given, with what they need and do not have."""
+    if args.dataloader_num_workers == 0:
+        for name in ("persistent_workers", "prefetch_factor", "multiprocessing_context"):
+            if getattr(args, f"dataloader_{name}") not in (None, False):
+                yield f"dataloader_{name}", "--dataloader_num_workers 1 or more"
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        for name in ("fsdp", "ddp_backend"):
+            if getattr(args, name):
+                yield name, "several processes, as accelerate launch --num_processes 4 starts them"
+    if args.deepspeed is not None and not is_deepspeed_available():
+        yield "deepspeed", "the package of that name: pip install deepspeed"
+    if args.fsdp_config is not None and not args.fsdp:
+        yield "fsdp_config", "--fsdp"
+    if args.optim_target_modules is not None and not str(args.optim).startswith(("galore", "apollo")):
+        yield "optim_target_modules", "one of the optimizers galore_... and apollo_... in --optim"
+    for name in ("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"):
+        if getattr(args, name) is not None and not {"trackio", "all"} & set(args.report_to):
+            yield name, "--report_to trackio"
+    for kind in ("activation", "gradient"):
+        checkpointing = args.activation_checkpointing or args.gradient_checkpointing
+        if getattr(args, f"{kind}_checkpointing_kwargs") is not None and not checkpointing:
+            yield f"{kind}_checkpointing_kwargs", f"--{kind}_checkpointing True"
+    if args.early_stopping_patience is not None and not args.load_best_model_at_end:
+        yield "early_stopping_patience", "--load_best_model_at_end True"
+    if not args.do_train:
+        return
+    evaluates = args.eval_strategy != "no"
+    if args.save_strategy == "best" and not evaluates:
+        yield "save_strategy best", "evaluations while training: --do_eval True and --eval_strategy epoch or steps"
+    if args.load_best_model_at_end:
+        if not evaluates:
+            yield (
+                "load_best_model_at_end",
+                "evaluations while training: --do_eval True, --eval_strategy epoch and --save_strategy epoch",
+            )
+        elif args.save_strategy not in ("best", args.eval_strategy):
+            yield "load_best_model_at_end", f"checkpoints of the same steps: --save_strategy {args.eval_strategy}"
+    if args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") and not evaluates:
+        yield f"lr_scheduler_type {args.lr_scheduler_type}", "evaluations while training: --eval_strategy epoch"
+
+
+def check_adapter(args: Any) -> None:
+    """Checks what BLIP-2 trains whole and what its LoRA matrices are added to.
+
+    Raises:
+        UserError: they are the same, an option needs something that is not trained, or a package is missing.
+    """
+    if args.quantization is not None and not is_bitsandbytes_available():
+        raise UserError(f"--quantization {args.quantization}: needs bitsandbytes; pip install bitsandbytes.")
+    whole = set(args.modules_to_save or [])
+    if args.alignment_epochs > 0 and "qformer" not in whole:
+        raise UserError("--alignment_epochs needs --modules_to_save qformer: else nothing would be aligned.")
+    if args.qformer_learning_rate is not None and not whole & {"qformer", "vision_top"}:
+        raise UserError("--qformer_learning_rate needs --modules_to_save qformer or vision_top.")
+    for name, targets in PARTS_OF_MODULES.items():
+        if name in whole and set(args.lora_targets) <= set(targets):
+            raise UserError(
+                f"--lora_targets {' '.join(args.lora_targets)}: --modules_to_save {name} trains all of it already; "
+                "add another target, such as language_model."
+            )
+
+
+def check_metric(args: Any) -> None:
+    """Checks the name of the figure that decides which checkpoint is best.
+
+    Raises:
+        UserError: evaluation has no such figure.
+    """
+    known = [*FIGURES, *FIGURES_OF_SOME]
+    known += ["loss"] if args.model_type == "vilt" else SECOND_FIGURES if args.answer_candidates else []
+    metric = args.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in known:
+        raise UserError(
+            f"--metric_for_best_model {option_text(metric)}: not among the figures; choose from {', '.join(known)}."
+        )
+
+
+def check_starter(args: Any, is_starter: bool) -> None:
+    """Checks options that only the starters have, or have not.
+
+    Args:
+        args: of a run.
+        is_starter: whether its model is a starter.
+
+    Raises:
+        UserError: an option that the model has no use for.
+    """
+    if is_starter:
+        for name in ("fp16_full_eval", "bf16_full_eval"):
+            if getattr(args, name):
+                raise UserError(f"--{name}: the starter keeps its weights in FP32; leave the flag out.")
+    elif args.do_train:
+        name = args.model_name_or_path
+        if getattr(args, "vision_learning_rate", None) is not None:
+            raise UserError(f"--vision_learning_rate: {name} has no image network of its own; only the starter has.")
+        if "vision_top" in (getattr(args, "modules_to_save", None) or []):
+            raise UserError(f"--modules_to_save vision_top: {name} has none; only the starter has.")
+        if getattr(args, "alignment_epochs", 0):
+            raise UserError(f"--alignment_epochs: {name} is aligned already; only the starter needs it.")
+
+
+def check_rows(args: Any, dataset: DatasetDict) -> None:
+    """Checks options by the rows that are loaded.
+
+    Raises:
+        UserError: the rows do not have what an option needs.
+    """
+    if args.do_train and args.dataloader_drop_last:
+        batch, rows = args.train_batch_size * args.world_size, len(dataset["train"])
+        if rows < batch:
+            raise UserError(f"--dataloader_drop_last: drops all {rows} training rows, as a batch has {batch}.")
+    if getattr(args, "answer_candidates", None) == "train" and "train" not in dataset:
+        raise UserError("--answer_candidates train: the data set has no training rows; leave the flag out.")
+    metric = (args.metric_for_best_model or "").removeprefix("eval_")
+    if args.do_train and args.eval_strategy != "no" and metric in FIGURES_OF_SOME:
+        rows = dataset["validation"]
+        known = [name for name in score_answers(rows, [""] * len(rows)) if name in (*FIGURES, *FIGURES_OF_SOME)]
+        if metric not in known:
+            raise UserError(
+                f"--metric_for_best_model {metric}: no validation row is of this kind; choose from {', '.join(known)}."
+            )
+
+
+def check_output_dir(output_dir: str) -> None:
+    """Checks that the folder of a run can be made and written to. Nothing is left there.
+
+    Raises:
+        UserError: it can't.
+    """
+    if not output_dir.strip():
+        raise UserError("--output_dir is empty; name a folder.")
+    folder = Path(output_dir)
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for path in made:
+            path.rmdir()
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise UserError(
+            f"--output_dir {option_text(output_dir)}: can't be written to ({reason}); choose another folder."
+        ) from error
+
+
+def warn_of_idle_steps(args: Any) -> None:
+    """Names a number of steps that another strategy leaves unused; a recipe may hold it, so it is no error."""
+    for name in ("eval", "save"):
+        strategy = getattr(args, f"{name}_strategy").value
+        if args.do_train and f"{name}_steps" in args.recipe and strategy not in ("steps", "no"):
+            logger.warning("--%s_steps has no effect, as --%s_strategy is %s.", name, name, strategy)
