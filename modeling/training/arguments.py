@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers.trainer_utils import SchedulerType
 
 from modeling.training.checks import (
     check_adapter,
@@ -173,7 +174,7 @@ class SharedTrainingArguments:
             self.eval_strategy = "no"  # else transformers turns do_eval on
         if not self.do_train:
             self.load_best_model_at_end, self.early_stopping_patience = False, None
-            self.lr_scheduler_type = "linear"  # else one that follows the evaluations would be refused
+            self.lr_scheduler_type = SchedulerType.LINEAR  # else one that follows the evaluations would be refused
         if self.target_risk is not None and not 0 < self.target_risk < 1:
             raise ValueError("--target_risk must be between 0 and 1, such as 0.05.")
         read_words(self)

@@ -46,9 +46,8 @@ def try_options(args: Any) -> None:
     """
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
-            raise UserError(
-                f"--report_to {option_text(name)}: choose from all or none alone, {', '.join(INTEGRATION_TO_CALLBACK)}."
-            )
+            known = ", ".join(INTEGRATION_TO_CALLBACK)
+            raise UserError(f"--report_to {option_text(name)}: choose from all or none alone, {known}.")
         with _refusing(f"--report_to {option_text(name)}"):
             INTEGRATION_TO_CALLBACK[name]()
     if args.torch_compile:

@@ -9,7 +9,7 @@ import train
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.training.checks import check_output_dir, check_rows, check_together
 from modeling.training.parser import parse_arguments
-from modeling.training.ranges import RANGES, shorten
+from modeling.training.ranges import RANGES, option_text
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 
@@ -134,7 +134,7 @@ def test_options_that_cannot_work(flags, sentence, tmp_path):
 
 def test_long_values_are_quoted_in_part():
     text = "x" * 1000
-    assert shorten(text) == "x" * 79 + "…"
+    assert option_text(text) == "x" * 77 + "..."
     for flags in (["--report_to", text], ["--seed", text], [f"--{text}", "1"], ["--metric_for_best_model", text]):
         with pytest.raises(UserError) as refused:
             parse_arguments(flags)
