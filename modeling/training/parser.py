@@ -86,6 +86,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, AnyTrainingArgu
     parser = _Parser((DataArguments, TRAINING_ARGUMENTS[model_type]), allow_abbrev=False)
     for unknown in parser.parse_known_args(flags)[1]:
         name = unknown.split("=")[0]
+        if not name.startswith("-"):
+            raise UserError(f"Argument {option_text(unknown)} belongs to no flag; quote a value that holds spaces.")
         raise UserError(f"Unknown argument {option_text(name)}{_instead(name.lstrip('-'), model_type, '--')}")
     try:
         return parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)

@@ -31,6 +31,17 @@ def test_adapter_sits_on_the_query_key_and_value_of_the_qformer(bases, dataset, 
     assert Blip2TrainingArguments(output_dir=str(tmp_path)).lora_dropout == 0.1
 
 
+def test_folder_of_a_whole_model_is_not_looked_for_on_the_hub(bases, dataset, tmp_path, monkeypatch, hub):
+    monkeypatch.chdir(bases["opt"].parent)
+    build_model(arguments("opt", tmp_path), dataset)
+    assert not hub.requests
+
+
+def test_only_a_starter_has_an_upper_half_of_its_image_network(bases, dataset, tmp_path):
+    with pytest.raises(UserError, match="--modules_to_save vision_top: .* has none; only the starter has."):
+        build_model(arguments(bases["opt"], tmp_path, modules_to_save=["vision_top"]), dataset)
+
+
 @pytest.mark.parametrize(
     ("kind", "target", "some", "count"),
     [

@@ -79,6 +79,11 @@ def test_unknown_flag_names_the_nearest_one():
         parse_arguments(["--num_epochs", "3"])
 
 
+def test_word_that_belongs_to_no_flag():
+    with pytest.raises(UserError, match="Argument lung belongs to no flag; quote a value that holds spaces."):
+        parse_arguments(["--run_name", "left", "lung"])
+
+
 def test_recipe_that_is_not_there():
     with pytest.raises(UserError, match="Recipe nowhere.yaml: can't be read"):
         parse_arguments(["nowhere.yaml"])
