@@ -151,6 +151,8 @@ def test_run_resumes_from_a_checkpoint_to_the_losses_that_followed(phantoms, tmp
 
 
 def test_checkpoint_of_an_adapter_belongs_to_a_run_with_the_same_flags(saved, dataset, tmp_path, caplog):
+    shutil.copytree(saved / "opt", tmp_path / "checkpoint-400")
+    shutil.copy(SAVED / "vilt_checkpoint" / "trainer_state.json", tmp_path / "checkpoint-400")
     args = Blip2TrainingArguments(
         output_dir=str(tmp_path),
         model_name_or_path=str(saved / "opt_base"),
@@ -159,8 +161,6 @@ def test_checkpoint_of_an_adapter_belongs_to_a_run_with_the_same_flags(saved, da
         fp16=False,
         resume_from_checkpoint=str(tmp_path / "checkpoint-400"),
     )
-    shutil.copytree(saved / "opt", tmp_path / "checkpoint-400")
-    shutil.copy(SAVED / "vilt_checkpoint" / "trainer_state.json", tmp_path / "checkpoint-400")
     model, _ = build_model(args, dataset)
     assert find_checkpoint(args, describe_run(model)) == str(tmp_path / "checkpoint-400")
 
