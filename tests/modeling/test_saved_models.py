@@ -153,7 +153,7 @@ def test_run_resumes_from_a_checkpoint_to_the_losses_that_followed(phantoms, tmp
 def test_checkpoint_of_an_adapter_belongs_to_a_run_with_the_same_flags(saved, dataset, tmp_path, caplog):
     shutil.copytree(saved / "opt", tmp_path / "checkpoint-400")
     shutil.copy(SAVED / "vilt_checkpoint" / "trainer_state.json", tmp_path / "checkpoint-400")
-    torch.save({}, tmp_path / "checkpoint-400" / "optimizer.pt")
+    torch.save({}, tmp_path / "checkpoint-400" / "scheduler.pt")
     args = Blip2TrainingArguments(
         output_dir=str(tmp_path),
         model_name_or_path=str(saved / "opt_base"),
