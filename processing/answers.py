@@ -1,5 +1,7 @@
 """When two answers are the same answer."""
 
+import unicodedata
+
 ARTICLES = ("a", "an", "the")
 END_MARKS = ".,;:!?…。，、；：！？．"  # noqa: RUF001
 QUOTES = "\"'`“”‘’„«»「」『』"  # noqa: RUF001
@@ -8,20 +10,24 @@ QUOTES = "\"'`“”‘’„«»「」『』"  # noqa: RUF001
 def answer_identity(answer: str) -> str:
     """What two answers share exactly if they are the same answer.
 
-    Case, white space, articles before a word, punctuation at the end and quotes around the answer do not count.
-    Everything else does: signs, decimal points, comparison marks, `%`, `/`, brackets and digits. The normalisation of
-    SQuAD, which makes `HER2+` and `HER2-` equal, is for scores only. An answer of nothing but punctuation stays as it
-    is.
+    Case, white space, the form of Unicode, articles before a word, punctuation at the end and quotes around the answer
+    do not count. Everything else does: signs, decimal points, comparison marks, `%`, `/`, brackets and digits. The
+    normalisation of SQuAD, which makes `HER2+` and `HER2-` equal, is for scores only. An answer of nothing but
+    punctuation stays as it is.
     """
-    text = " ".join(answer.lower().split())
+    text = " ".join(unicodedata.normalize("NFC", answer).lower().split())
     words = _without_end_marks(text).split()
-    kept = [word for i, word in enumerate(words) if not _is_article(word, words[i + 1 : i + 2])]
+    kept = [word for i, word in enumerate(words) if not _is_article(words, i)]
     return " ".join(kept) or text
 
 
-def _is_article(word: str, after: list[str]) -> bool:
-    """Whether a word is an article, which another word follows: the letter of `hepatitis A` is none."""
-    return word in ARTICLES and bool(after) and after[0][0].isalnum()
+def _is_article(words: list[str], i: int) -> bool:
+    """Whether a word is an article before another word.
+
+    The letter of `hepatitis A` and of `vitamin A deficiency` is none, so `a` counts at the beginning alone.
+    """
+    word, after = words[i], words[i + 1 : i + 2]
+    return word in ARTICLES and (word != "a" or i == 0) and bool(after) and after[0][0].isalnum()
 
 
 def _without_end_marks(text: str) -> str:

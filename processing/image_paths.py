@@ -68,7 +68,8 @@ class ImageFolder:
         if not name.strip():
             return Problem(MISSING, "no path")
         if link := LINK.match(name.strip()):
-            return Problem(URL, shorten(f"{link[1]}://{link[2]}/..."))
+            host = link[2].rpartition("@")[2]  # without a name and a password
+            return Problem(URL, shorten(f"{link[1]}://{host}/..."))
         outside = False  # one of its spellings leads out of the folder
         for spelling in dict.fromkeys((name, name.strip(), name.strip().replace("\\", "/"))):
             try:

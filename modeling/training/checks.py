@@ -53,7 +53,7 @@ def check_json(args: Any, names: list[str]) -> None:
         if not isinstance(text, str):
             continue
         from_file = name in ("accelerator_config", "fsdp_config", "deepspeed") and not text.startswith("{")
-        if from_file and not Path(text).is_file():
+        if from_file and not os.path.isfile(text):
             raise UserError(f"--{name} {option_text(text)}: there is no such file; give one, or a JSON object.")
         try:
             content = json.loads(Path(text).read_text(encoding="utf-8") if from_file else text)
@@ -70,7 +70,10 @@ def _check_accelerator_config(options: dict[str, Any]) -> None:
     for option in options:
         if option not in known:
             raise UserError(f"--accelerator_config: no option {option_text(option)}; choose from {', '.join(known)}.")
-    if "num_steps" in (options.get("gradient_accumulation_kwargs") or {}):
+    accumulation = options.get("gradient_accumulation_kwargs") or {}
+    if not isinstance(accumulation, dict):
+        raise UserError("--accelerator_config: gradient_accumulation_kwargs must be an object with named options.")
+    if "num_steps" in accumulation:
         raise UserError("--accelerator_config: num_steps is set by --gradient_accumulation_steps.")
 
 
@@ -92,7 +95,7 @@ def check_together(args: Any) -> None:
     if "tpu_metrics_debug" in str(args.debug):
         raise UserError("--debug tpu_metrics_debug: training on TPUs is not supported; choose underflow_overflow.")
     checkpoint = args.resume_from_checkpoint
-    if args.do_train and checkpoint is not None and not (checkpoint and Path(checkpoint).is_dir()):
+    if args.do_train and checkpoint is not None and not (checkpoint and os.path.isdir(checkpoint)):
         raise UserError(
             f"--resume_from_checkpoint {option_text(checkpoint)}: there is no such folder; without this flag a run "
             "resumes from the last checkpoint in --output_dir."
@@ -243,8 +246,8 @@ def check_output_dir(output_dir: str) -> None:
             pass
         for path in made:
             path.rmdir()
-    except OSError as error:
-        reason = "it is a file" if folder.is_file() else error.strerror
+    except (OSError, ValueError) as error:
+        reason = "it is a file" if os.path.isfile(folder) else getattr(error, "strerror", "it is not a path")
         raise UserError(
             f"--output_dir {option_text(output_dir)}: can't be written to ({reason}); choose another folder."
         ) from error

@@ -1,5 +1,6 @@
 """Where rows come from: every kind of data set is read into the raw rows of `processing.sources.rows`."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,10 +37,10 @@ def read_source(dataset: str, column_names: Iterable[str] = (), image_folder: st
         raise UserError("--dataset is empty; name a data set (if you gave a shell variable, check that it is set).")
     if phantom := read_phantom(dataset):
         return phantom
-    path = Path(dataset).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(dataset))
+    if os.path.isdir(path):
         return _read_folder(path, column_names, image_folder)
-    if path.is_file():
+    if os.path.isfile(path):
         return _read_file(path, column_names, image_folder)
     if HUB_ID.fullmatch(dataset):
         from processing.sources.hub import download_slake  # huggingface_hub takes a while to import

@@ -46,17 +46,19 @@ def parse_csv(text: str, file: Path) -> list[dict[str, str]]:
         delimiter = _find_delimiter(text[:HEADER_LENGTH], delimiter)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header, *rows = [row for row in reader if row] or [[]]
+        header, *rows = [row for row in reader if not _is_blank(row)] or [[]]
     except csv.Error as error:
         line = reader.line_num + bool(first_line)
         raise UserError(f"{file} line {line}: not valid CSV ({error}); correct or remove it.") from error
     for number, row in enumerate(rows, start=1):
+        if len(row) == len(header) + 1 and not row[-1]:
+            row.pop()  # a delimiter at the end of the line
         if len(row) != len(header):
             separators = DELIMITERS.get(delimiter, f"the character {delimiter}")
-            raise UserError(
-                f"{file} row {number}: {len(row)} fields where the header has {len(header)}; quote text with "
-                f"{separators}."
-            )
+            mend = f"quote text with {separators}, without a space before the quote"
+            if len(row) < len(header):
+                mend = "fill in those that are missing, or remove the row"
+            raise UserError(f"{file} row {number}: {len(row)} fields where the header has {len(header)}; {mend}.")
     names = [name.strip() for name in header]
     while names.count("") > 1 and not names[-1] and not any(row[len(names) - 1] for row in rows):
         names.pop()  # empty columns at the right end of a sheet
@@ -66,6 +68,11 @@ def parse_csv(text: str, file: Path) -> list[dict[str, str]]:
             f"{file}: {names.count(repeated[0])} columns {named}; give each its own name or remove all but one."
         )
     return [dict(zip(names, row, strict=False)) for row in rows]
+
+
+def _is_blank(row: list[str]) -> bool:
+    """Whether a line is empty, but for white space and the end mark of old Windows programs."""
+    return not row or (len(row) == 1 and not row[0].strip(" \t\x1a"))
 
 
 def _find_delimiter(beginning: str, usual: str) -> str:

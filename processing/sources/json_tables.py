@@ -2,7 +2,7 @@
 
 import json
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _float(literal: str) -> float | str:
-    value, exact = float(literal), Decimal(literal)
+    value = float(literal)
+    try:
+        exact = Decimal(literal)
+    except InvalidOperation:  # an exponent beyond all bounds
+        return literal
     return value if Decimal(repr(value)) == exact else number_text(exact)
 
 
@@ -100,7 +104,7 @@ def _rows_inside(value: Any, file: Path) -> list[Any]:
         raise UserError(f"{file}: two fields are named {quoted(value.name)}; keep one of them.")
     lists = {name: rows for name, rows in value.items() if isinstance(rows, list) and _are_objects(rows)}
     splits = {name: SPLIT_NAMES.get(name.strip().lower()) for name in lists}
-    if lists.keys() == value.keys() and all(splits.values()):
+    if lists and all(splits.values()):
         return [_with_split(row, splits[name]) for name, rows in lists.items() for row in rows]
     if len(lists) == 1:
         return next(iter(lists.values()))

@@ -64,12 +64,20 @@ def table_rows(file: Path, records: Sequence[Record], column_names: Iterable[str
         column_names: `field=column` pairs for columns that have other names than `FIELDS`.
 
     Raises:
-        UserError: there is no column for image, question or answer, or a pair is not of that form.
+        UserError: there is no row, or no column for image, question or answer; two columns have nearly the same name;
+            or a pair is not of that form.
     """
     columns = _parse_column_names(column_names)
+    if not records:
+        raise UserError(f"{file}: it has no rows; write them into it.")
     present = {column for record in records for column in record.values}
-    found = {field: find_column(columns[field], present) for field in REQUIRED}
-    if missing := [columns[field] for field, column in found.items() if column is None]:
+    found = {}
+    for field, name in columns.items():
+        if name == field and len(similar := _similar_columns(name, present)) > 1:
+            both = " and ".join(quoted(column) for column in similar[:2])
+            raise UserError(f"{file}: the columns {both} are nearly the same; keep one, or name it by --column_names.")
+        found[field] = find_column(name, present)
+    if missing := [columns[field] for field in REQUIRED if found[field] is None]:
         names = ", ".join(quoted(name) for name in sorted(present)[:NAMED_COLUMNS])
         raise UserError(
             f"{file}: no column {' and no column '.join(map(repr, missing))} (found: {names or 'none'}); name yours "
@@ -89,8 +97,13 @@ def find_column(name: str, present: Iterable[str]) -> str | None:
     """The column of this name, else the only one whose name differs in case or white space; None without one."""
     if name in (present := list(present)):
         return name
-    similar = [column for column in present if column.strip().casefold() == name.strip().casefold()]
+    similar = _similar_columns(name, present)
     return similar[0] if len(similar) == 1 else None
+
+
+def _similar_columns(name: str, present: Iterable[str]) -> list[str]:
+    """The columns whose names differ from this one in case or white space at most."""
+    return sorted(column for column in present if column.strip().casefold() == name.strip().casefold())
 
 
 def _parse_column_names(column_names: Iterable[str]) -> dict[str, str]:

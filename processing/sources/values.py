@@ -33,6 +33,9 @@ def text_of(value: str | int | float | None) -> str | None:
     return number_text(value) if isinstance(value, float | Decimal) else str(value).strip()
 
 
+NEGATIONS = {"no", "non", "not"}  # in front of a language's name
+
+
 def number_text(number: float | Decimal) -> str:
     """The shortest decimal notation that means this number."""
     exact = Decimal(repr(number)) if isinstance(number, float) else number
@@ -50,7 +53,8 @@ def language_code(value: Any) -> Any:
         return value
     text = unicodedata.normalize("NFKC", value).strip().lower()
     words = re.findall(r"[^\W\d_]+", text.partition("(")[0])
-    if SEVERAL.search(text.partition("(")[0]) or {"en", "zh"} <= set(words):
+    several = "en" in words and not {"zh", "cn"}.isdisjoint(words)
+    if SEVERAL.search(text.partition("(")[0]) or several or not NEGATIONS.isdisjoint(words):
         return value.strip()
     # A code has its language in front, as in en-US. A name may stand anywhere, as in simplified Chinese.
     names = [word for i, word in enumerate(words) if i == 0 or len(word) > 3 or not word.isascii()]
