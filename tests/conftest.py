@@ -1,5 +1,6 @@
 """Shared fixtures. Nothing here reaches beyond loopback, and every cache is a temporary folder."""
 
+import logging
 import os
 import tempfile
 from collections import Counter
@@ -30,6 +31,15 @@ for variable in ("HF_TOKEN", "HF_HUB_OFFLINE", "ACCELERATE_MIXED_PRECISION"):
 import pytest  # noqa: E402
 
 from processing.phantom.files import write_phantoms  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """The level of the log as a program starts with it: a command line that a test runs sets another."""
+    before = logging.root.level
+    logging.root.setLevel(logging.WARNING)
+    yield
+    logging.root.setLevel(before)
 
 
 @pytest.fixture
