@@ -20,7 +20,7 @@ from processing.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FIGURES = ("exact_match", "f1")
+FIGURES = ("exact_match", "f1", "accuracy")
 FIGURES_BY_TYPE = ("open_exact_match", "open_f1", "closed_exact_match", "closed_f1")
 FIGURES_WITHOUT_ANSWERS = ("HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1")
 FIGURES_OF_SOME = FIGURES_BY_TYPE + FIGURES_WITHOUT_ANSWERS  # only where validation has rows of the kind

@@ -58,7 +58,7 @@ BOTH_FAMILIES: list[dict[str, str]] = [
         "save_total_limit": "1",
         "save_only_model": "True",
         "load_best_model_at_end": "True",
-        "metric_for_best_model": "f1",
+        "metric_for_best_model": "accuracy",
         "greater_is_better": "True",
         "early_stopping_patience": "1",
         "seed": "7",

@@ -6,8 +6,10 @@ import pytest
 from datasets import DatasetDict
 
 import train
+from metrics.vqa import score_answers
 from modeling.training.arguments import ViltTrainingArguments
-from modeling.training.checks import check_output_dir, check_rows, check_together
+from modeling.training.checks import FIGURES as FIGURES_OF_ALL
+from modeling.training.checks import FIGURES_OF_SOME, check_output_dir, check_rows, check_together
 from modeling.training.parser import parse_arguments
 from modeling.training.ranges import RANGES, option_text
 from processing.data import load_vqa_dataset
@@ -63,9 +65,9 @@ OUT_OF_RANGE = {
     f"{BLIP2}--qformer_learning_rate nan": "--qformer_learning_rate nan: must be a finite number.",
 }
 BEST = "--load_best_model_at_end True "
-FIGURES = "exact_match, f1, open_exact_match, open_f1, closed_exact_match, closed_f1, HasAns_exact"
+FIGURES = "exact_match, f1, accuracy, open_exact_match, open_f1, closed_exact_match, closed_f1, HasAns_exact"
 REFUSED = {
-    f"{BEST}--metric_for_best_model accuracy": f"accuracy: not among the figures; choose from {FIGURES}",
+    f"{BEST}--metric_for_best_model bleu": f"bleu: not among the figures; choose from {FIGURES}",
     "--metric_for_best_model eval_foo": "--metric_for_best_model eval_foo: not among the figures",
     "--metric_for_best_model runtime": "--metric_for_best_model runtime: not among the figures",
     f"{BLIP2}--metric_for_best_model loss": "--metric_for_best_model loss: not among the figures",
@@ -209,9 +211,17 @@ def test_figure_of_rows_that_validation_does_not_have(dataset, tmp_path):
     for metric in ("open_f1", "HasAns_f1", "best_f1"):
         _, args = parse_arguments(["--metric_for_best_model", metric, "--output_dir", str(tmp_path)])
         with pytest.raises(
-            UserError, match=f"{metric}: no validation row is of this kind; choose from exact_match, f1, closed_"
+            UserError, match=f"{metric}: no validation row is of this kind; choose from exact_match, f1, accuracy, closed_"
         ):
             check_rows(args, closed)
+
+
+def test_figures_to_choose_from_are_those_that_are_computed(dataset, tmp_path):
+    rows = [{"answer": text, "answer_type": kind} for text in ("", "left") for kind in ("OPEN", "CLOSED")]
+    figures = score_answers(rows, ["left"] * 4).keys()
+    assert {*FIGURES_OF_ALL, *FIGURES_OF_SOME} <= figures
+    others = {name for name in figures - {*FIGURES_OF_ALL, *FIGURES_OF_SOME} if not name.endswith(("total", "thresh"))}
+    assert not others
 
 
 def test_candidates_need_training_rows(dataset, tmp_path):
