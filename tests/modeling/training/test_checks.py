@@ -211,7 +211,7 @@ def test_figure_of_rows_that_validation_does_not_have(dataset, tmp_path):
     for metric in ("open_f1", "HasAns_f1", "best_f1"):
         _, args = parse_arguments(["--metric_for_best_model", metric, "--output_dir", str(tmp_path)])
         with pytest.raises(
-            UserError, match=f"{metric}: no validation row is of this kind; choose from exact_match, f1, accuracy, closed_"
+            UserError, match=f"{metric}: no validation row is of this kind; choose from exact_match, f1, accuracy"
         ):
             check_rows(args, closed)
 
