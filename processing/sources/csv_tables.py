@@ -71,8 +71,8 @@ def parse_csv(text: str, file: Path) -> list[dict[str, str]]:
 
 
 def _is_blank(row: list[str]) -> bool:
-    """Whether a line is empty, but for white space and the end mark of old Windows programs."""
-    return not row or (len(row) == 1 and not row[0].strip(" \t\x1a"))
+    """Whether a line is empty, but for white space and the end mark of old Windows programs. A quoted `""` is not."""
+    return not row or (len(row) == 1 and row[0] != "" and not row[0].strip(" \t\x1a"))
 
 
 def _find_delimiter(beginning: str, usual: str) -> str:

@@ -53,8 +53,8 @@ def language_code(value: Any) -> Any:
         return value
     text = unicodedata.normalize("NFKC", value).strip().lower()
     words = re.findall(r"[^\W\d_]+", text.partition("(")[0])
-    several = "en" in words and not {"zh", "cn"}.isdisjoint(words)
-    if SEVERAL.search(text.partition("(")[0]) or several or not NEGATIONS.isdisjoint(words):
+    several = SEVERAL.search(text.partition("(")[0]) or {"en", "zh"} <= set(words)
+    if several or not NEGATIONS.isdisjoint(words):
         return value.strip()
     # A code has its language in front, as in en-US. A name may stand anywhere, as in simplified Chinese.
     names = [word for i, word in enumerate(words) if i == 0 or len(word) > 3 or not word.isascii()]

@@ -92,7 +92,7 @@ def test_row_with_fewer_fields_gets_a_mend_that_works():
         parse_csv("a,b\n1\n", Path("t.csv"))
 
 
-@pytest.mark.parametrize("name", ["non-English", "not English", "No English", "en-cn"])
+@pytest.mark.parametrize("name", ["non-English", "not English", "No English", "en-zh"])
 def test_language_that_is_denied_or_two_is_none_of_them(name):
     assert language_code(name) == name
 
