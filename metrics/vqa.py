@@ -13,6 +13,7 @@ import numpy as np
 from metrics import cmrc
 from metrics.accuracy import is_accurate
 from metrics.squad_v2.scoring import exact_score, f1_score, normalize_answer, squad_v2_scores
+from processing.errors import UserError
 
 ANSWER_TYPES = ("OPEN", "CLOSED")
 
@@ -176,6 +177,15 @@ def _most_frequent(counts: Counter[str]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer), default="")
 
 
+def _check_numbers(confidences: np.ndarray) -> None:
+    """Refuses the answers of a model whose weights are no numbers any more."""
+    if np.isnan(confidences).any():
+        raise UserError(
+            "The model's confidences are no numbers (NaN), so its training has diverged; use a smaller "
+            "--learning_rate, or --bf16 True instead of FP16."
+        )
+
+
 def classification_metrics(
     rows: Mapping[int, Mapping[str, Any]], id2label: Mapping[int, str]
 ) -> Callable[[Any], dict[str, float]]:
@@ -191,7 +201,8 @@ def classification_metrics(
     """
 
     def compute_metrics(evaluation: Any) -> dict[str, float]:
-        label_ids, _, no_answer = evaluation.predictions
+        label_ids, confidences, no_answer = evaluation.predictions
+        _check_numbers(confidences)
         return score_answers(
             [rows[int(number)] for number in evaluation.label_ids],
             [id2label[int(label)] for label in label_ids],
@@ -224,6 +235,7 @@ def generation_metrics(
     def compute_metrics(evaluation: Any) -> dict[str, float]:
         gold = [rows[int(number)] for number in evaluation.label_ids]
         tokens, confidence, *choice = evaluation.predictions
+        _check_numbers(confidence)
         generated = score_answers(gold, decode(tokens), (1 - confidence).tolist())
         if not candidates:
             return generated

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import is_deepspeed_available
+from accelerate.utils import GradientAccumulationPlugin, is_deepspeed_available
 from datasets import DatasetDict
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_bitsandbytes_available
@@ -75,6 +75,13 @@ def _check_accelerator_config(options: dict[str, Any]) -> None:
         raise UserError("--accelerator_config: gradient_accumulation_kwargs must be an object with named options.")
     if "num_steps" in accumulation:
         raise UserError("--accelerator_config: num_steps is set by --gradient_accumulation_steps.")
+    known = sorted(f.name for f in fields(GradientAccumulationPlugin) if f.name != "num_steps")
+    for option in accumulation:
+        if option not in known:
+            raise UserError(
+                f"--accelerator_config: gradient_accumulation_kwargs has no option {option_text(option)}; choose from "
+                f"{', '.join(known)}."
+            )
 
 
 def check_together(args: Any) -> None:

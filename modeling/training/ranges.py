@@ -40,13 +40,14 @@ class Range(NamedTuple):
 
 
 COUNT = Range(1, LARGEST)
+BATCH = Range(1, 2**20)  # the Trainer repeats a loss as often
 POSITIVE = Range(above=True)
 NOT_NEGATIVE = Range()
 BELOW_ONE = Range(0, 1, below=True)
 SEED = Range(0, 2**32 - 1)  # NumPy takes no others
 RANGES = {
-    "per_device_train_batch_size": COUNT,
-    "per_device_eval_batch_size": COUNT,
+    "per_device_train_batch_size": BATCH,
+    "per_device_eval_batch_size": BATCH,
     "gradient_accumulation_steps": COUNT,
     "num_train_epochs": Range(above=True, mend="; --do_train False evaluates only"),
     "max_steps": Range(1, LARGEST, mend=", or -1 for as many as --num_train_epochs takes"),
@@ -60,7 +61,7 @@ RANGES = {
     "adam_beta2": BELOW_ONE,
     "adam_epsilon": POSITIVE,
     "max_grad_norm": Range(mend=" (0 clips nothing)"),
-    "neftune_noise_alpha": NOT_NEGATIVE,
+    "neftune_noise_alpha": Range(0, 1000),
     "torch_empty_cache_steps": COUNT,
     "logging_steps": Range(above=True, steps=True, mend="; --logging_strategy no logs nothing"),
     "eval_steps": Range(above=True, steps=True, mend="; --eval_strategy no evaluates at the end alone"),
@@ -76,8 +77,8 @@ RANGES = {
     "dataloader_prefetch_factor": Range(1, 1024),
     "ddp_bucket_cap_mb": COUNT,
     "ddp_timeout": COUNT,
-    "questions_per_image": COUNT,
-    "feature_cache_gb": Range(mend=" (0 keeps none)"),
+    "questions_per_image": Range(1, 1000),
+    "feature_cache_gb": Range(0, 10**6, mend=" (0 keeps none)"),
     "max_train_samples": Range(1, LARGEST, mend="; --do_train False evaluates only"),
     "max_eval_samples": Range(1, LARGEST, mend="; --do_eval False leaves the evaluation out"),
     "max_predict_samples": Range(1, LARGEST, mend="; --do_predict False leaves the test out"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import TorchDynamoPlugin
 from torch import nn
@@ -47,7 +48,7 @@ def try_options(args: Any) -> None:
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(INTEGRATION_TO_CALLBACK)
-            raise UserError(f"--report_to {option_text(name)}: choose from all or none alone, {known}.")
+            raise UserError(f"--report_to {option_text(name)}: choose all, none or some of {known}.")
         with _refusing(f"--report_to {option_text(name)}"):
             INTEGRATION_TO_CALLBACK[name]()
     if args.torch_compile:
@@ -55,7 +56,7 @@ def try_options(args: Any) -> None:
     if args.do_train:
         _try_optimizer(args)
         if args.activation_checkpointing:
-            _check_checkpointing(args)
+            _try_checkpointing(args)
 
 
 def _try_optimizer(args: Any) -> None:
@@ -108,17 +109,18 @@ def _try_schedule(args: Any, optimizer: torch.optim.Optimizer) -> None:
     flags = f"--lr_scheduler_type {name.value}"
     if options:
         flags += f" --lr_scheduler_kwargs '{option_text(json.dumps(options))}'"
+    mend = "" if options else "; its options are given as in --lr_scheduler_kwargs '{\"num_cycles\": 2}'"
     steps = args.max_steps if args.max_steps > 0 else UNKNOWN_STEPS
-    with _refusing(flags, "; its options are given as in --lr_scheduler_kwargs '{\"num_cycles\": 2}'"):
+    with _refusing(flags, mend):
         schedule = get_scheduler(name, optimizer, args.get_warmup_steps(steps), steps, options)
         for _ in range(2):
             schedule.step(*([0.0] if name in METRIC_SCHEDULERS else []))
-    lowest = options.get("min_lr", LOWEST_OF_GREEDY)
-    if name == SchedulerType.GREEDY and lowest > args.learning_rate:
-        raise UserError(
-            f"{flags}: its min_lr, {lowest:g}, is above --learning_rate {args.learning_rate:g}; give another, as in "
-            "--lr_scheduler_kwargs '{\"min_lr\": 1e-6}'."
-        )
+        lowest = np.max(options.get("min_lr", LOWEST_OF_GREEDY))
+        if name == SchedulerType.GREEDY and lowest > args.learning_rate:
+            raise UserError(
+                f"{flags}: its min_lr, {lowest:g}, is above --learning_rate {args.learning_rate:g}; give another, as "
+                "in --lr_scheduler_kwargs '{\"min_lr\": 1e-6}'."
+            )
 
 
 def _try_compiling(args: Any) -> None:
@@ -136,15 +138,19 @@ def _sum_of_squares(numbers: torch.Tensor) -> torch.Tensor:
     return (numbers * numbers).sum()
 
 
-def _check_checkpointing(args: Any) -> None:
-    options = args.activation_checkpointing_kwargs or {}
+def _try_checkpointing(args: Any) -> None:
+    options = dict(args.activation_checkpointing_kwargs or {})
     flags = f"--activation_checkpointing_kwargs '{option_text(json.dumps(options))}'"
-    known = {"every_n_layers", "offload", *inspect.signature(checkpoint).parameters}
+    known = {"every_n_layers", "offload", "preserve_rng_state", *inspect.signature(checkpoint).parameters}
     known -= {"function", "args", "kwargs", "context_fn"}
     for name in options:
         if name not in known:
             raise UserError(f"{flags}: no option {option_text(name)}; choose from {', '.join(sorted(known))}.")
-    if options.get("every_n_layers", 1) < 1:
-        raise UserError(f"{flags}: every_n_layers must be 1 or more.")
-    if options.get("offload") and args.device.type == "cpu":
+    layers = options.pop("every_n_layers", 1)
+    if not isinstance(layers, int) or layers < 1:
+        raise UserError(f"{flags}: every_n_layers must be a whole number, 1 or more.")
+    if options.pop("offload", False) and args.device.type == "cpu":
         raise UserError(f"{flags}: offload needs a GPU.")
+    numbers = torch.ones(2, device=args.device, requires_grad=True)
+    with _refusing(flags):
+        checkpoint(_sum_of_squares, numbers, **(options or {"use_reentrant": False})).backward()

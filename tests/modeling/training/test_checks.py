@@ -14,6 +14,7 @@ from modeling.training.parser import parse_arguments
 from modeling.training.ranges import RANGES, option_text
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from tests.support.tiny_blip2 import tiny_blip2
 
 BLIP2 = "--model_type blip2 "
 OUT_OF_RANGE = {
@@ -54,6 +55,10 @@ OUT_OF_RANGE = {
     "--feature_cache_gb -1": "--feature_cache_gb -1: must be 0 or more (0 keeps none).",
     "--feature_cache_gb inf": "--feature_cache_gb inf: must be a finite number.",
     "--early_stopping_patience 0": "--early_stopping_patience 0: must be 1 or more.",
+    "--neftune_noise_alpha 1e300": "--neftune_noise_alpha 1e+300: must be 1000 or less.",
+    "--feature_cache_gb 1e300": "--feature_cache_gb 1e+300: must be 1000000 or less.",
+    "--per_device_eval_batch_size 99999999": "--per_device_eval_batch_size 99999999: must be 1048576 or less.",
+    "--questions_per_image 99999999": "--questions_per_image 99999999: must be 1000 or less.",
     "--vision_learning_rate -1": "--vision_learning_rate -1: must be 0 or more.",
     f"{BLIP2}--lora_r 0": "--lora_r 0: must be 1 or more.",
     f"{BLIP2}--lora_alpha -1": "--lora_alpha -1: must be 1 or more.",
@@ -96,7 +101,7 @@ REFUSED = {
     "--optim rmsprop --optim_args alpha=x": "could not convert string to float: 'x'",
     "--report_to wandb": "--report_to wandb: WandbCallback requires wandb to be installed. Run `pip install wandb`.",
     "--report_to tensorboard mlflow": "--report_to mlflow: MLflowCallback requires mlflow to be installed.",
-    "--report_to paper": "--report_to paper: choose from all or none alone, azure_ml,",
+    "--report_to paper": "--report_to paper: choose all, none or some of azure_ml,",
     "--train_sampling_strategy group_by_length": "rows have no lengths to go by; choose random or sequential.",
     "--debug tpu_metrics_debug": "training on TPUs is not supported; choose underflow_overflow.",
     "--hub_strategy checkpoint": "the finished model alone is pushed, once; leave the flag out.",
@@ -106,6 +111,10 @@ REFUSED = {
     '--activation_checkpointing True --activation_checkpointing_kwargs {"offload":true}': "offload needs a GPU.",
     '--accelerator_config {"batches":1}': "--accelerator_config: no option batches; choose from dispatch_batches,",
     "--accelerator_config nowhere.json": "--accelerator_config nowhere.json: there is no such file",
+    '--activation_checkpointing True --activation_checkpointing_kwargs {"every_n_layers":"x"}': "1 or more.",
+    '--activation_checkpointing True --activation_checkpointing_kwargs {"debug":true}': "use_reentrant=False.",
+    '--lr_scheduler_type greedy --lr_scheduler_kwargs {"min_lr":"x"}': "greedy --lr_scheduler_kwargs",
+    '--accelerator_config {"gradient_accumulation_kwargs":{"steps":3}}': "has no option steps; choose from adjust_",
     '--accelerator_config {"gradient_accumulation_kwargs":{"num_steps":3}}': "num_steps is set by",
     "--include_num_input_tokens_seen some": "tokens_seen some: choose from all, non_padding and no.",
     "--resume_from_checkpoint True": "without this flag a run resumes from the last checkpoint in --output_dir.",
@@ -239,6 +248,16 @@ def test_last_batch_is_dropped_in_training_and_never_in_evaluation(phantoms, tmp
     figures = json.loads((tmp_path / "all_results.json").read_text())
     assert figures["eval_total"] == 7
     assert figures["epoch"] == 2  # of one batch each
+
+
+@pytest.mark.parametrize("family", ["vilt", "blip2"])
+def test_training_that_diverges_is_a_sentence(family, phantoms, dataset, tmp_path):
+    flags = "--learning_rate 1e30 --max_steps 4 --per_device_train_batch_size 4"
+    if family == "blip2":
+        flags += f" --model_type blip2 --model_name_or_path {tiny_blip2('opt', dataset, tmp_path / 'base')}"
+    with pytest.raises(UserError, match="its training has diverged; use a smaller --learning_rate"):
+        train.main([*FEW.split(), *flags.split(), "--dataset", str(phantoms), "--output_dir", str(tmp_path / "out")])
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_dropping_every_training_row_is_refused(phantoms, tmp_path):
