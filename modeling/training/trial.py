@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import TorchDynamoPlugin
 from torch import nn
@@ -110,12 +109,14 @@ def _try_schedule(args: Any, optimizer: torch.optim.Optimizer) -> None:
     if options:
         flags += f" --lr_scheduler_kwargs '{option_text(json.dumps(options))}'"
     mend = "" if options else "; its options are given as in --lr_scheduler_kwargs '{\"num_cycles\": 2}'"
+    if any(isinstance(value, list | dict) for value in options.values()):
+        raise UserError(f"{flags}: give one value for each option; it is that of all parameters.")
     steps = args.max_steps if args.max_steps > 0 else UNKNOWN_STEPS
     with _refusing(flags, mend):
         schedule = get_scheduler(name, optimizer, args.get_warmup_steps(steps), steps, options)
         for _ in range(2):
             schedule.step(*([0.0] if name in METRIC_SCHEDULERS else []))
-        lowest = np.max(options.get("min_lr", LOWEST_OF_GREEDY))
+        lowest = float(options.get("min_lr", LOWEST_OF_GREEDY))
         if name == SchedulerType.GREEDY and lowest > args.learning_rate:
             raise UserError(
                 f"{flags}: its min_lr, {lowest:g}, is above --learning_rate {args.learning_rate:g}; give another, as "
