@@ -1,6 +1,7 @@
 """Whether a confidence can be trusted: calibration, and abstention below a threshold.
 
-`confidences` are 0 to 1, ``(N,)``. `correct` is 1 where an answer is an exact match and 0 elsewhere, ``(N,)``.
+`confidences` are 0 to 1, ``(N,)``. `correct` is 1 where an answer is right (`metrics.vqa.ScoredAnswers`) and 0
+elsewhere, ``(N,)``.
 """
 
 import math
@@ -25,7 +26,7 @@ class Bin(NamedTuple):
     high: float  # and up to it
     answers: int
     confidence: float  # mean
-    accuracy: float  # share of exact matches
+    accuracy: float  # share of right answers
 
 
 def reliability(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[Bin]:

@@ -45,7 +45,7 @@ def plot_reliability(bins: Sequence[Mapping[str, float]], file: str | Path) -> N
             part["low"] + width / 2, 0.01, f"{part['answers'] / total:.0%}", ha="center", fontsize=6, color="white"
         )
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
-    _frame_of_shares(axes, "confidence", "share of exact matches")
+    _frame_of_shares(axes, "confidence", "share of right answers")
     figure.savefig(file, dpi=120)
 
 

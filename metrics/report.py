@@ -34,7 +34,8 @@ images, each drawn with all its questions. Fewer than ten images have no interva
   BLEU of single words.
 - Two baselines: the most frequent answer of the training rows, which reads neither question nor image, and the most
   frequent answer to the same question, which does not see the image.
-- Confidence is calibrated if, of the answers with a confidence of 80 %, four in five are exact matches. The expected
+- A right answer is an exact match whose signs are those of the gold answer, so HER2- is wrong where HER2+ is right.
+- Confidence is calibrated if, of the answers with a confidence of 80 %, four in five are right. The expected
   calibration error is the mean distance from that over 15 bins.
 - Risk is the share of wrong ones among the answers given, coverage the share of the questions that are answered.
 """

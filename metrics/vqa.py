@@ -13,6 +13,7 @@ import numpy as np
 from metrics import cmrc
 from metrics.accuracy import is_accurate
 from metrics.squad_v2.scoring import exact_score, f1_score, normalize_answer, squad_v2_scores
+from processing.answers import same_signs
 from processing.errors import UserError
 
 ANSWER_TYPES = ("OPEN", "CLOSED")
@@ -123,17 +124,15 @@ class ScoredAnswers(NamedTuple):
     predictions: Sequence[str]
     confidences: np.ndarray  # (N,), 0 to 1
     scores: np.ndarray  # (N, 4), of `all_scores`
-
-    @property
-    def correct(self) -> np.ndarray:
-        """1 where an answer is an exact match, else 0, ``(N,)``."""
-        return self.scores[:, 0]
+    correct: np.ndarray  # (N,), 1 where an answer is an exact match with the signs of the gold answer, else 0
 
 
 def score_each(
     rows: Sequence[Mapping[str, Any]], predictions: Sequence[str], confidences: Sequence[float]
 ) -> ScoredAnswers:
     """Scores the answers to the questions of a split, once for all that need the scores.
+
+    Exact Match ignores signs, so it alone would call HER2- right where HER2+ is. `correct` does not.
 
     Args:
         rows: with `answer` and `language`. What reads the scored answers may need more columns.
@@ -145,7 +144,9 @@ def score_each(
     """
     if len(confidences) != len(rows):
         raise ValueError(f"{len(rows)} rows have {len(confidences)} confidences; each row needs one.")
-    return ScoredAnswers(rows, predictions, np.asarray(confidences, dtype=float), all_scores(rows, predictions))
+    scores = all_scores(rows, predictions)
+    signs = [same_signs(text, row["answer"]) for row, text in zip(rows, predictions, strict=True)]
+    return ScoredAnswers(rows, predictions, np.asarray(confidences, dtype=float), scores, scores[:, 0] * signs)
 
 
 def majority_answers(train_rows: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> list[str]:

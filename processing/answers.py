@@ -1,10 +1,14 @@
 """When two answers are the same answer."""
 
+import re
 import unicodedata
 
 ARTICLES = ("a", "an", "the")
 END_MARKS = ".,;:!?…。，、；：！？．"  # noqa: RUF001
 QUOTES = "\"'`“”‘’„«»「」『』"  # noqa: RUF001
+
+# A hyphen between letters (x-ray) is spelling; any other one is a minus or a range.
+SIGNS = re.compile(r"[+<>=±≤≥≠%‰°/*^~$#]|(?<=\d)['\"]|(?<![^\W\d_])[-−–]|[-−–](?![^\W\d_])|(?<=\d)[.,:](?=\d)")  # noqa: RUF001
 
 
 def answer_identity(answer: str) -> str:
@@ -21,6 +25,18 @@ def answer_identity(answer: str) -> str:
     return " ".join(kept) or text
 
 
+def same_signs(one: str, other: str) -> bool:
+    """Whether two answers have the same signs in the same order: `+`, `-`, `<`, `%`, `/`, decimal points and the like.
+
+    Exact Match ignores them, so it needs this to tell `HER2+` from `HER2-`.
+    """
+    return _signs(one) == _signs(other)
+
+
+def _signs(answer: str) -> list[str]:
+    return SIGNS.findall(unicodedata.normalize("NFKC", answer))
+
+
 def _is_article(words: list[str], i: int) -> bool:
     """Whether a word is an article before another word.
 
@@ -31,14 +47,11 @@ def _is_article(words: list[str], i: int) -> bool:
 
 
 def _without_end_marks(text: str) -> str:
-    """The text without quotes around it and punctuation at its end; the inches of 5" are no quote."""
+    """The text without quotes around it and punctuation at its end; the mark of 5" or of A' is no such quote."""
     while True:
         shorter = text.rstrip(END_MARKS + " ")
-        if shorter[-1:] in QUOTES and len(shorter) > 1:
-            if shorter[0] in QUOTES:
-                shorter = shorter[1:-1]
-            elif not shorter[-2].isdigit():
-                shorter = shorter[:-1]
+        if len(shorter) > 1 and shorter[0] in QUOTES and shorter[-1] in QUOTES:
+            shorter = shorter[1:-1]
         if shorter == text:
             return text
         text = shorter

@@ -5,9 +5,10 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote
 
 from processing.errors import shorten
 from processing.problems import Problem
@@ -27,6 +28,7 @@ IMAGE_DATA = re.compile(
     r"""data:.*|(iVBOR|/9j/|R0lGOD|UklGR|SUkq|TU0A|Qk)[\w+/\s-]{20,}=*\s*|[\w+/\s-]{200,}=*\s*|b['"].*|\x89PNG.*""",
     re.DOTALL,
 )
+QUOTES = "\"'`"
 NUMBERS = re.compile(r"\d+")
 LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?#\s]*)")
 WHOLE_PATH = re.compile(r"[/\\]|~[\w.-]*[/\\]|[A-Za-z]:[/\\]|file:")
@@ -51,7 +53,8 @@ class ImageFolder:
     """A folder of images, and the names that tables have for them.
 
     A name may differ from the file's in what is no difference to a person: backslashes, white space around its parts,
-    case, and the Unicode form of its letters. Whatever it says, a file outside of the folder is never found.
+    quotes around it, the escapes of a URL (%20), case, and the Unicode form of its letters. Whatever it says, a file
+    outside of the folder is never found.
 
     Attributes:
         root: the folder without links.
@@ -71,7 +74,7 @@ class ImageFolder:
             host = link[2].rpartition("@")[2]  # without a name and a password
             return Problem(URL, shorten(f"{link[1]}://{host}/..."))
         outside = False  # one of its spellings leads out of the folder
-        for spelling in dict.fromkeys((name, name.strip(), name.strip().replace("\\", "/"))):
+        for spelling in _spellings(name):
             try:
                 path = file_inside(self.root, spelling)
                 if path is not None:
@@ -87,6 +90,8 @@ class ImageFolder:
             if file_inside(self.root, similar[0]):
                 return similar[0]
             outside = True
+        if outside and os.path.normpath(name.strip()) == os.curdir:
+            return Problem(MISSING, f"{self.describe(name)}, which is the folder itself")
         if outside:
             return Problem(OUTSIDE, self.describe(name) + self._hint(name, []))
         return Problem(MISSING, self.describe(name) + self._hint(name, similar))
@@ -196,6 +201,12 @@ class ImageFolder:
                 pass
             self._listings[folder] = listing
         return self._listings[folder]
+
+
+def _spellings(name: str) -> Iterable[str]:
+    """The name, and what it says without outer white space, a mark of the byte order, quotes, and URL's escapes."""
+    bare = name.strip().strip("\ufeff").strip(QUOTES + " ")
+    return dict.fromkeys((name, name.strip(), bare, bare.replace("\\", "/"), unquote(bare)))
 
 
 def _parts(name: str) -> list[str]:

@@ -27,6 +27,7 @@ ROTATION = 5  # degrees
 CONTRAST = 1.3
 NOISE = 8  # standard deviation in grey values of 0 to 255
 JPEG_QUALITY = 30
+MAX_JPEG_SIDE = 65_500  # pixels that libjpeg writes
 CROP = 0.04  # of each side
 
 
@@ -38,6 +39,8 @@ def _noisy(image: Image.Image) -> Image.Image:
 
 def _jpeg(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
+    image = image.copy()
+    image.thumbnail((MAX_JPEG_SIDE, MAX_JPEG_SIDE))
     image.save(file, "JPEG", quality=JPEG_QUALITY)
     return open_image(file.getvalue())
 

@@ -115,6 +115,7 @@ def _try_schedule(args: Any, optimizer: torch.optim.Optimizer) -> None:
     with _refusing(flags, mend):
         schedule = get_scheduler(name, optimizer, args.get_warmup_steps(steps), steps, options)
         for _ in range(2):
+            optimizer.step()  # PyTorch warns where a schedule runs ahead of it
             schedule.step(*([0.0] if name in METRIC_SCHEDULERS else []))
         lowest = float(options.get("min_lr", LOWEST_OF_GREEDY))
         if name == SchedulerType.GREEDY and lowest > args.learning_rate:

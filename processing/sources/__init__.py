@@ -31,8 +31,20 @@ def read_source(dataset: str, column_names: Iterable[str] = (), image_folder: st
         image_folder: the folder that a table's image paths are relative to; the table's own folder by default.
 
     Raises:
-        UserError: there is no such data set, or a file can't be read as what its name says.
+        UserError: there is no such data set, a file can't be read as what its name says, or column names or an image
+            folder are given for a data set that knows its own.
     """
+    column_names = list(column_names)
+    source = _read_source(dataset, column_names, image_folder)
+    if source.kind != "table":
+        for flag, given in (("--column_names", column_names), ("--image_folder", image_folder)):
+            if given:
+                name = {"slake": "SLAKE", "vqa_rad": "VQA-RAD"}.get(source.kind, source.kind)
+                raise UserError(f"{flag} is for tables, and {dataset} is read as {name}; leave it out.")
+    return source
+
+
+def _read_source(dataset: str, column_names: Iterable[str], image_folder: str | None) -> Source:
     if not dataset:
         raise UserError("--dataset is empty; name a data set (if you gave a shell variable, check that it is set).")
     if phantom := read_phantom(dataset):

@@ -76,6 +76,16 @@ def test_nothing_to_confuse_is_no_warning(caplog):
     assert not caplog.records
 
 
+def test_an_answer_of_the_opposite_sign_is_not_right():
+    answers = score_each(rows_of("HER2+", "1.5 cm", "x-ray", "yes"), ["HER2-", "15 cm", "X-Ray.", "no"], [0.9] * 4)
+    assert answers.scores[:, 0].tolist() == [1, 1, 1, 0]
+    assert answers.correct.tolist() == [0, 0, 1, 0]
+    report = make_report(answers, {})
+    assert report["wrong"] == 3
+    assert report["calibration"]["bins"][0]["accuracy"] == 0.25
+    assert report["silence"]["curve"][-1] == [1.0, 0.75]
+
+
 def test_report_has_the_accuracy_of_every_kind_beside_exact_match(tmp_path):
     rows = [*rows_of("HER2+", "HER2-"), *rows_of("yes", "no")]
     for row in rows[2:]:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from modeling.parts.vocabulary import build_vocabulary, labels_of
-from processing.answers import answer_identity
+from processing.answers import answer_identity, same_signs
 from processing.data import load_vqa_dataset
 from tests.processing.conftest import rows_of
 
@@ -45,6 +45,7 @@ DIFFERENT = [
     ("[1]", "1", "{1}", "<1>", "|1|"),
     ("IV", "I.V", "I-V"),
     ("左肺", "右肺"),
+    ("A", "A'", "A''"),
 ]
 
 
@@ -67,6 +68,27 @@ def test_answers_that_differ_in_a_sign_are_different(answers):
 def test_an_identity_is_its_own_identity():
     for answer in itertools.chain(*SAME, *DIFFERENT):
         assert answer_identity(answer_identity(answer)) == answer_identity(answer)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("HER2+", "HER2-", False),
+        ("1.5 cm", "15 cm", False),
+        ("<5 mm", "＜5 mm", True),  # noqa: RUF001
+        ("5%", "5", False),
+        ('5"', "5", False),
+        ("10-20", "1020", False),
+        ("-5", "5", False),
+        ("x-ray", "Xray", True),
+        ("The left lung.", "left lung", True),
+        ("lung, heart", "lung heart", True),
+        ("T1/T2", "T1T2", False),
+    ],
+)
+def test_signs_that_exact_match_ignores(one, other, same):
+    assert same_signs(one, other) is same
+    assert same_signs(other, one) is same
 
 
 def test_opposite_answers_of_a_table_are_classes_of_their_own(table):

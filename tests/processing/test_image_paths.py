@@ -61,12 +61,25 @@ FOUND = {
     "INNER.PNG": "inner.png",
     "images/two.png": "images/two.png",
     "images/TWO.png": "images/TWO.png",
+    '"images/00.png"': "images/00.png",
+    " 'images\\00.png' ": "images/00.png",
+    "\ufeffimages/00.png": "images/00.png",
+    "images/Knee%20Left/1.JPG": "images/Knee Left/1.JPG",
 }
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_a_name_that_can_mean_one_file_only_means_it(folder, name):
     assert ImageFolder(folder).find(name) == FOUND[name]
+
+
+def test_a_name_that_says_less_than_a_file_is_not_outside(folder):
+    for name in (".", " ./", "images/.."):
+        assert ImageFolder(folder).find(name).kind == "missing image"
+    assert ImageFolder(folder).find("%2e%2e/outside.png").kind == "image path leaves the data folder"
+    (folder / "50%20.png").write_bytes((folder / "top.png").read_bytes())
+    (folder / "50 .png").write_bytes((folder / "top.png").read_bytes())
+    assert ImageFolder(folder).find("50%20.png") == "50%20.png"
 
 
 def test_a_whole_path_inside_is_named_from_the_folder(folder, tmp_path):
@@ -87,7 +100,7 @@ OUTSIDE = [
     "up\\outside.png",
     " link.png ",
 ]
-OUTSIDE += ["images/../../outside.png", "/etc/hostname", "up/data/../outside.png", "."]
+OUTSIDE += ["images/../../outside.png", "/etc/hostname", "up/data/../outside.png", ".."]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

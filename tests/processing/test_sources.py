@@ -173,3 +173,11 @@ def test_two_files_for_one_split_are_refused(tmp_path):
 def test_wrong_column_mapping_names_the_fields(table, pair):
     with pytest.raises(UserError, match=f"--column_names {pair}: expected field=column"):
         load_vqa_dataset(str(table()), column_names=[pair])
+
+
+@pytest.mark.parametrize("options", [{"column_names": ["answer=a"]}, {"image_folder": "."}], ids=str)
+def test_data_sets_that_know_their_columns_refuse_others(options):
+    [name] = options
+    with pytest.raises(UserError) as error:
+        load_vqa_dataset("phantom:12", **options)
+    assert str(error.value) == f"--{name} is for tables, and phantom:12 is read as phantom; leave it out."

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modeling.asking.predictor import Answer, Predictor
 from modeling.asking.probe import BLIND, HARMLESS, SHUFFLED, ask, probe, shuffled
@@ -51,6 +52,13 @@ def test_each_image_gets_one_other_and_none_its_own():
     assert other == shuffled(["c", "b", "a"])
     with pytest.raises(UserError, match="The split has one image alone"):
         shuffled(["a", "a"])
+
+
+def test_every_change_can_be_made_of_a_strip_longer_than_a_jpeg():
+    strip = Image.new("RGB", (66_000, 40), (90, 90, 90))
+    for name, change in (BLIND | HARMLESS).items():
+        assert change(strip).width > 60_000, name
+    assert strip.size == (66_000, 40)
 
 
 def test_a_model_that_ignores_the_image_keeps_its_answers(trained, rows):

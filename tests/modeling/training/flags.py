@@ -79,7 +79,6 @@ BOTH_FAMILIES: list[dict[str, str]] = [
         "max_eval_samples": "7",
         "max_predict_samples": "5",
         "language": "all",
-        "column_names": "image=image",
         "on_bad_rows": "error",
         "drop_leaking_rows": "True",
         "allow_no_answer": "True",
@@ -146,6 +145,7 @@ RUNS: dict[str, list[dict[str, str]]] = {
 
 REFUSED: dict[str, Refusal] = {
     "dataset": Refusal("nowhere", "--dataset nowhere: there is no such file or folder"),
+    "column_names": Refusal("image=image", "--column_names is for tables, and "),
     "image_folder": Refusal("nowhere", "--image_folder nowhere: there is no such folder"),
     "output_dir": Refusal("/dev/null/out", "--output_dir /dev/null/out: can't be written to (Not a directory)"),
     "model_type": Refusal("bert", "--model_type: invalid choice: 'bert'"),
