@@ -15,7 +15,7 @@ from processing.sources import read_source
 from processing.sources.rows import Row
 from processing.sources.slake import read_slake_boxes
 from processing.sources.values import language_code, text_of
-from processing.splits import refuse_leaks, split_by_image
+from processing.splits import hold_out_tuning_rows, refuse_leaks, split_by_image
 from processing.storage import write_jsonl
 from processing.validation import validate
 
@@ -75,6 +75,7 @@ def load_vqa_dataset(
     drop_leaking_rows: bool = False,
     allow_no_answer: bool = False,
     split_seed: int = 0,
+    tuning_split: bool = False,
     skipped_rows_file: str | Path | None = None,
 ) -> datasets.DatasetDict:
     """Loads, validates and splits a data set.
@@ -86,7 +87,8 @@ def load_vqa_dataset(
         on_bad_rows: `skip` warns and writes them to `skipped_rows_file`; `error` refuses the data set.
         drop_leaking_rows: see `processing.splits.refuse_leaks`.
         allow_no_answer: keeps rows with an empty answer.
-        split_seed: seed of the split by image where the data set has none.
+        split_seed: seed of the split by image where the data set has none, and of `tuning_split`.
+        tuning_split: see `processing.splits.hold_out_tuning_rows`.
 
     Returns:
         The splits `train`, `validation` and `test` as far as there are rows for them, with the features `SCHEMA` and,
@@ -114,8 +116,10 @@ def load_vqa_dataset(
         boxes = {image: read_slake_boxes(Path(image)) for image in {row["image"] for row in good}}
         good = [row | {"boxes": boxes[row["image"]]} for row in good]
     rows = refuse_leaks(split_by_image(good, split_seed), drop_leaking_rows=drop_leaking_rows)
+    if tuning_split:
+        rows = hold_out_tuning_rows(rows, split_seed)
     kind = source.kind
-    if kind == "slake" and dataset != SLAKE_ID and all(row["digest"] != SLAKE_IMAGE for row in rows):
+    if kind == "slake" and dataset != SLAKE_ID and all(row["checked"].digest != SLAKE_IMAGE for row in rows):
         kind = "table"  # somebody's own data in SLAKE's layout
     return _to_dataset_dict(rows, DATA_SETS[kind])
 
