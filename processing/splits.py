@@ -100,8 +100,9 @@ def hold_out_tuning_rows(rows: list[Row], seed: int) -> list[Row]:
             held_out |= {image.pixels for image in members[group]}
     if not held_out or len(held_out) == len(images):
         raise UserError(
-            f"--tuning_split: groups of near-identical images stay together, and {max(map(len, members.values())):,} of "
-            f"the {len(images):,} training images are one group, so that a tenth can't be held back; leave it out."
+            "--tuning_split: groups of near-identical images stay together, and "
+            f"{max(map(len, members.values())):,} of the {len(images):,} training images are one group, so that a "
+            "tenth can't be held back; leave it out."
         )
     for row in rows:
         if row["checked"].pixels in held_out:
