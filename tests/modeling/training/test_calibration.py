@@ -247,7 +247,7 @@ def test_calibration_is_judged_by_fits_to_other_images(tmp_path):
             for i in range(120)
         ]
     )
-    right = np.arange(120) // 10 >= 4  # all answers to the first four of twelve images are wrong
+    right = np.arange(120) // 10 >= 3  # all answers to the first three of twelve images are wrong
     fitted = []
 
     def calibrate(output, trainer, correct):
@@ -285,7 +285,7 @@ def test_calibration_is_judged_by_fits_to_other_images(tmp_path):
     error = abs(shares[0] - shares[1])  # each half has the confidence of the other
     assert report["calibration"]["expected_calibration_error"] == pytest.approx(error, abs=1e-4)
     predictions = (tmp_path / "predictions_validation.jsonl").read_text().splitlines()
-    assert {json.loads(line)["confidence"] for line in predictions} == {round(80 / 120, 6)}  # the last fit is to all
+    assert {json.loads(line)["confidence"] for line in predictions} == {0.75}  # the last fit is to all
 
 
 def test_threshold_of_a_blip2_is_kept_with_its_adapter(phantoms, dataset, tmp_path, monkeypatch):
