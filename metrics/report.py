@@ -218,7 +218,9 @@ def abstention_text(chosen: Mapping[str, Any]) -> str:
             f"The model gives no answer at all: no threshold kept its promise{target} with 95 % certainty on the "
             "validation rows."
         )
-    promise = f"chosen on the validation rows{target}, with 95 % certainty for images of the same kind"
+    promise = "as it was saved"
+    if target:
+        promise = f"chosen on the validation rows{target}, with 95 % certainty for images of the same kind"
     silent = f"The model is silent below a confidence of {chosen['threshold']:.3f}, {promise}."
     if chosen["risk"] is None:
         return f"{silent} Here it answers no question."
