@@ -60,8 +60,11 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
         args.prompt = Answering.from_pretrained(name).prompt
+    assembled = name == "starter" or (base.adapter is not None and base.adapter.base_model_name_or_path == "starter")
+    if assembled:  # else PEFT writes down a path of the cache
+        model.name_or_path = model.config._name_or_path = "starter"
     if base.adapter is None:
-        peft_model = _new_adapter(model, args)
+        peft_model = _new_adapter(model, args, Path(base.name).name if assembled else None)
     else:
         peft_model = load_adapter(model, base.adapter, name, args.do_train)
     # No embeddings are trained; left to itself PEFT asks the Hub about the base's at every save.
@@ -71,16 +74,15 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     return peft_model, processor
 
 
-def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments) -> PeftModel:
+def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments, revision: str | None) -> PeftModel:
     config = LoraConfig(
+        revision=revision,
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
         target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
         modules_to_save=args.modules_to_save,
     )
-    if args.model_name_or_path == "starter":  # else PEFT writes down a path of the cache
-        config.revision, model.name_or_path = Path(model.name_or_path).name, "starter"
     return get_peft_model(model, config)
 
 
