@@ -1,7 +1,5 @@
 """What a run leaves in its folder: no token, and no path that is not of the command line."""
 
-import json
-import re
 import shutil
 import site
 import sys
@@ -9,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import yaml
 
 import train
 from processing.data import load_vqa_dataset
@@ -47,7 +44,15 @@ def test_no_file_of_a_run_holds_a_token_or_a_path_of_this_machine(phantoms, tmp_
     files = contents(tmp_path / "out")
     assert {"checkpoint-2/training_args.bin", "training_args.bin", "recipe.yaml", "README.md"} <= set(files)
     packages = {*site.getsitepackages(), site.getusersitepackages(), sys.prefix, str(ROOT)}
-    secrets = {TOKEN, str(tmp_path), str(phantoms), str(Path.home()), tempfile.gettempdir(), str(cache_dir()), *packages}
+    secrets = {
+        TOKEN,
+        str(tmp_path),
+        str(phantoms),
+        str(Path.home()),
+        tempfile.gettempdir(),
+        str(cache_dir()),
+        *packages,
+    }
     found = {(name, text) for name, content in files.items() for text in secrets if text.encode() in content}
     assert not found
     assert TOKEN not in caplog.text
