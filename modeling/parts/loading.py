@@ -124,5 +124,7 @@ def loading_errors(name: str, hint: str = "") -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(f"{name}: it needs code of its own, which is never run; choose another model.") from error
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise UserError(f"{name}: can't be loaded as a folder or from the Hub ({reason}){hint}.") from error
