@@ -97,15 +97,10 @@ def load_adapter_config(name: str) -> LoraConfig | None:
 
 def find_file(name: str, file: str, revision: str | None = None) -> Path | None:
     """The path of a file of a folder or, downloaded, of a Hub id; None where it can't be had."""
-    path = cached_file(
-        name,
-        file,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,  # no public way to ask for a file that may be missing
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if path is None else Path(path)
+    try:
+        return Path(cached_file(name, file, revision=revision))
+    except (OSError, ValueError):  # no such file, no such repo, no such name, or no Hub
+        return None
 
 
 @contextmanager
