@@ -17,6 +17,7 @@ RECIPE_FIELDS = frozenset(
         "drop_leaking_rows",
         "allow_no_answer",
         "split_seed",
+        "tuning_split",
         "max_train_samples",
         "max_eval_samples",
         "max_predict_samples",
