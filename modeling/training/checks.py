@@ -43,8 +43,8 @@ def read_words(args: Any) -> None:
         raise UserError(f"--include_num_input_tokens_seen {option_text(tokens)}: choose from all, non_padding and no.")
 
 
-def check_json(args: Any, names: list[str]) -> None:
-    """Checks options that take a JSON object, some of them also as a file.
+def read_json(args: Any, names: list[str]) -> None:
+    """Checks options that take a JSON object, and puts the content of a file in the place of its path.
 
     Raises:
         UserError: there is no such file, or it is not a JSON object.
@@ -64,6 +64,8 @@ def check_json(args: Any, names: list[str]) -> None:
             raise UserError(f"--{name} {option_text(text)}: must be a JSON object, as in '{{\"name\": 1}}'.")
         if name == "accelerator_config":
             _check_accelerator_config(content)
+        if from_file:
+            setattr(args, name, content)
 
 
 def _check_accelerator_config(options: dict[str, Any]) -> None:
@@ -194,6 +196,17 @@ def check_metric(args: Any) -> None:
         raise UserError(
             f"--metric_for_best_model {option_text(metric)}: not among the figures; choose from {', '.join(known)}."
         )
+
+
+def check_start(args: Any) -> None:
+    """Checks the options of a run that starts from a starter or from nothing, before that is made.
+
+    Raises:
+        UserError: an option that the model has no use for.
+    """
+    name = args.model_name_or_path
+    if name == "starter" or name.startswith("scratch:"):
+        check_starter(args, name == "starter")
 
 
 def check_starter(args: Any, is_starter: bool) -> None:
