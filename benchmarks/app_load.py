@@ -116,7 +116,7 @@ def measure_one_user(model: str, predictor: Predictor, images: list[Path]) -> No
             times.append(time.perf_counter() - started)
     config.set_option("runner.magicEnabled", False)  # as in the app's own config.toml, which AppTest does not read
     os.environ["MODEL_ID"] = model
-    test = AppTest.from_file(str(ROOT / "spaces_app" / "app.py"), default_timeout=300).run()
+    test = AppTest.from_file(str(ROOT / "spaces_app" / "page.py"), default_timeout=300).run()
     test.button_group[0].set_value("Examples").run()
     for question in QUESTIONS * 2:
         started = time.perf_counter()

@@ -55,7 +55,7 @@ def test_a_visit_of_the_streamlit_app_is_held_back_and_another_is_not(two_a_minu
     monkeypatch.setenv("MODEL_ID", str(trained))
 
     def visit(times: int) -> AppTest:
-        app = AppTest.from_file(str(ROOT / "spaces_app" / "app.py"), default_timeout=120).run()
+        app = AppTest.from_file(str(ROOT / "spaces_app" / "page.py"), default_timeout=120).run()
         app.button_group[0].set_value("Examples").run()
         for _ in range(times):
             app.chat_input[0].set_value(QUESTION).run()
