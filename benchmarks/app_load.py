@@ -40,14 +40,19 @@ class Visit(NamedTuple):
     wrong: list[str]  # answers that are not those of the model, in words
 
 
-async def visit(browser: Browser, address: str, image: Path, expected: list[str], ready: asyncio.Barrier) -> Visit:
+async def visit(
+    browser: Browser, number: int, address: str, image: Path, expected: list[str], ready: asyncio.Barrier
+) -> Visit:
     """A user who uploads an image, waits until all users are ready, and asks.
 
     Args:
+        number: of the user, from 0.
         expected: the answers of the model to the first of `QUESTIONS`, which are asked.
     """
     result = Visit([], [])
-    page = await (await browser.new_context()).new_page()
+    # each from an address of their own, so that no limit of a visitor is reached
+    address_of_user = {"X-Forwarded-For": f"198.51.100.{number}"}
+    page = await (await browser.new_context(extra_http_headers=address_of_user)).new_page()
     page.set_default_timeout(TIMEOUT)
     await page.goto(address)
     await page.get_by_text("Ready: ").wait_for()
@@ -79,7 +84,10 @@ async def visit_at_once(address: str, expected: dict[Path, list[str]]) -> list[V
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         ready = asyncio.Barrier(len(expected))
-        visits = (visit(browser, address, image, answers, ready) for image, answers in expected.items())
+        visits = (
+            visit(browser, number, address, image, answers, ready)
+            for number, (image, answers) in enumerate(expected.items())
+        )
         return await asyncio.gather(*visits)
 
 

@@ -10,50 +10,16 @@ number of proxies in front of it (`spaces_app.limits`).
 visit whose page was closed.
 """
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from starlette.middleware import Middleware
-from streamlit import runtime
-from streamlit.runtime.stats import CacheStat
 from streamlit.starlette import App
 
 from processing.errors import UserError
 from spaces_app.limits import trusted_proxies
 from spaces_app.uploads import UploadLimit
-
-FORGET_SECONDS = 10  # between two looks for visits that have ended
-
-
-def held() -> int:
-    """The bytes of all uploaded files in memory."""
-    stats = runtime.get_instance().uploaded_file_mgr.get_stats()
-    return sum(stat.byte_length for family in stats.values() for stat in family if isinstance(stat, CacheStat))
-
-
-@asynccontextmanager
-async def forget_visits(_: App) -> AsyncIterator[None]:
-    """While the app runs, frees the files and images of visits that ended `server.disconnectedSessionTTL` ago.
-
-    Streamlit itself frees them when the next visit ends, however late that is.
-    """
-
-    async def look() -> None:
-        while True:
-            await asyncio.sleep(FORGET_SECONDS)
-            manager: Any = runtime.get_instance()._session_mgr
-            len(manager._session_storage._cache)  # forgets what has expired; there is no public way
-
-    task = asyncio.create_task(look())
-    try:
-        yield
-    finally:
-        task.cancel()
-
+from spaces_app.visits import forget_visits, held
 
 try:
     trusted_proxies()  # a wrong value ends the start, not a visit

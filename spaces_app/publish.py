@@ -41,7 +41,16 @@ logger = logging.getLogger(__name__)
 TEMPLATES = Path(__file__).with_name("templates")
 PACKAGES = ("metrics", "modeling", "processing", "spaces_app")
 APPS = {  # the files of spaces_app that only one of the apps needs
-    "docker": {"app.py", "answers.py", "batch.py", "batch_page.py", "models.py", "page.py", "pictures.py"},
+    "docker": {
+        "app.py",
+        "answers.py",
+        "batch.py",
+        "batch_page.py",
+        "models.py",
+        "page.py",
+        "pictures.py",
+        "visits.py",
+    },
     "gradio": {"gradio_app.py"},
 }
 NOT_PUBLISHED = {"publish.py", "lock.py", "requirements.py"}  # of spaces_app

@@ -35,8 +35,8 @@ class _RefusedError(Exception):
 class UploadLimit:
     """An ASGI app whose requests have bounded bodies: each, all of a client address in a time, and all that is kept.
 
-    A request beyond a bound is answered with status 413 or 429 and one sentence, and the app under it sees an error in
-    its place.
+    A request beyond a bound is answered with status 413 or 429 and one sentence, whatever the app under it says of the
+    error that it gets in place of the body.
 
     Args:
         app: the app under it.
@@ -56,37 +56,58 @@ class UploadLimit:
         address = client_address(scope["client"][0] if scope["client"] else None, headers.getlist("x-forwarded-for"))
         length = 0
         ended = started = False
+        refused: _RefusedError | None = None
 
         async def receive_counted() -> Message:
-            nonlocal length, ended
+            nonlocal length, ended, refused
             message = await receive()
             ended = message["type"] != "http.request" or not message.get("more_body", False)
-            if size := len(message.get("body", b"")):
-                if not length and self.held() > MAX_HELD_BYTES:
-                    raise _RefusedError(429, FULL)
+            size = len(message.get("body", b""))
+            try:
+                if size:
+                    self._check(address, length, size)
+            except _RefusedError as error:
+                refused = error
+                raise
+            finally:
                 length += size
-                if length > MAX_BODY_BYTES:
-                    raise _RefusedError(413, TOO_LARGE)
-                try:
-                    LIMITER.take(address, UPLOADS, size)
-                except LimitError as error:
-                    raise _RefusedError(429, str(error)) from None
             return message
 
-        async def send_noted(message: Message) -> None:
+        async def send_unless_refused(message: Message) -> None:
             nonlocal started
-            started = True
-            await send(message)
+            if refused is None or started:  # else it is what the app says of the error
+                started = True
+                await send(message)
 
+        with suppress(_RefusedError):
+            await self.app(scope, receive_counted, send_unless_refused)
+        if refused is None:
+            return
+        while not ended and length <= MAX_BODY_BYTES:  # a client that still writes would not read the answer
+            message = await receive()
+            length += len(message.get("body", b""))
+            ended = message["type"] != "http.request" or not message.get("more_body", False)
+        if not started:
+            await PlainTextResponse(str(refused), refused.status)(scope, receive, send)
+
+    def _check(self, address: str, length: int, size: int) -> None:
+        """Counts the next part of a body.
+
+        Args:
+            length: bytes of the body before it.
+            size: bytes of this part.
+
+        Raises:
+            _RefusedError: it is too much.
+        """
+        if length == 0 and self.held() > MAX_HELD_BYTES:
+            raise _RefusedError(429, FULL)
+        if length + size > MAX_BODY_BYTES:
+            raise _RefusedError(413, TOO_LARGE)
         try:
-            await self.app(scope, receive_counted, send_noted)
-        except _RefusedError as error:
-            while not ended and length <= MAX_BODY_BYTES:  # a client that still writes would not read the answer
-                message = await receive()
-                length += len(message.get("body", b""))
-                ended = message["type"] != "http.request" or not message.get("more_body", False)
-            if not started:
-                await PlainTextResponse(str(error), error.status)(scope, receive, send)
+            LIMITER.take(address, UPLOADS, size)
+        except LimitError as error:
+            raise _RefusedError(429, str(error)) from None
 
 
 class UploadFolder:
