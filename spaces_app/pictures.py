@@ -13,6 +13,7 @@ from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES, ImageFacts, image_facts, open_image
 from spaces_app.answers import Conversation, plain
 from spaces_app.content import BURNT_IN, example_images
+from spaces_app.limits import UPLOADS
 
 MAX_FILES = 100
 MAX_VISIT_BYTES = 256 * 2**20  # of all files that are shown at once
@@ -175,7 +176,10 @@ def _uploaded_pictures() -> list[Picture]:
         accept_multiple_files=True,
         max_upload_size=MAX_IMAGE_BYTES // 2**20,
     )
-    st.caption(f"Of a DICOM header nothing about the patient is read or shown. {BURNT_IN}")
+    st.caption(
+        f"Of a DICOM header nothing about the patient is read or shown. {BURNT_IN} A visitor may send "
+        f"{UPLOADS.amount // 2**20} MB in ten minutes."
+    )
     if len(files) > MAX_FILES:
         st.warning(f"Only the first {MAX_FILES} of {len(files)} files are shown.")
     files = sorted(files, key=lambda file: file.name)[:MAX_FILES]

@@ -120,7 +120,9 @@ class UploadFolder:
     """
 
     def __init__(self, parent: str | None = None) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=FOLDER, dir=parent))
+        if parent:
+            os.makedirs(parent, exist_ok=True)
+        self.path = Path(tempfile.mkdtemp(prefix=FOLDER, dir=parent or None))
 
     def held(self) -> int:
         """The bytes of all its files."""
