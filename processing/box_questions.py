@@ -22,6 +22,7 @@ from processing.topics import Topic
 logger = logging.getLogger(__name__)
 
 AGREEMENT = 0.95  # share of people's answers about the findings of a body part that its boxes must give too
+ANY_PART = "any body part"
 MAX_PER_IMAGE = {"larger": 6, "largest": 3, "function": 6, "place": 8}  # new questions of these kinds
 Row = Mapping[str, Any]
 
@@ -69,29 +70,43 @@ def add_box_questions(rows: datasets.Dataset) -> datasets.Dataset:
 def _trusted_topics(rows_of_image: Mapping[str, Sequence[Row]]) -> dict[str, list[Topic]]:
     """The topics of each image whose answers by boxes can be trusted.
 
-    Topics about organs: the answers that people gave about this image are all those of its boxes, and there are some.
-    Topics about findings: for images of this body part, boxes answer questions of this kind as people did, in at
-    least `AGREEMENT` of the cases.
+    Topics about organs: the boxes show two organs or more, and the answers that people gave about this image are all
+    those of its boxes, and there are some. An image with a box of one organ was marked for that organ, not for all.
+    Topics about findings: any image with boxes of findings.
+
+    Of both, kinds are left out that boxes answer as people did in less than `AGREEMENT` of the cases; of findings, of
+    the cases of this body part, and kinds of which nobody asked there.
     """
     boxes = {image: _relative_boxes(own[0]) for image, own in rows_of_image.items()}
     body_part = {image: own[0]["location"] for image, own in rows_of_image.items()}
     organs: dict[str, set[str]] = defaultdict(set)
     for image, found in boxes.items():
         organs[body_part[image]] |= {box.organ for box in found} - FINDINGS
-    topics: dict[str, list[Topic]] = {}
+    candidates: dict[str, list[tuple[tuple[str, str], Topic]]] = defaultdict(list)
+    agreements: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for image, found in boxes.items():
-        about_organs = list(organ_topics(found, organs[body_part[image]]))
-        agreements = [agree for _, agree in _compare(about_organs, rows_of_image[image])]
-        topics[image] = about_organs if agreements and all(agreements) else []
-    by_kind: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    about_findings = {image: list(finding_topics(found)) for image, found in boxes.items()}
-    for image, of_image in about_findings.items():
-        for kind, agree in _compare(of_image, rows_of_image[image]):
-            by_kind[body_part[image], kind].append(agree)
-    trusted = {key for key, agreements in by_kind.items() if sum(agreements) / len(agreements) >= AGREEMENT}
-    for image, of_image in about_findings.items():
-        topics[image] += [topic for topic in of_image if (body_part[image], topic.kind) in trusted]
-    return topics
+        if len({box.organ for box in found} - FINDINGS) > 1:
+            about_organs = list(organ_topics(found, organs[body_part[image]]))
+            compared = _compare(about_organs, rows_of_image[image])
+            for number, (kind, agrees) in enumerate(compared):
+                others = compared[:number] + compared[number + 1 :]
+                if others and all(other for _, other in others):
+                    agreements[ANY_PART, kind].append(agrees)
+            if compared and all(agrees for _, agrees in compared):
+                candidates[image] += [((ANY_PART, topic.kind), topic) for topic in about_organs]
+        about_findings = list(finding_topics(found))
+        for kind, agrees in _compare(about_findings, rows_of_image[image]):
+            agreements[body_part[image], kind].append(agrees)
+        candidates[image] += [((body_part[image], topic.kind), topic) for topic in about_findings]
+    shares = {key: sum(cases) / len(cases) for key, cases in agreements.items()}
+    return {
+        image: [
+            topic
+            for (part, kind), topic in of_image
+            if shares.get((part, kind), 1.0 if part == ANY_PART else 0.0) >= AGREEMENT
+        ]
+        for image, of_image in candidates.items()
+    }
 
 
 def _compare(topics: Sequence[Topic], rows: Sequence[Row]) -> list[tuple[str, bool]]:

@@ -1,6 +1,7 @@
 """Rows of any known data set as one `DatasetDict` with one schema, validated and free of leaks."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from processing.sources import read_source
 from processing.sources.rows import Row
 from processing.sources.slake import read_slake_boxes
 from processing.sources.values import language_code, text_of
-from processing.splits import refuse_leaks, split_by_image
+from processing.splits import hold_out_tuning_rows, refuse_leaks, split_by_image
 from processing.storage import write_jsonl
 from processing.validation import validate
 
@@ -75,6 +76,7 @@ def load_vqa_dataset(
     drop_leaking_rows: bool = False,
     allow_no_answer: bool = False,
     split_seed: int = 0,
+    tuning_split: bool = False,
     skipped_rows_file: str | Path | None = None,
 ) -> datasets.DatasetDict:
     """Loads, validates and splits a data set.
@@ -86,7 +88,8 @@ def load_vqa_dataset(
         on_bad_rows: `skip` warns and writes them to `skipped_rows_file`; `error` refuses the data set.
         drop_leaking_rows: see `processing.splits.refuse_leaks`.
         allow_no_answer: keeps rows with an empty answer.
-        split_seed: seed of the split by image where the data set has none.
+        split_seed: seed of the split by image where the data set has none, and of `tuning_split`.
+        tuning_split: see `processing.splits.hold_out_tuning_rows`.
 
     Returns:
         The splits `train`, `validation` and `test` as far as there are rows for them, with the features `SCHEMA` and,
@@ -114,8 +117,10 @@ def load_vqa_dataset(
         boxes = {image: read_slake_boxes(Path(image)) for image in {row["image"] for row in good}}
         good = [row | {"boxes": boxes[row["image"]]} for row in good]
     rows = refuse_leaks(split_by_image(good, split_seed), drop_leaking_rows=drop_leaking_rows)
+    if tuning_split:
+        rows = hold_out_tuning_rows(rows, split_seed)
     kind = source.kind
-    if kind == "slake" and dataset != SLAKE_ID and all(row["digest"] != SLAKE_IMAGE for row in rows):
+    if kind == "slake" and dataset != SLAKE_ID and all(row["checked"].digest != SLAKE_IMAGE for row in rows):
         kind = "table"  # somebody's own data in SLAKE's layout
     return _to_dataset_dict(rows, DATA_SETS[kind])
 
@@ -133,7 +138,9 @@ def _filter_language(rows: list[Row], language: str) -> list[Row]:
     common = counts.most_common(NAMED_LANGUAGES)
     if not kept:
         found = ", ".join(f"{name} ({count:,} rows)" for name, count in common)
-        raise UserError(f"--language {language}: no row is in that language; the data set has {found}.")
+        raise UserError(
+            f"--language {language}: no row is in that language; the data set has {found}; add --language all."
+        )
     others = f" and {len(counts) - len(common):,} more" if len(counts) > len(common) else ""
     logger.warning(
         "--language %s leaves out %s of %s rows: %s%s.",
@@ -179,6 +186,6 @@ def _columns(rows: list[Row], start: int, features: datasets.Features) -> dict[s
 
 
 def _answer_type(value: str | None) -> str | None:
-    """OPEN or CLOSED in capitals; None for anything else."""
-    value = (value or "").upper()
-    return value if value in ("OPEN", "CLOSED") else None
+    """OPEN or CLOSED in capitals, also for open-ended and the like; None for anything else."""
+    match = re.match(r"(OPEN|CLOSED)\b", (value or "").upper())
+    return match[1] if match else None

@@ -68,6 +68,13 @@ class DataArguments:
         default=0,
         metadata={"help": "Seed of the 80/10/10 split by image where the data set has no splits."},
     )
+    tuning_split: bool = field(
+        default=False,
+        metadata={
+            "help": "To choose a recipe: evaluate on a tenth of the training images, whole groups of near-identical "
+            "ones, in place of the validation and test splits, which are left out."
+        },
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation rows."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Use only the first N test rows."})

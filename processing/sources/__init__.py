@@ -7,9 +7,10 @@ from pathlib import Path
 
 from processing.errors import UserError
 from processing.sources.phantom import read_phantom
-from processing.sources.rows import Source
+from processing.sources.rows import FACTS, Source
 from processing.sources.slake import read_slake
-from processing.sources.tables import TABLE_SUFFIXES, read_records, split_files, table_rows
+from processing.sources.tables import TABLE_SUFFIXES, Record, read_records, split_files, table_rows
+from processing.sources.values import is_word_for_missing
 from processing.sources.vqa_rad import (
     PUBLIC_FILE,
     has_vqa_rad_splits,
@@ -36,6 +37,8 @@ def read_source(dataset: str, column_names: Iterable[str] = (), image_folder: st
     """
     column_names = list(column_names)
     source = _read_source(dataset, column_names, image_folder)
+    for row in source.rows:
+        row |= {field: None for field in FACTS if is_word_for_missing(row.get(field))}
     if source.kind != "table":
         for flag, given in (("--column_names", column_names), ("--image_folder", image_folder)):
             if given:
@@ -54,7 +57,7 @@ def _read_source(dataset: str, column_names: Iterable[str], image_folder: str | 
         return _read_folder(path, column_names, image_folder)
     if os.path.isfile(path):
         return _read_file(path, column_names, image_folder)
-    if HUB_ID.fullmatch(dataset):
+    if HUB_ID.fullmatch(dataset) and path.suffix.lower() not in TABLE_SUFFIXES:
         from processing.sources.hub import download_slake  # huggingface_hub takes a while to import
 
         return read_slake(download_slake(dataset))
@@ -73,7 +76,9 @@ def _read_folder(folder: Path, column_names: Iterable[str], image_folder: str | 
         return read_slake(folder)
     if files := split_files(folder, TABLE_SUFFIXES):
         rows = [
-            row for split, file in files.items() for row in table_rows(file, read_records(file, split), column_names)
+            row
+            for file, records in _with_rows({file: read_records(file, split) for split, file in files.items()}).items()
+            for row in table_rows(file, records, column_names)
         ]
         return Source("table", Path(image_folder or folder), rows)
     tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in TABLE_SUFFIXES)
@@ -84,6 +89,11 @@ def _read_folder(folder: Path, column_names: Iterable[str], image_folder: str | 
         f"--dataset {folder}: the folder is neither SLAKE (train.json, imgs/) nor VQA-RAD (trainset.json, images/) "
         f"and has no train, validation or test table (found: {found}); name the one file to read."
     )
+
+
+def _with_rows(tables: dict[Path, list[Record]]) -> dict[Path, list[Record]]:
+    """The tables that are not empty; all of them where none has a row."""
+    return {file: records for file, records in tables.items() if records} or tables
 
 
 def _read_file(file: Path, column_names: Iterable[str], image_folder: str | None) -> Source:

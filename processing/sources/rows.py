@@ -26,6 +26,8 @@ FIELDS = (
     "language",
 )
 
+FACTS = FIELDS[3:]  # about a row: in them, a word such as NA says that nothing is known
+
 Row = dict[str, Any]  # `FIELDS`, unchecked, and `where`: file and number of the row, for messages
 
 

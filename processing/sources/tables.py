@@ -1,5 +1,6 @@
 """Tables of rows: JSON, JSON Lines and CSV files."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from processing.errors import UserError, quoted
 from processing.sources.csv_tables import read_csv
 from processing.sources.json_tables import RepeatedField, read_json
 from processing.sources.rows import FIELDS, SPLITS, Row
-from processing.sources.values import is_missing
+from processing.sources.values import image_path, is_missing
 
 READERS: Mapping[str, Callable[[Path], list[Any]]] = {
     ".json": read_json,
@@ -80,21 +81,30 @@ def table_rows(file: Path, records: Sequence[Record], column_names: Iterable[str
     if missing := [columns[field] for field in REQUIRED if found[field] is None]:
         names = ", ".join(quoted(name) for name in sorted(present)[:NAMED_COLUMNS])
         raise UserError(
-            f"{file}: no column {' and no column '.join(map(repr, missing))} (found: {names or 'none'}); name yours "
-            "by --column_names image=... question=..."
+            f"{file}: no column {' and no column '.join(map(repr, missing))} (found: {names or 'none'}); "
+            f"{_mend_of_columns(records, present)}"
         )
     columns |= {field: column for field, column in found.items() if column is not None}
     rows = []
     for record in records:
         values = {field: record.values.get(column) for field, column in columns.items()}
         values["split"] = record.row["split"] or values["split"]
+        values["image"] = image_path(values["image"])
         values["image_id"] = values["image"] if values["image_id"] is None else values["image_id"]
         rows.append(record.row | values)
     return rows
 
 
+def _mend_of_columns(records: Sequence[Record], present: set[str]) -> str:
+    if any(isinstance(value, dict | list) for value in records[0].values.values()):
+        return "write one flat object a row, with the fields image, question and answer."
+    if len(present) < len(REQUIRED):
+        return "save the table with commas or tabs between its columns and their names in the first line."
+    return "name yours by --column_names image=... question=..., or write their names into the first line."
+
+
 def find_column(name: str, present: Iterable[str]) -> str | None:
-    """The column of this name, else the only one whose name differs in case or white space; None without one."""
+    """The column of this name, else the only one whose name looks the same; None without one."""
     if name in (present := list(present)):
         return name
     similar = _similar_columns(name, present)
@@ -102,8 +112,12 @@ def find_column(name: str, present: Iterable[str]) -> str | None:
 
 
 def _similar_columns(name: str, present: Iterable[str]) -> list[str]:
-    """The columns whose names differ from this one in case or white space at most."""
-    return sorted(column for column in present if column.strip().casefold() == name.strip().casefold())
+    """The columns whose names differ from this one in case, spaces, hyphens and underscores at most."""
+    return sorted(column for column in present if _letters(column) == _letters(name))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip()).casefold()
 
 
 def _parse_column_names(column_names: Iterable[str]) -> dict[str, str]:

@@ -99,6 +99,19 @@ def test_nothing_is_asked_where_people_say_otherwise_or_nothing(ask, answers):
     assert made_of(ask(("Abdomen", ABDOMEN, answers or [("Is this a CT?", "Yes")]))) == {}
 
 
+def test_one_box_of_one_organ_says_nothing_of_others(ask):
+    marked = ("Abdomen", [("Liver", [10, 20, 40, 40]), ("Liver Cancer", [20, 30, 5, 5])], TRUE)
+    assert made_of(ask(marked, ("Abdomen", ABDOMEN, TRUE))) == {}
+
+
+def test_kinds_in_which_people_and_boxes_differ_elsewhere_are_not_asked(ask):
+    rightmost = ("What is the rightmost organ in this image?", "Liver")  # the boxes say Spleen
+    other = ("Abdomen", ABDOMEN, [*TRUE, ("Is there spleen in this image?", "Yes"), rightmost])
+    made = made_of(ask(("Abdomen", ABDOMEN, TRUE), other))
+    assert len(made) > 10
+    assert not {"What is the leftmost organ in this image?", rightmost[0]} & made.keys()
+
+
 def test_what_was_asked_is_not_asked_again_and_answers_are_those_of_training(ask):
     asked = [*TRUE, ("what is the leftmost organ in this image", "Liver")]
     made = made_of(ask(("Abdomen", [*ABDOMEN, ("Pancreas", [20, 20, 50, 50])], asked)))
@@ -214,4 +227,4 @@ def test_boxes_of_phantoms_answer_as_the_phantoms_do(phantoms):
 def test_boxes_of_slake_answer_as_people_do(slake):
     pairs = list(held_out(load_vqa_dataset(str(slake))))
     assert len(pairs) > 60
-    assert sum(boxes == people for boxes, people in pairs) > 0.9 * len(pairs)
+    assert sum(boxes == people for boxes, people in pairs) > 0.97 * len(pairs)

@@ -60,7 +60,7 @@ def test_whatever_an_image_raises_is_a_problem_of_its_rows(table, tmp_path, capl
             raise error
         return open_image(path)
 
-    monkeypatch.setattr("processing.validation.open_image", fail)
+    monkeypatch.setattr("processing.image_checks.open_image", fail)
     file = table(*[{} for _ in range(4)], {"image": "3.png"})
     assert len(rows_of(load_vqa_dataset(str(file)))) == 10
     assert "2 of 12 rows can't be used:\n  2 x undecodable image: rows.json row 4 (3.png: " in caplog.text
@@ -118,7 +118,7 @@ def test_odd_image_names_are_bad_rows_and_nothing_worse(table, caplog, name):
 def test_second_load_opens_no_image_again(table, monkeypatch):
     file = table()
     first = load_vqa_dataset(str(file))
-    monkeypatch.setattr("processing.validation.open_image", lambda _: pytest.fail("an image was opened again"))
+    monkeypatch.setattr("processing.image_checks.open_image", lambda _: pytest.fail("an image was opened again"))
     assert rows_of(load_vqa_dataset(str(file))) == rows_of(first)
 
 

@@ -83,6 +83,7 @@ BOTH_FAMILIES: list[dict[str, str]] = [
         "drop_leaking_rows": "True",
         "allow_no_answer": "True",
         "split_seed": "3",
+        "tuning_split": "True",
     },
     {
         "fp16": "False",
