@@ -75,7 +75,7 @@ def test_questions_are_the_column_of_that_name():
         (b"q\nx\n", "no column question"),
         (b"question\n", "no column question, or no row"),
         (b"\xff", "q.csv: not UTF-8 text .byte 0"),
-        (b'question\n"open\n', "q.csv line 2: not valid CSV"),
+        (b'question\n"open\n', "q.csv line 2: a quote opens in this row"),
         (b"question\n" + b"x\n" * 1_001, "1,001 rows; send at most 1,000"),
     ],
 )
