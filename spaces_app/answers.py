@@ -13,7 +13,7 @@ from PIL import Image
 
 from processing.answers import answer_identity
 from processing.errors import UserError
-from spaces_app.content import PROBES, SILENT, UNSURE, suggestions
+from spaces_app.content import PROBES, UNSURE, suggestions, why_silent
 from spaces_app.limits import LIMITER, QUESTIONS, Limit, LimitError, client_address
 from spaces_app.models import short_name
 
@@ -151,7 +151,7 @@ def _show_answer(answer: "Answer | str", name: str, models: "Mapping[str, Predic
     show_line("(silent)" if answer.silent else text, "answer")
     st.progress(min(answer.confidence, 1.0), text=f"Confidence {answer.confidence:.0%}")
     if answer.silent:
-        st.warning(SILENT.format(models[name].abstention_threshold), icon=":material/block:")
+        st.warning(why_silent(models[name].abstention_threshold), icon=":material/block:")
     elif answer.confidence < UNSURE:
         st.warning("The model is unsure: read the other answers too.", icon=":material/help:")
     if answer.question_cut:

@@ -25,6 +25,9 @@ KEPT = (  # by the Gradio app
 )
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "output" / "demo")  # where `make demo` leaves one
 SILENT = "The model gives no answer below a confidence of {:.0%}: too many of those were wrong in its validation."
+SILENT_EVERYWHERE = (
+    "The model gives no answer at all: in its validation no confidence kept the wrong answers as few as was asked for."
+)
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
 
@@ -68,3 +71,8 @@ def example_images() -> tuple[tuple[str, Path], ...]:
     """Name and file of drawn images, which are no patient's."""
     folder = cached_phantoms(MIN_IMAGES)
     return tuple((name, folder / "imgs" / f"xmlab{number}" / "source.jpg") for name, number in EXAMPLES.items())
+
+
+def why_silent(threshold: float) -> str:
+    """Why a model gives no answer, by the confidence below which it gives none. None reaches one above 1."""
+    return SILENT_EVERYWHERE if threshold > 1 else SILENT.format(threshold)

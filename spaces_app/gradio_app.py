@@ -57,7 +57,7 @@ from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES, open_image
 from processing.utils import MAX_QUESTION_CHARACTERS
-from spaces_app.content import BURNT_IN, DEFAULT_MODEL, DISCLAIMER, GENERAL, KEPT, SILENT, example_images
+from spaces_app.content import BURNT_IN, DEFAULT_MODEL, DISCLAIMER, GENERAL, KEPT, example_images, why_silent
 from spaces_app.limits import LIMITER, QUESTIONS, client_address, trusted_proxies
 from spaces_app.uploads import UploadFolder, UploadLimit
 
@@ -130,7 +130,7 @@ class Panel:
         if result.question_cut:
             gr.Warning("The question is longer than the model reads; its end was left out.")
         if result.silent:
-            gr.Warning(SILENT.format(self.predictor.abstention_threshold))
+            gr.Warning(why_silent(self.predictor.abstention_threshold))
         ranked = [(result.answer, result.confidence)]
         ranked += [(other.answer, other.confidence) for other in result.alternatives]
         return [(text or "(no answer)", confidence) for text, confidence in ranked], asdict(result)

@@ -11,6 +11,7 @@ import torch
 from transformers import Blip2Processor, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from metrics.abstention import SILENT_EVERYWHERE
 from metrics.calibration import scaled
 from modeling.training.arguments import Blip2TrainingArguments
 from processing.errors import UserError
@@ -29,7 +30,7 @@ class Answering:
         num_beams: 1 is greedy.
         candidates: the answers to choose from, where they are not free text.
         confidence_scale: slope and offset that calibrate its confidence, by `metrics.calibration.scaled`.
-        threshold: the model gives no answer whose confidence is below it.
+        threshold: the model gives no answer whose confidence is below it. Above 1 it never gives one.
     """
 
     prompt: str = Blip2TrainingArguments.prompt
@@ -86,7 +87,7 @@ class Answering:
             answering = cls(**json.loads(Path(file).read_text(encoding="utf-8")))
             if answering.prompt.count("{}") != 1 or min(answering.max_new_tokens, answering.num_beams) < 1:
                 raise ValueError
-            if not 0 <= answering.threshold <= 1:
+            if not 0 <= answering.threshold <= SILENT_EVERYWHERE:
                 raise ValueError
             answering.calibrated(np.array([0.5]))
         except (OSError, ValueError, TypeError, AttributeError) as error:

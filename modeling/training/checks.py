@@ -14,6 +14,7 @@ from datasets import DatasetDict
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_bitsandbytes_available
 
+from metrics.calibration import MIN_ANSWERS
 from metrics.vqa import score_answers
 from modeling.training.ranges import option_text
 from processing.errors import UserError, quoted
@@ -140,6 +141,8 @@ def _unmet_needs(args: Any) -> Iterator[tuple[str, str]]:
             yield f"{kind}_checkpointing_kwargs", f"--{kind}_checkpointing True"
     if args.early_stopping_patience is not None and not args.load_best_model_at_end:
         yield "early_stopping_patience", "--load_best_model_at_end True"
+    if args.target_risk is not None and not (args.do_train and args.do_eval):
+        yield "target_risk", "--do_train True and --do_eval True: the threshold is chosen once a model is trained"
     if not args.do_train:
         return
     evaluates = args.eval_strategy != "no"
@@ -229,6 +232,13 @@ def check_rows(args: Any, dataset: DatasetDict) -> None:
             raise UserError(f"--dataloader_drop_last: drops all {rows} training rows, as a batch has {batch}.")
     if getattr(args, "answer_candidates", None) == "train" and "train" not in dataset:
         raise UserError("--answer_candidates train: the data set has no training rows; leave the flag out.")
+    if args.target_risk is not None:
+        rows = len(dataset["validation"]) if "validation" in dataset else 0
+        if rows < MIN_ANSWERS:
+            raise UserError(
+                f"--target_risk {args.target_risk:g}: needs {MIN_ANSWERS} validation rows or more to choose a "
+                f"threshold, and there are {rows or 'none'}; give more, or leave the flag out."
+            )
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
     if args.do_train and args.eval_strategy != "no" and metric in FIGURES_OF_SOME:
         rows = dataset["validation"]

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, ViltConfig, ViltProcessor
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from metrics.abstention import SILENT_EVERYWHERE
 from modeling.parts.loading import load_auto, load_weights, loading_errors
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import ViltTrainingArguments
@@ -60,8 +61,9 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         model, processor = load_checkpoint(name, labels)
     check_starter(args, isinstance(model, ViltStarterForQuestionAnswering))
     if args.do_train:
-        config = model.config
-        config.answer_temperature, config.answer_threshold = 1.0, 0.0  # the checkpoint's are for other answers
+        config = model.config  # the checkpoint's own temperature and threshold are for other answers
+        config.answer_temperature = 1.0
+        config.answer_threshold = 0.0 if args.target_risk is None else SILENT_EVERYWHERE  # until one is chosen
     _log_vocabulary(model.config, dataset)
     _warn_of_cut_questions(processor, model.config, dataset)
     return model, processor
