@@ -45,7 +45,7 @@ def draw_sixteen_bits(colour: np.ndarray, alpha: np.ndarray | None) -> Image.Ima
     if colour.ndim == 2:
         eight = stretch(colour, visible)
     else:
-        highest = (colour if visible is None else colour[visible]).max(initial=0)
+        highest = np.max(colour, initial=0, where=True if visible is None else visible[..., None])
         eight = (colour >> (4 if highest < TWELVE_BITS else 8)).astype(np.uint8)  # of what is seen
     image = Image.fromarray(eight)
     if alpha is not None:
