@@ -1,9 +1,10 @@
 """Why rows can't be used, and how people are told."""
 
 from collections import defaultdict
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from processing.sources.rows import Row
+if TYPE_CHECKING:
+    from processing.sources.rows import Row  # sources name problems too
 
 NAMED_ROWS = 3  # rows named for each kind of problem
 
@@ -20,14 +21,14 @@ class Problem(NamedTuple):
     detail: str
 
 
-def describe_problems(bad: list[Row], total: int) -> str:
+def describe_problems(bad: "list[Row]", total: int) -> str:
     """A summary for people: each kind of problem, its count and the first rows that have it.
 
     Args:
         bad: rows with `problem` and `detail`.
         total: number of rows, good ones included.
     """
-    groups: dict[str, list[Row]] = defaultdict(list)
+    groups: "dict[str, list[Row]]" = defaultdict(list)
     for row in bad:
         groups[row["problem"]].append(row)
     lines = [f"{len(bad):,} of {total:,} rows can't be used:"]
