@@ -1,4 +1,4 @@
-"""Images that a data set keeps inside of other files (Parquet, zip), as files of the cache, each once by its content."""
+"""Images that a data set keeps inside of other files (Parquet, zip), as files of the cache, each once."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from processing.images import MAX_IMAGE_BYTES
 from processing.problems import Problem
 from processing.storage import cache_dir, write_atomically
 
-# How image files begin, with the ending that their name gets. What is none of them is opened by its content all the same.
+# How image files begin, with the ending that their name gets; whatever it ends in, an image is told by its content.
 ENDINGS = (
     (0, b"\x89PNG", ".png"),
     (0, b"\xff\xd8\xff", ".jpg"),
@@ -29,7 +29,7 @@ class StoredImage(str):
 
 
 class ImageStore:
-    """The images of data sets in `datasets/images` of the cache folder, and which files they were found in.
+    """The images of data sets in `images` of the cache folder, and which files they were found in.
 
     A name is the SHA-256 of the image's bytes, so nothing that a data set calls an image becomes a path.
 
@@ -38,8 +38,8 @@ class ImageStore:
     """
 
     def __init__(self) -> None:
-        self.root = Path(os.path.realpath(cache_dir() / "datasets" / "images"))
-        self._found = cache_dir() / "datasets" / "found"
+        self.root = Path(os.path.realpath(cache_dir() / "images"))
+        self._found = cache_dir() / "found_images"
 
     def add(self, data: bytes, name: str = "") -> StoredImage | Problem | None:
         """Writes an image that is not there yet; None where there are no bytes.

@@ -28,7 +28,7 @@ def describe_problems(bad: "list[Row]", total: int) -> str:
         bad: rows with `problem` and `detail`.
         total: number of rows, good ones included.
     """
-    groups: "dict[str, list[Row]]" = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in bad:
         groups[row["problem"]].append(row)
     lines = [f"{len(bad):,} of {total:,} rows can't be used:"]

@@ -63,7 +63,9 @@ class ColumnFinder:
         for pair in column_names:
             field, separator, column = pair.partition("=")
             if not separator or not column or field not in FIELDS:
-                raise UserError(f"--column_names {pair}: expected field=column with a field out of {', '.join(FIELDS)}.")
+                raise UserError(
+                    f"--column_names {pair}: expected field=column with a field out of {', '.join(FIELDS)}."
+                )
             self._given[field] = column
         self._logged: set[str] = set()
 
@@ -99,7 +101,9 @@ class ColumnFinder:
         similar = _similar_columns(field, present)
         if len(similar) > 1:
             both = " and ".join(quoted(column) for column in similar[:2])
-            raise UserError(f"{table}: the columns {both} are nearly the same; keep one, or name it by --column_names.")
+            raise UserError(
+                f"{table}: the columns {both} are nearly the same; keep one, or name it by --column_names."
+            )
         if similar:
             return similar[0]
         taken = set(self._given.values())

@@ -5,6 +5,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from processing.errors import shorten
@@ -28,6 +29,22 @@ class DataFolder:
 
     def fetch(self, names: Iterable[str]) -> None:
         """Makes sure that these files are there; here all of them are."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        try:
+            return (self.root / name).is_file()
+        except (OSError, ValueError):  # it can't be a name
+            return False
+
+    def title(self, name: str) -> str:
+        """A file's name for messages."""
+        return str(self.root / name)
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """`files`, to ask whether one is there."""
+        return frozenset(self.files)
 
     @property
     def image_root(self) -> Path:

@@ -56,6 +56,12 @@ class HubRepo(DataFolder):
         except HUB_ERRORS as error:
             raise hub_error(error, self.label, DATA_SET, self.commit) from error
 
+    def has(self, name: str) -> bool:
+        return name in self.known
+
+    def title(self, name: str) -> str:
+        return f"{self.label}: {name}"
+
     @property
     def image_root(self) -> Path:
         return self.root.parent.parent  # files of a snapshot are links to `blobs` beside it
@@ -76,7 +82,7 @@ def open_repo(repo_id: str, revision: str | None) -> HubRepo:
     """
     label = f"--dataset {repo_id}"
     name = f"{repo_id.replace('/', '--')}@{quote(revision or constants.DEFAULT_REVISION, safe='')}.json"
-    remembered = cache_dir() / "datasets" / "repos" / name
+    remembered = cache_dir() / "hub_repos" / name
     try:
         info = HfApi().dataset_info(repo_id, revision=revision)
         files = [sibling.rfilename for sibling in info.siblings or [] if _is_inside(sibling.rfilename)]

@@ -42,11 +42,13 @@ def read_parquet(
             if repeated := [column for column in schema.names if schema.names.count(column) > 1]:
                 raise UserError(f"{name}: two columns are named {quoted(repeated[0])}; keep one of them.")
             columns = finder.find(name, schema.names)
-            wanted = {*columns.values(), *option_columns(schema.names), label_column(schema.names) or columns["image"]}
+            wanted = {*columns.values(), *option_columns(schema.names), label_column(schema.names)}
             images = _Images(file, schema.field(columns["image"]), store, folder)
-            read = [column for column in schema.names if column in wanted and column != columns["image"]] + images.parts
+            read = [
+                column for column in schema.names if column in wanted and column != columns["image"]
+            ] + images.parts
             names = _class_names(schema)
-            records = []
+            records: list[Record] = []
             for values in _rows(table, read):
                 image, image_id = images.take(values.pop(columns["image"], None))
                 values = {column: _named(value, names.get(column)) for column, value in values.items()}
@@ -94,7 +96,8 @@ class _Images:
             )
         known = None if is_path else store.recall(file, field.name)
         self._known: list | None = known if isinstance(known, list) else None
-        self._is_path, self._taken = is_path, [] if known is None and not is_path else None
+        self._is_path = is_path
+        self._taken: list[Any] | None = None if is_path or self._known is not None else []
         self._next = 0
 
     @property

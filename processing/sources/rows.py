@@ -26,7 +26,9 @@ FIELDS = (
     "language",
 )
 
-Row = dict[str, Any]  # `FIELDS`, unchecked, and `where`: file and number of the row, for messages
+# `FIELDS`, unchecked, and `where`: file and number of the row, for messages. Where a table has them, `answers`
+# (several gold answers), `choices` (the options) and `answer_label` (the letter of the right one).
+Row = dict[str, Any]
 
 
 @dataclass
@@ -37,8 +39,27 @@ class Source:
         kind: `slake`, `vqa_rad`, `phantom` or `table`.
         root: the folder that all its images must lie in.
         rows: in the order of the files.
+        repo: of the Hub, where it comes from there.
     """
 
     kind: str
     root: Path
     rows: list[Row]
+    repo: "Repo | None" = None
+
+
+@dataclass(frozen=True)
+class Repo:
+    """Where on the Hub a data set comes from.
+
+    Attributes:
+        id: `user/name`.
+        commit: of its files.
+        config: the name of its configuration, where it has any.
+        license: as its card says.
+    """
+
+    id: str
+    commit: str
+    config: str | None = None
+    license: str | None = None

@@ -103,7 +103,7 @@ def read_records(file: Path, split: str | None, name: str | None = None) -> list
     """
     reader = READERS.get(file.suffix.lower())
     if reader is None:
-        raise UserError(f"{file}: unknown kind of table; save it as a .json, .jsonl, .csv, .tsv or .parquet file.")
+        raise UserError(f"{file}: unknown kind of table; save it as a .json, .jsonl, .csv or .tsv file.")
     records = []
     for number, values in enumerate(reader(file), start=1):
         if not isinstance(values, dict):
