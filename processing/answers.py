@@ -8,7 +8,7 @@ END_MARKS = ".,;:!?…。，、；：！？．"  # noqa: RUF001
 QUOTES = "\"'`“”‘’„«»「」『』"  # noqa: RUF001
 
 # A hyphen between letters (x-ray) is spelling; any other one is a minus or a range.
-SIGNS = re.compile(r"[+<>=±≤≥≠%‰°/*^~$#]|(?<=\d)['\"]|(?<![^\W\d_])[-−–]|[-−–](?![^\W\d_])|(?<=\d)[.,:](?=\d)")  # noqa: RUF001
+SIGNS = re.compile(r"[+<>=±≤≥≠%‰°/*^~$#]|(?<=\d)['\"]|(?<![^\W\d_])[-−–]|[-−–](?![^\W\d_])|[.,:](?=\d)")  # noqa: RUF001
 
 
 def answer_identity(answer: str) -> str:
@@ -28,13 +28,14 @@ def answer_identity(answer: str) -> str:
 def same_signs(one: str, other: str) -> bool:
     """Whether two answers have the same signs in the same order: `+`, `-`, `<`, `%`, `/`, decimal points and the like.
 
-    Exact Match ignores them, so it needs this to tell `HER2+` from `HER2-`.
+    Exact Match ignores them, so it needs this to tell `HER2+` from `HER2-`. Answers of one `answer_identity` have the
+    same signs.
     """
     return _signs(one) == _signs(other)
 
 
 def _signs(answer: str) -> list[str]:
-    return SIGNS.findall(unicodedata.normalize("NFKC", answer))
+    return SIGNS.findall(unicodedata.normalize("NFKC", answer_identity(answer)))
 
 
 def _is_article(words: list[str], i: int) -> bool:

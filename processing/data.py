@@ -1,6 +1,7 @@
 """Rows of any known data set as one `DatasetDict` with one schema, validated and free of leaks."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -196,7 +197,9 @@ def _filter_language(rows: list[Row], language: str) -> list[Row]:
     common = counts.most_common(NAMED_LANGUAGES)
     if not kept:
         found = ", ".join(f"{name} ({count:,} rows)" for name, count in common)
-        raise UserError(f"--language {language}: no row is in that language; the data set has {found}.")
+        raise UserError(
+            f"--language {language}: no row is in that language; the data set has {found}; add --language all."
+        )
     others = f" and {len(counts) - len(common):,} more" if len(counts) > len(common) else ""
     logger.warning(
         "--language %s leaves out %s of %s rows: %s%s.",
@@ -244,6 +247,6 @@ def _columns(rows: list[Row], start: int, features: datasets.Features) -> dict[s
 
 
 def _answer_type(value: str | None) -> str | None:
-    """OPEN or CLOSED in capitals; None for anything else."""
-    value = (value or "").upper()
-    return value if value in ("OPEN", "CLOSED") else None
+    """OPEN or CLOSED in capitals, also for open-ended and the like; None for anything else."""
+    match = re.match(r"(OPEN|CLOSED)\b", (value or "").upper())
+    return match[1] if match else None

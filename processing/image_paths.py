@@ -28,10 +28,12 @@ IMAGE_DATA = re.compile(
     r"""data:.*|(iVBOR|/9j/|R0lGOD|UklGR|SUkq|TU0A|Qk)[\w+/\s-]{20,}=*\s*|[\w+/\s-]{200,}=*\s*|b['"].*|\x89PNG.*""",
     re.DOTALL,
 )
-QUOTES = "\"'`"
+AROUND = " \t\r\n\xa0\ufeff\u200b\u202a\u202c\"'`“”‘’"  # noqa: RUF001
+CONTROLS = {"\t": "/t", "\n": "/n", "\r": "/r", "\b": "/b", "\f": "/f", "\v": "/v", "\a": "/a"}
+FILE_SCHEME = re.compile(r"file:(//(localhost)?)?(?=[^/]|/[^/])", re.IGNORECASE)
 NUMBERS = re.compile(r"\d+")
 LINK = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/?#\s]*)")
-WHOLE_PATH = re.compile(r"[/\\]|~[\w.-]*[/\\]|[A-Za-z]:[/\\]|file:")
+WHOLE_PATH = re.compile(r"((Posix|Windows)Path\(.)?[/\\]|~[\w.-]*[/\\]|[A-Za-z]:[/\\]|file:")
 
 
 def file_inside(root: Path, name: str) -> Path | None:
@@ -46,7 +48,7 @@ def file_inside(root: Path, name: str) -> Path | None:
 
 def is_absolute(name: str) -> bool:
     """Whether a name is a whole path, of this machine or another."""
-    return WHOLE_PATH.match(name.strip()) is not None
+    return WHOLE_PATH.match(_bare(name)) is not None
 
 
 class ImageFolder:
@@ -70,7 +72,8 @@ class ImageFolder:
         """The path of an image, relative to the folder and with slashes, or why there is none."""
         if not name.strip():
             return Problem(MISSING, "no path")
-        if link := LINK.match(name.strip()):
+        name = _without_file_scheme(name)
+        if link := LINK.match(_bare(name)):
             host = link[2].rpartition("@")[2]  # without a name and a password
             return Problem(URL, shorten(f"{link[1]}://{host}/..."))
         outside = False  # one of its spellings leads out of the folder
@@ -83,9 +86,9 @@ class ImageFolder:
                 outside = True
             except (OSError, ValueError):  # there is none, or it can't be a name
                 continue
-        if IMAGE_DATA.fullmatch(name.strip()):
+        if IMAGE_DATA.fullmatch(_bare(name)):
             return Problem(EMBEDDED, f"{len(name):,} characters")
-        similar = [] if outside else self._similar(name)
+        similar = [] if outside else self._similar(unquote(_bare(name)))
         if len(similar) == 1:
             if file_inside(self.root, similar[0]):
                 return similar[0]
@@ -204,9 +207,26 @@ class ImageFolder:
 
 
 def _spellings(name: str) -> Iterable[str]:
-    """The name, and what it says without outer white space, a mark of the byte order, quotes, and URL's escapes."""
-    bare = name.strip().strip("\ufeff").strip(QUOTES + " ")
-    return dict.fromkeys((name, name.strip(), bare, bare.replace("\\", "/"), unquote(bare)))
+    """The name, and what else it may say.
+
+    That is the name without what stands around it, with slashes, without the escapes of a URL, and with the letters
+    that JSON made control characters of in `images\train.png`.
+    """
+    bare = _bare(name)
+    plain = unquote(bare).replace("\\", "/")
+    letters = "".join(CONTROLS.get(char, char) for char in name.strip(" \r\n"))
+    return dict.fromkeys((name, name.strip(), bare, bare.replace("\\", "/"), plain, letters))
+
+
+def _bare(name: str) -> str:
+    """The name without white space, invisible characters and quotes around it."""
+    return name.strip(AROUND)
+
+
+def _without_file_scheme(name: str) -> str:
+    """The path of a `file:` URL; another name as it is."""
+    match = FILE_SCHEME.match(_bare(name))
+    return unquote(_bare(name)[match.end() :]) if match else name
 
 
 def _parts(name: str) -> list[str]:

@@ -16,7 +16,7 @@ from transformers.utils import is_bitsandbytes_available
 
 from metrics.vqa import score_answers
 from modeling.training.ranges import option_text
-from processing.errors import UserError
+from processing.errors import UserError, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,11 @@ def check_json(args: Any, names: list[str]) -> None:
 
 def _check_accelerator_config(options: dict[str, Any]) -> None:
     known = sorted(f.name for f in fields(AcceleratorConfig) if f.name != "use_configured_state")
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             raise UserError(f"--accelerator_config: no option {option_text(option)}; choose from {', '.join(known)}.")
+        if option != "gradient_accumulation_kwargs" and not isinstance(value, bool | None):
+            raise UserError(f"--accelerator_config: {option} must be true or false, not {quoted(value)}.")
     accumulation = options.get("gradient_accumulation_kwargs") or {}
     if not isinstance(accumulation, dict):
         raise UserError("--accelerator_config: gradient_accumulation_kwargs must be an object with named options.")

@@ -47,6 +47,8 @@ def try_options(args: Any) -> None:
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(INTEGRATION_TO_CALLBACK)
+            if name in ("all", "none"):
+                raise UserError(f"--report_to {' '.join(args.report_to)}: {name} stands alone; leave out the others.")
             raise UserError(f"--report_to {option_text(name)}: choose all, none or some of {known}.")
         with _refusing(f"--report_to {option_text(name)}"):
             INTEGRATION_TO_CALLBACK[name]()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from processing.errors import UserError
 from processing.sources.phantom import read_phantom
-from processing.sources.rows import Source
+from processing.sources.rows import FACTS, Source
+from processing.sources.tables import TABLE_SUFFIXES
+from processing.sources.values import is_word_for_missing
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -36,6 +38,8 @@ def read_source(
     """
     column_names = list(column_names)
     source = _read_source(dataset, column_names, image_folder, config, revision)
+    for row in source.rows:
+        row |= {field: None for field in FACTS if is_word_for_missing(row.get(field))}
     if source.kind != "table":
         for flag, given in (("--column_names", column_names), ("--image_folder", image_folder)):
             if given:
@@ -63,7 +67,7 @@ def _read_source(
         from processing.sources.local import read_path  # datasets takes a while to import
 
         return read_path(path, config, column_names, image_folder)
-    if HUB_ID.fullmatch(dataset):
+    if HUB_ID.fullmatch(dataset) and path.suffix.lower() not in TABLE_SUFFIXES:
         from processing.sources.hub import read_repo
 
         return read_repo(dataset, revision, config, column_names, image_folder)

@@ -69,12 +69,13 @@ class ColumnFinder:
             self._given[field] = column
         self._logged: set[str] = set()
 
-    def find(self, table: Any, present: Iterable[str]) -> dict[str, str]:
+    def find(self, table: Any, present: Iterable[str], is_nested: bool = False) -> dict[str, str]:
         """The column of each field that the table has.
 
         Args:
             table: its name in messages.
             present: the names of its columns.
+            is_nested: its rows hold objects instead of cells.
 
         Raises:
             UserError: there is no column for image, question or answer, or it is not certain which.
@@ -84,10 +85,12 @@ class ColumnFinder:
         if missing := [field for field in REQUIRED if found[field] is None]:
             wanted = " and no column ".join(repr(self._given.get(field, field)) for field in missing)
             names = ", ".join(quoted(name) for name in present[:NAMED_COLUMNS])
-            raise UserError(
-                f"{table}: no column {wanted} (found: {names or 'none'}); name yours by --column_names image=... "
-                "question=..."
-            )
+            mend = "name yours by --column_names image=... question=..., or write their names into the first line"
+            if is_nested:
+                mend = "write one flat object a row, with the fields image, question and answer"
+            elif len(present) < len(REQUIRED):
+                mend = "save the table with commas or tabs between its columns and their names in the first line"
+            raise UserError(f"{table}: no column {wanted} (found: {names or 'none'}); {mend}.")
         columns = {field: column for field, column in found.items() if column is not None}
         text = ", ".join(f"{field} = {column}" for field, column in columns.items())
         if any(field != column for field, column in columns.items()) and text not in self._logged:
@@ -107,7 +110,7 @@ class ColumnFinder:
         if similar:
             return similar[0]
         taken = set(self._given.values())
-        aliases = [name for name in present if name not in taken and _plain(name) in ALIASES.get(field, ())]
+        aliases = [name for name in present if name not in taken and _letters(name) in ALIASES.get(field, ())]
         if len(aliases) > 1:
             both = " and ".join(quoted(column) for column in aliases[:2])
             raise UserError(
@@ -118,7 +121,7 @@ class ColumnFinder:
 
 
 def find_column(name: str, present: Iterable[str]) -> str | None:
-    """The column of this name, else the only one whose name differs in case or white space; None without one."""
+    """The column of this name, else the only one whose name looks the same; None without one."""
     if name in (present := list(present)):
         return name
     similar = _similar_columns(name, present)
@@ -128,13 +131,13 @@ def find_column(name: str, present: Iterable[str]) -> str | None:
 def option_columns(present: Iterable[str]) -> list[str]:
     """The columns that hold the options of a question with choices: one with all of them, or one for each."""
     present = list(present)
-    lists = [name for name in present if _plain(name) in CHOICES]
+    lists = [name for name in present if _letters(name) in CHOICES]
     return lists[:1] or sorted((name for name in present if CHOICE.fullmatch(name.strip())), key=str.casefold)
 
 
 def label_column(present: Iterable[str]) -> str | None:
     """The column that holds the letter of the right option."""
-    return next((name for name in present if _plain(name) in LABEL), None)
+    return next((name for name in present if _letters(name) in LABEL), None)
 
 
 def split_answers(value: Any) -> tuple[Any, list[str] | None]:
@@ -165,11 +168,10 @@ def _is_plain_value(value: Any) -> bool:
     return isinstance(value, str | int | float | None) and not isinstance(value, bool)
 
 
-def _plain(name: str) -> str:
-    """A column's name without the differences that people and exporters make."""
-    return re.sub(r"[\s-]+", "_", name.strip()).casefold()
-
-
 def _similar_columns(name: str, present: Iterable[str]) -> list[str]:
-    """The columns whose names differ from this one in case or white space at most."""
-    return sorted(column for column in present if column.strip().casefold() == name.strip().casefold())
+    """The columns whose names differ from this one in case, spaces, hyphens and underscores at most."""
+    return sorted(column for column in present if _letters(column) == _letters(name))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\s_-]+", "_", name.strip()).casefold()

@@ -15,13 +15,11 @@ from huggingface_hub import DatasetCardData, metadata_load
 from processing.errors import UserError, describe_error, quoted, shorten
 from processing.sources.folder import DataFolder
 from processing.sources.rows import SPLIT_NAMES
-from processing.sources.tables import TEXT_SUFFIXES, split_files
+from processing.sources.tables import PARQUET, TABLE_SUFFIXES, split_files
 
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
-PARQUET = ".parquet"
-TABLE_SUFFIXES = (PARQUET, *TEXT_SUFFIXES)
 # Of several kinds of tables the one of most files is read, as `datasets` does; the first of as many.
 PREFERENCE = (PARQUET, ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 EVERYTHING = {"train": ["**"]}  # the pattern of `datasets` where no name tells a split

@@ -10,11 +10,11 @@ from processing.images import MAX_IMAGE_BYTES
 from processing.problems import Problem
 from processing.sources.archives import unpack_images
 from processing.sources.columns import ColumnFinder
-from processing.sources.data_files import PARQUET, Table
+from processing.sources.data_files import Table
 from processing.sources.folder import DataFolder
 from processing.sources.parquet import read_parquet
 from processing.sources.rows import Row, Source
-from processing.sources.tables import Record, read_records, table_rows
+from processing.sources.tables import PARQUET, Record, read_records, table_rows
 from processing.sources.vqa_rad import is_vqa_rad, vqa_rad_source
 
 TRIED_NAMES = 50  # of a table's images, to find the folder that they are relative to
@@ -40,17 +40,17 @@ def read_tables(
     finder, store, tables = ColumnFinder(column_names), ImageStore(), list(tables)
     folder.fetch(table.name for table in tables)
     images = ImageFolder(Path(image_folder) if image_folder is not None else folder.image_root)
-    rows: list[Row] = []
+    records: dict[str, list[Record]] = {}
     for name, split in tables:
-        file, title = folder.root / name, folder.title(name)
-        records: list[Record]
         if name.lower().endswith(PARQUET):
-            records = read_parquet(file, split, title, finder, store, images.root)
+            records[name] = read_parquet(folder.root / name, split, folder.title(name), finder, store, images.root)
         else:
-            records = read_records(file, split, name)
-            if len(tables) == 1 and type(folder) is DataFolder and is_vqa_rad(records):
-                return vqa_rad_source(file.parent, records)
-        read = table_rows(title, records, finder)
+            records[name] = read_records(folder.root / name, split, name)
+            if len(tables) == 1 and type(folder) is DataFolder and is_vqa_rad(records[name]):
+                return vqa_rad_source(folder.root, records[name])
+    rows: list[Row] = []
+    for name in [name for name, found in records.items() if found] or records:  # an empty table beside others is none
+        read = table_rows(folder.title(name), records.pop(name), finder)
         if image_folder is None:
             _find_images(folder, name, read, images, store)
         rows += read

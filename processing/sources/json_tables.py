@@ -110,6 +110,8 @@ def _rows_inside(value: Any, file: Path) -> list[Any]:
         return next(iter(lists.values()))
     if rows := _rows_of_columns(value):
         return rows
+    if all(isinstance(value.get(field), str) for field in ("image", "question", "answer")):
+        return [value]
     names = ", ".join(quoted(name) for name in [*value][:NAMED_FIELDS])
     raise UserError(
         f"{file}: expected a JSON list of rows, got dict (of {names or 'nothing'}); save a list with an object for "

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from processing.errors import UserError
-from processing.sources.data_files import TABLE_SUFFIXES, Table, find_tables, read_card
+from processing.sources.data_files import Table, find_tables, read_card
 from processing.sources.folder import local_folder
 from processing.sources.generic import read_tables
 from processing.sources.rows import Source
 from processing.sources.slake import read_slake
-from processing.sources.tables import split_files
+from processing.sources.tables import TABLE_SUFFIXES, split_files
 from processing.sources.vqa_rad import PUBLIC_FILE, has_vqa_rad_splits, read_vqa_rad_splits
 
 

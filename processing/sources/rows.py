@@ -26,6 +26,8 @@ FIELDS = (
     "language",
 )
 
+FACTS = FIELDS[3:]  # about a row: in them, a word such as NA says that nothing is known
+
 # `FIELDS`, unchecked, and `where`: file and number of the row, for messages. Where a table has them, `answers`
 # (several gold answers), `choices` (the options) and `answer_label` (the letter of the right one).
 Row = dict[str, Any]

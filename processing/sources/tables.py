@@ -9,7 +9,7 @@ from processing.sources.columns import ColumnFinder, label_column, option_column
 from processing.sources.csv_tables import read_csv
 from processing.sources.json_tables import RepeatedField, read_json
 from processing.sources.rows import FIELDS, SPLITS, Row
-from processing.sources.values import is_missing
+from processing.sources.values import image_path, is_missing
 
 READERS: Mapping[str, Callable[[Path], list[Any]]] = {
     ".json": read_json,
@@ -18,7 +18,8 @@ READERS: Mapping[str, Callable[[Path], list[Any]]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
 }
-TEXT_SUFFIXES = tuple(READERS)
+PARQUET = ".parquet"  # which `processing.sources.parquet` reads
+TABLE_SUFFIXES = (PARQUET, *READERS)
 
 
 class Record(NamedTuple):
@@ -74,11 +75,13 @@ def table_rows(table: Any, records: Sequence[Record], finder: ColumnFinder) -> l
     if not records:
         raise UserError(f"{table}: it has no rows; write them into it.")
     present = {column for record in records for column in record.values}
-    columns, options, label = finder.find(table, present), option_columns(present), label_column(present)
+    is_nested = any(isinstance(value, dict | list) for value in records[0].values.values())
+    columns, options, label = finder.find(table, present, is_nested), option_columns(present), label_column(present)
     rows = []
     for record in records:
         values = {field: record.values.get(columns[field]) if field in columns else None for field in FIELDS}
         values["split"] = record.row["split"] or values["split"]
+        values["image"] = image_path(values["image"])
         if values["image_id"] is None:
             values["image_id"] = record.image_id or values["image"]
         values["answer"], answers = split_answers(values["answer"])

@@ -1,11 +1,15 @@
 """Values of the cells of a table: which are missing, how a number is written, which language is meant."""
 
+import ast
+import json
 import math
 import re
 import unicodedata
 from decimal import Decimal
 from typing import Any
 
+WORDS_FOR_MISSING = {"na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nil"}
+LONGEST_CELL = 4_000  # characters of an image's cell that holds a path
 LONGEST_NUMBER = 21  # digits before or after the point; beyond them an exponent is easier to read
 SEVERAL = re.compile(r"[/,;+&|]|\band\b")  # stands between the names of several languages
 ENGLISH = "en|eng|engl|english|anglais|englisch|inglés|英文|英语|英語"
@@ -21,6 +25,29 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_word_for_missing(value: Any) -> bool:
+    """Whether a text is a program's word for nothing, such as R's NA, SQL's NULL and Python's None."""
+    return isinstance(value, str) and value.strip().lower() in WORDS_FOR_MISSING
+
+
+def image_path(value: Any) -> Any:
+    """The path in a cell of an image, also where `datasets` or pandas wrote it as a list or an object; else the cell.
+
+    They write `{"bytes": null, "path": "a.png"}`, `["a.png"]`, and in CSV files the same as Python shows it.
+    """
+    if isinstance(value, str) and value.strip()[:1] in ("{", "[") and len(value) < LONGEST_CELL:
+        for read in (json.loads, ast.literal_eval):
+            try:
+                return image_path(read(value.strip()))
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    if isinstance(value, list) and len(value) == 1:
+        return image_path(value[0])
+    if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):
+        return value["path"]
+    return value
 
 
 def text_of(value: str | int | float | None) -> str | None:

@@ -75,6 +75,10 @@ def test_an_identity_is_its_own_identity():
     [
         ("HER2+", "HER2-", False),
         ("1.5 cm", "15 cm", False),
+        (".5 cm", "5 cm", False),
+        ("p = .5", "p = 5", False),
+        ("'5'", "5", True),
+        ('"L5"', "l5.", True),
         ("<5 mm", "＜5 mm", True),  # noqa: RUF001
         ("5%", "5", False),
         ('5"', "5", False),

@@ -65,6 +65,10 @@ FOUND = {
     " 'images\\00.png' ": "images/00.png",
     "\ufeffimages/00.png": "images/00.png",
     "images/Knee%20Left/1.JPG": "images/Knee Left/1.JPG",
+    "Images\\knee%20LEFT\\1.jpg": "images/Knee Left/1.JPG",
+    "\u201cimages/00.png\u201d": "images/00.png",
+    "file:images/00.png": "images/00.png",
+    "images\two.png": "images/two.png",  # as JSON reads images\two.png with one backslash
 }
 
 
@@ -88,6 +92,9 @@ def test_a_whole_path_inside_is_named_from_the_folder(folder, tmp_path):
     linked = ImageFolder(tmp_path / "other")
     assert linked.find(str(tmp_path / "other" / "images" / "00.png")) == "images/00.png"
     assert linked.find(str(folder / "inner.png")) == "inner.png"
+    for url in (f"file://{folder}/images/Knee%20Left/1.JPG", f"FILE://localhost{folder}/images/Knee%20Left/1.JPG"):
+        assert linked.find(url) == "images/Knee Left/1.JPG"
+    assert linked.find(f"file://{tmp_path}/outside.png").kind == "image path leaves the data folder"
     assert ImageFolder(folder).find(str(tmp_path / "other" / "inner.png")) == "top.png"
 
 
@@ -168,7 +175,7 @@ def test_an_image_in_a_cell_is_told_from_a_path_and_not_quoted(table, tmp_path, 
     assert len(row["image"]) <= 1_000
 
 
-@pytest.mark.parametrize("value", [5, 2.5, True, ["0.png"], {"bytes": BASE64, "path": "0.png"}], ids=str)
+@pytest.mark.parametrize("value", [5, 2.5, True, ["0.png", "1.png"], {"bytes": BASE64, "path": "0.png"}], ids=str)
 def test_what_is_no_text_is_no_path(table, caplog, value):
     assert len(rows_of(load_vqa_dataset(str(table({"image": value}))))) == 11
     kind = "image is not a path; write the images to files and give their paths"

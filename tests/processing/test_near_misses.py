@@ -114,3 +114,118 @@ def test_password_of_a_url_is_not_shown(folder):
         load_vqa_dataset(str(file), on_bad_rows="error")
     assert "secret" not in str(refused.value)
     assert "https://x.org/..." in str(refused.value)
+
+
+def read(folder, text, name="rows.csv", **options):
+    (folder / name).write_text(text, encoding="utf-8")
+    return [row for part in load_vqa_dataset(str(folder / name), **options).values() for row in part]
+
+
+def refusal(folder, text, name="rows.csv", **options) -> str:
+    with pytest.raises(UserError) as error:
+        read(folder, text, name, **options)
+    return str(error.value)
+
+
+CELLS = [
+    "['{}.png']",
+    '["{}.png"]',
+    "{{'bytes': None, 'path': '{}.png'}}",
+    '{{"bytes": null, "path": "{}.png"}}',
+]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_path_in_a_list_or_an_object_as_datasets_and_pandas_write_it(folder, cell):
+    cells = [cell.format(n) for n in range(12)]
+    quoted = [cell.replace('"', '""') for cell in cells]
+    text = "image,question,answer\n" + "".join(f'"{cell}",Is it?,yes\n' for cell in quoted)
+    assert len(read(folder, text)) == 12
+    if cell.startswith(('["', '{{"')):
+        lines = [f'{{"image": {cell}, "question": "Is it?", "answer": "yes"}}' for cell in cells]
+        assert {row["image_id"] for row in read(folder, "\n".join(lines), "rows.jsonl")} == {
+            f"{n}.png" for n in range(12)
+        }
+
+
+def test_columns_of_other_spaces_and_hyphens_are_found(folder):
+    lines = [f"{n}.png,Is it?,yes,q{n},Closed-ended,CT" for n in range(12)]
+    found = read(folder, "\n".join(["Image,Question,Answer,Question ID,Answer-Type,\ufeffmodality", *lines]))
+    assert {(row["answer_type"], row["modality"]) for row in found} == {("CLOSED", "CT")}
+    assert {row["question_id"] for row in found} == {f"q{n}" for n in range(12)}
+
+
+def test_words_for_nothing_are_missing_in_facts_and_text_in_answers(folder):
+    words = ["NA", "n/a", "NULL", "None", "nan", "<NA>", "#N/A", "NaN"]
+    lines = [f"{n}.png,Is it?,{words[n % 8]},{words[n % 8]},{words[n % 8]},{words[n % 8]}" for n in range(12)]
+    found = read(folder, "\n".join(["image,question,answer,language,question_id,modality", *lines]))
+    assert sorted(row["answer"] for row in found) == sorted(words[n % 8] for n in range(12))
+    assert {(row["language"], row["question_id"], row["modality"]) for row in found} == {(None, None, None)}
+
+
+def test_row_names_of_r_are_a_column(folder):
+    lines = [f'"{n + 1}","{n}.png","Is it?","yes"' for n in range(12)]
+    assert len(read(folder, "\n".join(['"image","question","answer"', *lines]))) == 12
+
+
+def test_delimiter_is_the_one_that_fits_all_rows(folder):
+    lines = [f"{n}.png;Liegt etwas vor, und wo?;ja" for n in range(12)]
+    names = ["image=Bild", "question=Frage", "answer=Antwort (ja, nein, unklar)"]
+    found = read(folder, "\n".join(["Bild;Frage;Antwort (ja, nein, unklar)", *lines]), column_names=names)
+    assert {row["answer"] for row in found} == {"ja"}
+
+
+def test_fields_that_hold_whole_rows_are_told(folder, caplog):
+    lines = [f"{n}.png,Is it?,{n} mm" for n in range(12)]
+    lines[3], lines[7] = '3.png,Is it?,"3 mm', '7.png,Is it?,7"'
+    assert len(read(folder, "\n".join(["image,question,answer", *lines]))) == 8
+    assert "rows.csv line 5: a field in quotes holds what look like whole rows; if they are rows" in caplog.text
+    caplog.clear()
+    lines = [f'{n}.png,"Is it?\nSay yes, or no\nand why",yes' for n in range(12)]
+    assert len(read(folder, "\n".join(["image,question,answer", *lines]))) == 12
+    assert "whole rows" not in caplog.text
+
+
+def test_one_object_and_an_empty_split_are_taken(folder):
+    (folder / "test.csv").write_text("image,question,answer\n")
+    (folder / "validation.json").write_text(json.dumps(rows([11])[0]))
+    (folder / "train.json").write_text(json.dumps(rows(range(9))))
+    assert sizes(folder) == {"train": 9, "validation": 1}
+
+
+REFUSALS = {
+    "a missing file is no Hub id": (None, "data/trian.csv", "there is no such file or folder"),
+    "nested records": (
+        '[{"image": "0.png", "conversations": [{"from": "human", "value": "Is it?"}]}]',
+        "rows.json",
+        "write one flat object a row, with the fields image, question and answer.",
+    ),
+    "another delimiter": (
+        "image^question^answer\n0.png^Is it?^yes\n",
+        "rows.csv",
+        "save the table with commas",
+    ),
+    "a title": (
+        "Data,\nimage,question,answer\n0.png,Is it?,yes\n",
+        "rows.csv",
+        "remove the lines above the header",
+    ),
+    "JSON": ('[{"image": "0.png"}]', "rows.csv", "name it .json, or save it as CSV"),
+    "a quote": ('image,question,answer\n0.png,Is it?,"5\n1.png,a,b\n', "rows.csv", "rows.csv line 2: a quote opens"),
+    "a language": (
+        "image,question,answer,language\n0.png,Ist es?,ja,Deutsch\n",
+        "rows.csv",
+        "the data set has Deutsch (1 rows); add --language all.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_mend_of_a_refusal_is_the_one_that_works(folder, monkeypatch, name):
+    text, file, mend = REFUSALS[name]
+    if text is None:
+        monkeypatch.chdir(folder)
+        with pytest.raises(UserError, match=mend):
+            load_vqa_dataset(file)
+    else:
+        assert mend in refusal(folder, text, file)

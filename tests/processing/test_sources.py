@@ -134,7 +134,7 @@ BAD_FILES = {
     "numbers.json": ("[1, 2]", "row 1: expected an object with named fields, got int"),
     "line.jsonl": ('{"image": "a"}\n{oops}\n', "line.jsonl: not valid JSON at line 2, column 2"),
     "short.csv": ("image,question,answer\na.png,what\n", "row 1: 2 fields where the header has 3"),
-    "quote.csv": ('image,question,answer\n"a.png,what,x\n', "not valid CSV"),
+    "quote.csv": ('image,question,answer\n"a.png,what,x\n', "a quote opens in this row and is never closed"),
     "columns.csv": ("file,question,answer\na.png,what,x\n", "no column 'image' .found: 'answer', 'file', 'question'"),
     "latin.csv": (b"image,question,answer\na.png,what,caf\xe9\n", "not UTF-8 text .byte 36"),
     "empty.json": ("[]", "empty.json: it has no rows; write them into it"),

@@ -181,7 +181,10 @@ BAD_FILES = {
         "image\tquestion\tanswer\n0.png\n",
         "row 1: 1 fields where the header has 3; fill in those that are missing",
     ),
-    "quote.tsv": ('image\tquestion\tanswer\n0.png\t"q\tyes\n', "quote.tsv line 2: not valid CSV"),
+    "quote.tsv": (
+        'image\tquestion\tanswer\n0.png\t"q\tyes\n',
+        "quote.tsv line 2: a quote opens in this row and is never",
+    ),
     "json.csv": ('[\n {"image": "0.png"}]', "JSON and not CSV; name it .json"),
     "lines.tsv": ('{"image": "0.png"}\n', "JSON and not CSV; name it .json"),
     "csv.json": (
@@ -189,7 +192,10 @@ BAD_FILES = {
         "not valid JSON at line 1, column 1 .*if it is a CSV file, name it",
     ),
     "path.json": ('[{"image": "images\\00.png"}]', r"Invalid .+escape.*; write / instead of . in paths"),
-    "after.csv": ('sep=;\nimage;question;answer\n0.png;"q;yes\n', "after.csv line 3: not valid CSV"),
+    "after.csv": (
+        'sep=;\nimage;question;answer\n0.png;"q;yes\n',
+        "after.csv line 3: a quote opens in this row and is never",
+    ),
 }
 
 

@@ -101,6 +101,8 @@ REFUSED = {
     "--optim rmsprop --optim_args alpha=x": "could not convert string to float: 'x'",
     "--report_to wandb": "--report_to wandb: WandbCallback requires wandb to be installed. Run `pip install wandb`.",
     "--report_to tensorboard mlflow": "--report_to mlflow: MLflowCallback requires mlflow to be installed.",
+    "--report_to none tensorboard": "--report_to none tensorboard: none stands alone; leave out the others.",
+    '--accelerator_config {"split_batches":"maybe"}': "--accelerator_config: split_batches must be true or false",
     "--report_to paper": "--report_to paper: choose all, none or some of azure_ml,",
     "--train_sampling_strategy group_by_length": "rows have no lengths to go by; choose random or sequential.",
     "--debug tpu_metrics_debug": "training on TPUs is not supported; choose underflow_overflow.",
