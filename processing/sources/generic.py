@@ -41,11 +41,12 @@ def read_tables(
     folder.fetch(table.name for table in tables)
     images = ImageFolder(Path(image_folder) if image_folder is not None else folder.image_root)
     records: dict[str, list[Record]] = {}
-    for name, split in tables:
+    for table in tables:
+        name = table.name
         if name.lower().endswith(PARQUET):
-            records[name] = read_parquet(folder.root / name, split, folder.title(name), finder, store, images.root)
+            records[name] = read_parquet(folder, table, finder, images, store)
         else:
-            records[name] = read_records(folder.root / name, split, name)
+            records[name] = read_records(folder.root / name, table.split, name)
             if len(tables) == 1 and type(folder) is DataFolder and is_vqa_rad(records[name]):
                 return vqa_rad_source(folder.root, records[name])
     rows: list[Row] = []

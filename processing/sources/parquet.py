@@ -1,7 +1,6 @@
 """Rows of Parquet files: read in batches from mapped memory, their images written to the store once."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -9,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from processing.errors import DISK_FULL, UserError, describe_error, quoted
-from processing.image_paths import file_inside
+from processing.image_paths import ImageFolder
 from processing.image_store import ImageStore, StoredImage
 from processing.images import MAX_IMAGE_BYTES
 from processing.problems import Problem
 from processing.sources.columns import ColumnFinder, label_column, option_columns
+from processing.sources.data_files import Table
+from processing.sources.folder import DataFolder
 from processing.sources.tables import Record
 from processing.sources.values import is_missing
 
@@ -21,7 +22,7 @@ BATCH = 32  # rows in memory at a time, with their images
 
 
 def read_parquet(
-    file: Path, split: str | None, name: str, finder: ColumnFinder, store: ImageStore, folder: Path
+    folder: DataFolder, table: Table, finder: ColumnFinder, images: ImageFolder, store: ImageStore
 ) -> list[Record]:
     """The records of a Parquet file, of which only the columns that are used are read.
 
@@ -29,61 +30,59 @@ def read_parquet(
     becomes a `StoredImage`.
 
     Args:
-        split: that of all its rows, where it is known.
-        name: of the file, in messages.
-        folder: in which a path without bytes lies, links followed.
+        folder: of the file.
+        table: the file.
+        finder: of the columns of the data set.
+        images: where a path without bytes lies.
+        store: where bytes go.
 
     Raises:
         UserError: it is no Parquet file or damaged, or as `ColumnFinder.find`.
     """
+    file, title = folder.root / table.name, folder.title(table.name)
     try:
-        with pq.ParquetFile(file, memory_map=True) as table:
-            schema = table.schema_arrow
+        with pq.ParquetFile(file, memory_map=True) as parquet:
+            schema = parquet.schema_arrow
             if repeated := [column for column in schema.names if schema.names.count(column) > 1]:
-                raise UserError(f"{name}: two columns are named {quoted(repeated[0])}; keep one of them.")
-            columns = finder.find(name, schema.names)
+                raise UserError(f"{title}: two columns are named {quoted(repeated[0])}; keep one of them.")
+            columns = finder.find(title, schema.names)
             wanted = {*columns.values(), *option_columns(schema.names), label_column(schema.names)}
-            images = _Images(file, schema.field(columns["image"]), store, folder)
+            column = _ImageColumn(folder, table.name, schema.field(columns["image"]), images, store)
             read = [
                 column for column in schema.names if column in wanted and column != columns["image"]
-            ] + images.parts
+            ] + column.parts
             names = _class_names(schema)
             records: list[Record] = []
-            for values in _rows(table, read):
-                image, image_id = images.take(values.pop(columns["image"], None))
+            for values in _rows(parquet, read):
+                image, image_id = column.take(values.pop(columns["image"], None))
                 values = {column: _named(value, names.get(column)) for column, value in values.items()}
-                row = {"split": split, "where": f"{name} row {len(records) + 1}"}
+                row = {"split": table.split, "where": f"{table.name} row {len(records) + 1}"}
                 records.append(Record(values | {columns["image"]: image}, row, image_id))
-            images.remember()
+            column.remember()
             return records
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         raise UserError(
-            f"{name}: not a Parquet file, or a damaged one ({describe_error(error)}); download or write it again."
+            f"{title}: not a Parquet file, or a damaged one ({describe_error(error)}); download or write it again."
         ) from error
 
 
-def parquet_columns(file: Path) -> list[str]:
-    """The names of the columns of a Parquet file; none where it can't be read."""
-    try:
-        return list(pq.read_schema(file, memory_map=True).names)
-    except (OSError, pa.ArrowException):
-        return []
-
-
-def _rows(table: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _rows(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
     """The rows, a few in memory at a time; bytes stay Arrow's until they are looked at."""
-    for batch in table.iter_batches(batch_size=BATCH, columns=columns, use_threads=False):
+    for batch in file.iter_batches(batch_size=BATCH, columns=columns, use_threads=False):
         for number in range(batch.num_rows):
             yield {column: batch.column(column)[number] for column in batch.schema.names}
 
 
-class _Images:
+class _ImageColumn:
     """The image column of a file: what each of its cells holds, and which of them are in the store already."""
 
-    def __init__(self, file: Path, field: pa.Field, store: ImageStore, folder: Path) -> None:
-        self._file, self._store, self._folder, self._column = file, store, folder, field.name
+    def __init__(
+        self, folder: DataFolder, table: str, field: pa.Field, images: ImageFolder, store: ImageStore
+    ) -> None:
+        self._folder, self._file, self._column = folder, folder.root / table, field.name
+        self._images, self._store = images, store
         kind = field.type
         self._is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
         self._has_path = self._is_struct and kind.get_field_index("path") >= 0
@@ -91,10 +90,10 @@ class _Images:
         is_path = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         if not (self._is_struct or is_bytes or is_path):
             raise UserError(
-                f"{file.name}: the column {quoted(field.name)} holds no images ({kind}); it must hold paths, bytes of "
-                "files, or the Image feature of datasets; name another by --column_names image=..."
+                f"{folder.title(table)}: the column {quoted(field.name)} holds no images ({kind}); it must hold "
+                "paths, bytes of files, or the Image feature of datasets; name another by --column_names image=..."
             )
-        known = None if is_path else store.recall(file, field.name)
+        known = None if is_path else store.recall(self._file, field.name)
         self._known: list | None = known if isinstance(known, list) else None
         self._is_path = is_path
         self._taken: list[Any] | None = None if is_path or self._known is not None else []
@@ -128,14 +127,12 @@ class _Images:
             return self._store.add(buffer[: MAX_IMAGE_BYTES + 1].to_pybytes(), path or "")
         if path is None:
             return None
-        try:
-            found = file_inside(self._folder, path)
-            if found is None or not found.is_file():
-                return path  # as of any table, with its own words for what is missing or outside
-            with open(found, "rb") as file:
-                return self._store.add(file.read(MAX_IMAGE_BYTES + 1), path)
-        except (OSError, ValueError):
-            return path
+        self._folder.fetch({path} & self._folder.known)
+        place = self._images.find(self._folder.image_name(path))
+        if isinstance(place, Problem):
+            return path  # which is told as in any table
+        with open(self._images.root / place, "rb") as file:
+            return self._store.add(file.read(MAX_IMAGE_BYTES + 1), path)
 
     def remember(self) -> None:
         """Keeps what was found, so that the next load reads no bytes; not where an image could not be taken."""

@@ -96,9 +96,9 @@ def test_repo_without_a_table_names_what_it_holds_and_the_next_step(hub):
     with pytest.raises(UserError) as error:
         load_vqa_dataset("user/plain")
     assert str(error.value) == (
-        "--dataset user/plain: it holds no table that can be read (found: README.md, shard-0.tar, shard-1.tar (2 .tar, "
-        "1 .md)); give a SLAKE or VQA-RAD folder, or write the rows as Parquet, CSV, JSON or JSON Lines with the "
-        "columns image, question and answer."
+        "--dataset user/plain: it holds no table that can be read (found: README.md, shard-0.tar, shard-1.tar "
+        "(2 .tar, 1 .md)); give a SLAKE or VQA-RAD folder, or write the rows as Parquet, CSV, JSON or JSON Lines with "
+        "the columns image, question and answer."
     )
 
 
