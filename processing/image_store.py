@@ -29,16 +29,22 @@ class StoredImage(str):
 
 
 class ImageStore:
-    """The images of data sets in `images` of the cache folder, and which files they were found in.
+    """The images of a data set in `images` of the cache folder, and which files they were found in.
 
-    A name is the SHA-256 of the image's bytes, so nothing that a data set calls an image becomes a path.
+    Each data set has a folder of its own, since what is known of checked images is kept by folder. A name is the
+    SHA-256 of the image's bytes, so nothing that a data set calls an image becomes a path.
 
     Attributes:
         root: the folder of the images, links followed.
     """
 
-    def __init__(self) -> None:
-        self.root = Path(os.path.realpath(cache_dir() / "images"))
+    def __init__(self, data_set: str) -> None:
+        """Opens the store of a data set.
+
+        Args:
+            data_set: its id, made of letters that a folder's name may have.
+        """
+        self.root = Path(os.path.realpath(cache_dir() / "images" / data_set))
         self._found = cache_dir() / "found_images"
 
     def add(self, data: bytes, name: str = "") -> StoredImage | Problem | None:
@@ -78,7 +84,7 @@ class ImageStore:
         """A file of the cache for this state of a file."""
         real = os.path.realpath(file)
         status = os.stat(real)
-        key = json.dumps([real, status.st_size, status.st_mtime_ns, part])
+        key = json.dumps([str(self.root), real, status.st_size, status.st_mtime_ns, part])
         return self._found / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 

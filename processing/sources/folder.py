@@ -1,5 +1,6 @@
 """The files of a data set: in a folder of this machine, or in one that the Hub's files are fetched into."""
 
+import hashlib
 import os
 import posixpath
 from collections import Counter
@@ -40,6 +41,11 @@ class DataFolder:
     def title(self, name: str) -> str:
         """A file's name for messages."""
         return str(self.root / name)
+
+    @property
+    def id(self) -> str:
+        """A name for what the cache keeps of it."""
+        return hashlib.sha256(os.path.realpath(self.root).encode()).hexdigest()[:16]
 
     @cached_property
     def known(self) -> frozenset[str]:

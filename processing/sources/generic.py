@@ -37,7 +37,7 @@ def read_tables(
     Raises:
         UserError: a table can't be read or fetched, or has no column for a field.
     """
-    finder, store, tables = ColumnFinder(column_names), ImageStore(), list(tables)
+    finder, store, tables = ColumnFinder(column_names), ImageStore(folder.id), list(tables)
     folder.fetch(table.name for table in tables)
     images = ImageFolder(Path(image_folder) if image_folder is not None else folder.image_root)
     records: dict[str, list[Record]] = {}

@@ -47,7 +47,7 @@ def _slake_folder(repo: HubRepo) -> Path:
     """A folder with the repo's JSON files and the `imgs/` of its archive, unpacked once."""
     tables = [name for name in repo.files if name.endswith(".json") and "/" not in name]
     repo.fetch([*tables, ARCHIVE])
-    folder = cache_dir() / "datasets" / f"{repo.repo_id.replace('/', '--')}-{repo.commit[:12]}"
+    folder = cache_dir() / "datasets" / f"{repo.id}-{repo.commit[:12]}"
     if not folder.is_dir():
         _unpack(repo.root / ARCHIVE, [repo.root / name for name in tables], folder)
     return folder

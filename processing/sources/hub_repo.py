@@ -63,6 +63,10 @@ class HubRepo(DataFolder):
         return f"{self.label}: {name}"
 
     @property
+    def id(self) -> str:
+        return self.repo_id.replace("/", "--")
+
+    @property
     def image_root(self) -> Path:
         return self.root.parent.parent  # files of a snapshot are links to `blobs` beside it
 
@@ -93,7 +97,7 @@ def open_repo(repo_id: str, revision: str | None) -> HubRepo:
             raise hub_error(error, label, DATA_SET, revision) from error
         commit, files = _read(remembered, label)
         logger.warning("%s: the Hub was not asked (%s); using commit %s.", label, type(error).__name__, commit[:12])
-    storage = Path(constants.HF_HUB_CACHE) / f"datasets--{repo_id.replace('/', '--')}"
+    storage = Path(constants.HF_HUB_CACHE) / f"datasets--{repo_id.replace('/', '--')}"  # as the client names it
     return HubRepo(label, storage / "snapshots" / commit, sorted(files), repo_id, commit)
 
 
