@@ -41,10 +41,10 @@ def main(argv: list[str]) -> None:
     started = time.monotonic()
     use_all_cores()
     data_args, args = parse_arguments(argv)
+    destination = pop_destination(args)
     if args.process_index == 0:
         check_output_dir(args.output_dir)
     family = FAMILIES[args.model_type]
-    destination = pop_destination(args)
     base_license = None
     if destination and args.process_index == 0:
         base_license = preflight(destination, base_model_of(args.model_name_or_path))

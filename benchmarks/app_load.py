@@ -40,14 +40,19 @@ class Visit(NamedTuple):
     wrong: list[str]  # answers that are not those of the model, in words
 
 
-async def visit(browser: Browser, address: str, image: Path, expected: list[str], ready: asyncio.Barrier) -> Visit:
+async def visit(
+    browser: Browser, number: int, address: str, image: Path, expected: list[str], ready: asyncio.Barrier
+) -> Visit:
     """A user who uploads an image, waits until all users are ready, and asks.
 
     Args:
+        number: of the user, from 0.
         expected: the answers of the model to the first of `QUESTIONS`, which are asked.
     """
     result = Visit([], [])
-    page = await (await browser.new_context()).new_page()
+    # each from an address of their own, so that no limit of a visitor is reached
+    address_of_user = {"X-Forwarded-For": f"198.51.100.{number}"}
+    page = await (await browser.new_context(extra_http_headers=address_of_user)).new_page()
     page.set_default_timeout(TIMEOUT)
     await page.goto(address)
     await page.get_by_text("Ready: ").wait_for()
@@ -79,7 +84,10 @@ async def visit_at_once(address: str, expected: dict[Path, list[str]]) -> list[V
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         ready = asyncio.Barrier(len(expected))
-        visits = (visit(browser, address, image, answers, ready) for image, answers in expected.items())
+        visits = (
+            visit(browser, number, address, image, answers, ready)
+            for number, (image, answers) in enumerate(expected.items())
+        )
         return await asyncio.gather(*visits)
 
 
@@ -116,7 +124,7 @@ def measure_one_user(model: str, predictor: Predictor, images: list[Path]) -> No
             times.append(time.perf_counter() - started)
     config.set_option("runner.magicEnabled", False)  # as in the app's own config.toml, which AppTest does not read
     os.environ["MODEL_ID"] = model
-    test = AppTest.from_file(str(ROOT / "spaces_app" / "app.py"), default_timeout=300).run()
+    test = AppTest.from_file(str(ROOT / "spaces_app" / "page.py"), default_timeout=300).run()
     test.button_group[0].set_value("Examples").run()
     for question in QUESTIONS * 2:
         started = time.perf_counter()

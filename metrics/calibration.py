@@ -1,21 +1,22 @@
-"""Whether a confidence can be trusted: calibration, and abstention below a threshold.
+"""Whether a confidence can be trusted: how far it is from accuracy, and the fits that bring it closer.
 
 `confidences` are 0 to 1, ``(N,)``. `correct` is 1 where an answer is right (`metrics.vqa.ScoredAnswers`) and 0
 elsewhere, ``(N,)``.
 """
 
-import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from metrics.intervals import LEVEL, error_bound
+from metrics.intervals import LEVEL, resampled_means
 
 BINS = 15
 TEMPERATURES = np.geomspace(0.25, 4, 65)  # in steps of 4 %; the middle one is 1
 MIN_ANSWERS = 100  # the fewest that a model is calibrated on
+DRAWS = 500  # of the answers of a perfectly calibrated model
 TINY = 1e-6  # confidences are clipped to TINY and 1 - TINY, so that their log-odds are finite
 
 
@@ -31,7 +32,7 @@ class Bin(NamedTuple):
 
 def reliability(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[Bin]:
     """The bins of equal width ``(low, high]`` that hold an answer. The first one also holds a confidence of 0."""
-    numbers = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    numbers = _bin_numbers(confidences, bins)
     diagram = []
     for number in np.unique(numbers):
         inside = numbers == number
@@ -47,6 +48,10 @@ def reliability(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) 
     return diagram
 
 
+def _bin_numbers(confidences: np.ndarray, bins: int) -> np.ndarray:
+    return np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+
+
 def calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
     """Expected calibration error (ECE), 0 to 1.
 
@@ -57,10 +62,44 @@ def calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 
     return sum(part.answers * abs(part.confidence - part.accuracy) for part in diagram) / len(confidences)
 
 
+def calibration_error_interval(
+    confidences: np.ndarray, correct: np.ndarray, images: Sequence[str], level: float = LEVEL, bins: int = BINS
+) -> tuple[float, float]:
+    """The interval of `calibration_error`, by the basic bootstrap over images, 0 to 1.
+
+    Chance alone makes an ECE larger, in each sample as much as in the data. The basic bootstrap (Davison, Hinkley
+    1997, section 5.2) mirrors the samples at the ECE of the data, which takes that much off.
+    """
+    gaps = np.zeros((len(confidences), bins))
+    gaps[np.arange(len(confidences)), _bin_numbers(confidences, bins)] = confidences - correct
+    errors = np.abs(resampled_means(gaps, images)).sum(1)
+    high, low = 2 * calibration_error(confidences, correct, bins) - np.quantile(
+        errors, [(1 - level) / 2, (1 + level) / 2]
+    )
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
+def perfect_calibration_error(confidences: np.ndarray, bins: int = BINS, seed: int = 0) -> float:
+    """The mean `calibration_error` of a perfectly calibrated model with these confidences, 0 to 1.
+
+    Each answer is right with the probability that is its confidence, drawn `DRAWS` times. With few answers chance
+    alone makes an ECE of some percent.
+    """
+    numbers, generator = _bin_numbers(confidences, bins), np.random.default_rng(seed)
+    errors = []
+    for _ in range(DRAWS):
+        gaps = np.bincount(numbers, confidences - (generator.random(len(confidences)) < confidences))
+        errors.append(np.abs(gaps).sum() / len(confidences))
+    return float(np.mean(errors))
+
+
 def log_loss(confidences: np.ndarray, correct: np.ndarray) -> float:
-    """The mean negative log-likelihood of an answer being right or wrong, in nats."""
+    """The mean negative log-likelihood, in nats, of an answer being right with the probability `correct` ``(N,)``.
+
+    `correct` may lie between 0 and 1.
+    """
     clipped = np.clip(confidences, TINY, 1 - TINY)
-    return float(-np.where(correct > 0, np.log(clipped), np.log1p(-clipped)).mean())
+    return float(-(correct * np.log(clipped) + (1 - correct) * np.log1p(-clipped)).mean())
 
 
 def best_temperature(confidences: np.ndarray, correct: np.ndarray) -> float:
@@ -78,109 +117,18 @@ def best_temperature(confidences: np.ndarray, correct: np.ndarray) -> float:
 def fit_scale(confidences: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
     """Platt scaling: the slope and offset of the log-odds with the least `log_loss`.
 
-    It serves models without the logits of other answers, which a temperature would divide (Platt 1999, "Probabilistic
-    Outputs for Support Vector Machines").
+    It serves models without the logits of other answers, which a temperature would divide. The targets are those of
+    Platt 1999, "Probabilistic Outputs for Support Vector Machines", section 2.2: of r right and w wrong answers, a
+    right one has (r + 1) / (r + 2) and a wrong one 1 / (w + 2). So the fit is finite where they can be separated.
     """
     odds = logit(np.clip(confidences, TINY, 1 - TINY))
-    slope, offset = minimize(lambda scale: log_loss(expit(scale[0] * odds + scale[1]), correct), [1.0, 0.0]).x
+    right = float(correct.sum())
+    wrong = len(correct) - right
+    targets = np.where(correct > 0, (right + 1) / (right + 2), 1 / (wrong + 2))
+    slope, offset = minimize(lambda scale: log_loss(expit(scale[0] * odds + scale[1]), targets), [1.0, 0.0]).x
     return float(slope), float(offset)
 
 
 def scaled(confidences: np.ndarray, slope: float, offset: float) -> np.ndarray:
     """Confidences with their log-odds scaled by the slope and offset of `fit_scale`."""
     return expit(slope * logit(np.clip(confidences, TINY, 1 - TINY)) + offset)
-
-
-class RiskCoverage(NamedTuple):
-    """Risk against coverage: entry i is for answering the i + 1 questions of the highest confidence only."""
-
-    thresholds: np.ndarray  # (N,) lowest confidence among the questions answered
-    coverage: np.ndarray  # (N,) share of the questions that is answered
-    risk: np.ndarray  # (N,) share of wrong ones among the answers
-
-    @property
-    def area(self) -> float:
-        """AURC: the mean risk over all coverages (Geifman, El-Yaniv 2017, https://arxiv.org/abs/1705.08500)."""
-        return float(self.risk.mean())
-
-    def coverage_at(self, risk: float) -> tuple[float, float]:
-        """The largest coverage of at most that risk, and its threshold.
-
-        Returns:
-            ``(0, inf)`` where every coverage has a higher risk.
-        """
-        # A threshold answers all questions of one confidence, so only the last of them is a coverage that exists.
-        last_of_equals = np.append(np.diff(self.thresholds), -1) != 0
-        within = np.flatnonzero((self.risk <= risk) & last_of_equals)
-        if not len(within):
-            return 0.0, math.inf
-        return float(self.coverage[within[-1]]), float(self.thresholds[within[-1]])
-
-
-def risk_coverage(confidences: np.ndarray, correct: np.ndarray) -> RiskCoverage:
-    """The curve of risk against coverage.
-
-    Answers of equal confidence share their errors evenly, so that their order does not matter.
-    """
-    order = np.argsort(-confidences, kind="stable")
-    thresholds, wrong = confidences[order], 1.0 - correct[order]
-    _, index, counts = np.unique(thresholds, return_inverse=True, return_counts=True)
-    wrong = (np.bincount(index, wrong) / counts)[index]
-    numbers = np.arange(1, len(order) + 1)
-    return RiskCoverage(thresholds, numbers / len(order), wrong.cumsum() / numbers)
-
-
-class Abstention(NamedTuple):
-    """A confidence threshold below which a model gives no answer."""
-
-    threshold: float
-    coverage: float  # share of the questions that is answered
-    risk: float  # share of wrong ones among the answers
-    bound: float  # upper bound of the true risk, at the level of confidence that was asked for
-
-
-def choose_threshold(
-    confidences: np.ndarray, correct: np.ndarray, target_risk: float, confidence: float = LEVEL
-) -> Abstention | None:
-    """The threshold with the largest coverage that guarantees a risk of at most `target_risk`.
-
-    "Selection with guaranteed risk" of Geifman and El-Yaniv 2017, algorithm 1: a binary search. The doubt
-    ``1 - confidence`` is divided among its steps, because a threshold chosen among many by its own bound would break
-    the guarantee too often.
-
-    Args:
-        confidences, correct: of validation rows.
-        target_risk: the highest share of wrong ones among the answers, 0 to 1.
-        confidence: the probability that the guarantee holds.
-
-    Returns:
-        None where no threshold gives the guarantee.
-    """
-    thresholds = np.sort(confidences)[::-1]
-    steps = math.ceil(math.log2(len(thresholds) + 1))
-    low, high, found = 0, len(thresholds), None
-    for _ in range(steps):
-        if low >= high:
-            break
-        number = (low + high + 1) // 2
-        threshold = thresholds[number - 1]
-        answered = confidences >= threshold
-        total, errors = int(answered.sum()), int((1 - correct[answered]).sum())
-        bound = error_bound(errors, total, 1 - (1 - confidence) / steps)
-        if bound <= target_risk:
-            low = number
-            found = Abstention(float(threshold), total / len(confidences), errors / total, bound)
-        else:
-            high = number - 1
-    return found
-
-
-def describe_abstention(abstention: Abstention | None) -> str:
-    """What `choose_threshold` found, in a sentence."""
-    if abstention is None:
-        return "no threshold keeps it on the validation rows, so the model answers every question."
-    return (
-        f"silent below a confidence of {abstention.threshold:.3f}. The model answers {abstention.coverage:.1%} of the "
-        f"validation rows, and {abstention.risk:.1%} of these answers are wrong. On other rows of this kind at most "
-        f"{abstention.bound:.1%} are."
-    )

@@ -30,7 +30,8 @@ class Case(NamedTuple):
     confidence: float
     correct: bool
     boxes: list[Box]  # of what the question or its gold answer names
-    for_grounding: bool  # part of the sample that the figures of grounding are of; other cases are wrong answers
+    for_grounding: bool  # part of the sample that the figures of grounding are of
+    on_error_page: bool  # one of the surest wrong answers
     heat: np.ndarray | None = None  # (rows, columns) over the whole image, 1 in all
     pointing: Pointing | None = None  # the heat map against the boxes, of cases for grounding
 
@@ -39,7 +40,8 @@ def choose_cases(answers: ScoredAnswers, limit: int) -> list[Case]:
     """The questions that the report shows, in the order of the rows.
 
     They are the questions that name a box and the wrong answers. Of more than `limit` questions that name a box,
-    `limit` are drawn at random. Of more than `limit` wrong answers, the `limit` most confident ones are chosen.
+    `limit` are drawn at random. Of more than `limit` wrong answers, the `limit` most confident ones are chosen;
+    a wrong answer that the draw alone has chosen is not for the page of wrong answers.
     """
     rows = answers.rows
     boxes = [named_boxes(row["question"], row["answer"], row["boxes"] or []) for row in rows]
@@ -56,6 +58,7 @@ def choose_cases(answers: ScoredAnswers, limit: int) -> list[Case]:
             correct=bool(answers.correct[i]),
             boxes=boxes[i],
             for_grounding=i in sample,
+            on_error_page=i in wrong,
         )
         for i in sorted({*sample.tolist(), *wrong.tolist()})
     ]
@@ -70,7 +73,7 @@ def with_heat_map(case: Case, heat: np.ndarray) -> Case:
 
 
 def write_error_page(cases: Mapping[str, Sequence[Case]], total: int, file: str | Path) -> None:
-    """Writes a web page that shows the wrong answers among the cases. It needs no other file.
+    """Writes a web page that shows the cases that are for it. It needs no other file.
 
     Args:
         cases: by split.
@@ -79,7 +82,7 @@ def write_error_page(cases: Mapping[str, Sequence[Case]], total: int, file: str 
     """
     images = _Thumbnails()
     entries = [
-        _page_entry(split, case, images) for split, members in cases.items() for case in members if not case.correct
+        _page_entry(split, case, images) for split, members in cases.items() for case in members if case.on_error_page
     ]
     data = json.dumps({"images": images.data_uris, "cases": entries, "total": total}, ensure_ascii=False)
     page = TEMPLATE.read_text(encoding="utf-8")

@@ -7,36 +7,46 @@ from typing import Any
 
 import numpy as np
 
+from metrics.abstention import abstention_figures, risk_coverage
 from metrics.breakdown import breakdown
-from metrics.calibration import calibration_error, log_loss, reliability, risk_coverage
+from metrics.calibration import (
+    calibration_error,
+    calibration_error_interval,
+    log_loss,
+    perfect_calibration_error,
+    reliability,
+)
 from metrics.cases import Case, write_error_page
 from metrics.grounding import grounding_figures
-from metrics.intervals import interval_text
+from metrics.intervals import MIN_IMAGES, interval_text
 from metrics.plots import TITLES, plot_pointing, plot_reliability, plot_risk
 from metrics.vqa import ScoredAnswers
 from processing.storage import write_atomically
 
 RISKS = (0.05, 0.1)  # shares of wrong answers for which the report gives the coverage
 SHOWN_SCORES = ("exact_match", "f1", "accuracy", "llava_med_recall", "bleu_1")
+TWO_FOLD, AS_SAVED = "two-fold over images", "as saved"  # confidences that calibration is judged on
 CURVE_POINTS = 200  # the most points of risk against coverage that are written
 REPORT_HEAD = """# Report
 
 All figures are percent of questions. The 95 % interval stands in brackets; it comes from 2,000 bootstrap samples of
-images, each drawn with all its questions. Fewer than ten images have no interval.
+images, each drawn with all its questions. Where all values are the same, it is the exact binomial bound by the number
+of images (Clopper and Pearson). Fewer than ten images have no interval.
 
 - EM (Exact Match): the answer equals the gold answer after the normalisation of SQuAD v2 (lower case, no punctuation,
   without the words a, an and the).
 - Accuracy: the answer equals the gold answer in lower case and with one space between words. Punctuation and signs
   count, so it tells HER2+ from HER2-, which EM does not.
-- F1: the harmonic mean of precision and recall of words, averaged over the questions. Chinese answers are scored by
-  characters, as in CMRC 2018.
+- F1: the harmonic mean of precision and recall of words, averaged over the questions. EM and F1 of Chinese answers are
+  those of CMRC 2018, by characters.
 - Recall and BLEU-1, of OPEN questions: the share of the gold words that were answered, as LLaVA-Med counts it, and
   BLEU of single words.
 - Two baselines: the most frequent answer of the training rows, which reads neither question nor image, and the most
   frequent answer to the same question, which does not see the image.
 - A right answer is an exact match whose signs are those of the gold answer, so HER2- is wrong where HER2+ is right.
 - Confidence is calibrated if, of the answers with a confidence of 80 %, four in five are right. The expected
-  calibration error is the mean distance from that over 15 bins.
+  calibration error (ECE) is the mean distance from that over 15 bins. Chance alone makes it larger than 0: beside it
+  stands the mean ECE that a perfectly calibrated model with as many answers of these confidences has.
 - Risk is the share of wrong ones among the answers given, coverage the share of the questions that are answered.
 """
 GROUNDING_HEAD = """Heat maps of {questions:,} questions that name something with a box in the data, themselves or in
@@ -64,6 +74,8 @@ def make_report(
     baselines: Mapping[str, Sequence[str]],
     cases: Sequence[Case] = (),
     thresholds: Mapping[str, float] | None = None,
+    held_out: np.ndarray | None = None,
+    abstention: tuple[float, float | None] | None = None,
 ) -> dict[str, Any]:
     """The content of the report of a split.
 
@@ -72,42 +84,61 @@ def make_report(
         cases: those with `pointing` give the figures of grounding.
         thresholds: the best ones of SQuAD v2, as the `squad_v2` module names them, where there are rows without an
             answer.
+        held_out: confidences by a calibration that other rows fitted, ``(N,)``, where the model's own was fitted to
+            these rows.
+        abstention: the confidence below which the model is silent, and the target risk that it was chosen for, 0 to 1,
+            None where that is not known. Without it the model answers every question.
 
     Returns:
         `wrong`: the number of wrong answers. `grounding`: of `grounding_figures`, empty without cases with `pointing`.
-        `figures`: of `breakdown`. `calibration`: mean confidence and ECE (0 to 1), log loss (nats) and the bins of the
+        `figures`: of `breakdown`. `calibration`: `judged_on`, the confidences that it is of; mean confidence, ECE with
+        its interval and the ECE of a perfectly calibrated model (0 to 1), log loss (nats) and the bins of the
         reliability diagram. `silence`: the area under risk against coverage, the coverage at each of `RISKS`, the
-        thresholds, and the curve as pairs of coverage and risk.
+        thresholds, the curve as pairs of coverage and risk, and `chosen`, of `abstention_figures`.
     """
     pointing = [case._asdict() | {"image_id": case.row["image_id"]} for case in cases if case.pointing]
     return {
         "wrong": int((answers.correct == 0).sum()),
         "grounding": grounding_figures(pointing) if pointing else [],
         "figures": breakdown(answers, baselines),
-        "calibration": _calibration(answers),
-        "silence": _abstention(answers, thresholds or {}),
+        "calibration": _calibration(answers, held_out),
+        "silence": _abstention(answers, thresholds or {}, abstention),
     }
 
 
-def _calibration(answers: ScoredAnswers) -> dict[str, Any]:
-    confidences, correct = answers.confidences, answers.correct
+def _calibration(answers: ScoredAnswers, held_out: np.ndarray | None) -> dict[str, Any]:
+    confidences, correct = answers.confidences if held_out is None else held_out, answers.correct
+    images = [row["image_id"] for row in answers.rows]
+    interval = None
+    if len(set(images)) >= MIN_IMAGES:
+        interval = [round(limit, 4) for limit in calibration_error_interval(confidences, correct, images)]
     return {
+        "judged_on": AS_SAVED if held_out is None else TWO_FOLD,
         "mean_confidence": round(float(confidences.mean()), 4),
         "expected_calibration_error": round(calibration_error(confidences, correct), 4),
+        "expected_calibration_error_interval": interval,
+        "expected_calibration_error_if_perfect": round(perfect_calibration_error(confidences), 4),
         "log_loss": round(log_loss(confidences, correct), 4),
         "bins": [part._asdict() for part in reliability(confidences, correct)],
     }
 
 
-def _abstention(answers: ScoredAnswers, thresholds: Mapping[str, float]) -> dict[str, Any]:
+def _abstention(
+    answers: ScoredAnswers, thresholds: Mapping[str, float], abstention: tuple[float, float | None] | None
+) -> dict[str, Any]:
     curve = risk_coverage(answers.confidences, answers.correct)
     count = len(curve.coverage)
     points = np.unique(np.linspace(0, count - 1, min(count, CURVE_POINTS)).astype(int))
+    images = [row["image_id"] for row in answers.rows]
+    chosen = (
+        None if abstention is None else abstention_figures(answers.confidences, answers.correct, images, *abstention)
+    )
     return {
         "area": round(curve.area, 4),
         "coverage_at_risk": {str(risk): round(curve.coverage_at(risk)[0], 4) for risk in RISKS},
         "best_thresholds": dict(thresholds),
         "curve": [[round(float(curve.coverage[i]), 4), round(float(curve.risk[i]), 4)] for i in points],
+        "chosen": chosen,
     }
 
 
@@ -146,11 +177,19 @@ def _describe(split: str, report: Mapping[str, Any]) -> str:
         f"{float(coverage):.1%} of the questions at a risk of {float(risk):.0%}"
         for risk, coverage in silence["coverage_at_risk"].items()
     )
+    if calibration["judged_on"] == TWO_FOLD:
+        judged = "Calibration, of each half of the images by a fit to the other half (the saved one is fitted to both)"
+    elif split == "validation":
+        judged = "Calibration, as saved with the model, which may have been fitted to these rows"
+    else:
+        judged = "Calibration, as saved with the model"
     text = (
-        f"Mean confidence {calibration['mean_confidence']:.1%}, expected calibration error "
-        f"{calibration['expected_calibration_error']:.1%}, log loss {calibration['log_loss']:.3f}. Area under "
-        f"risk against coverage {silence['area']:.4f}; the surest answers reach {coverages}."
+        f"{judged}: mean confidence {calibration['mean_confidence']:.1%}, {calibration_text(calibration)}, log loss "
+        f"{calibration['log_loss']:.3f}.\n\nArea under risk against coverage {silence['area']:.4f}; the surest "
+        f"answers reach {coverages}."
     )
+    if silence["chosen"] is not None:
+        text += f" {abstention_text(silence['chosen'])}"
     best = silence["best_thresholds"]
     if best:
         text += (
@@ -159,6 +198,36 @@ def _describe(split: str, report: Mapping[str, Any]) -> str:
         )
     pictures = f"![Accuracy against confidence](reliability_{split}.png) ![Risk against coverage](risk_{split}.png)"
     return f"## {split.capitalize()}\n\n{_table_of_kinds(report['figures'])}\n\n{text}\n\n{pictures}\n"
+
+
+def calibration_text(calibration: Mapping[str, Any]) -> str:
+    """The ECE of a report with its interval and that of a perfectly calibrated model, in words."""
+    interval = calibration["expected_calibration_error_interval"]
+    within = "" if interval is None else f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})"
+    return (
+        f"expected calibration error {calibration['expected_calibration_error']:.1%}{within}, where a perfectly "
+        f"calibrated model of as many answers has {calibration['expected_calibration_error_if_perfect']:.1%}"
+    )
+
+
+def abstention_text(chosen: Mapping[str, Any]) -> str:
+    """What the threshold of a model does to a split, in sentences; `chosen` is of `abstention_figures`."""
+    target = "" if chosen["target_risk"] is None else f" for a risk of at most {chosen['target_risk']:.2%}"
+    if chosen["threshold"] > 1:
+        return (
+            f"The model gives no answer at all: no threshold kept its promise{target} with 95 % certainty on the "
+            "validation rows."
+        )
+    promise = "as it was saved"
+    if target:
+        promise = f"chosen on the validation rows{target}, with 95 % certainty for images of the same kind"
+    silent = f"The model is silent below a confidence of {chosen['threshold']:.3f}, {promise}."
+    if chosen["risk"] is None:
+        return f"{silent} Here it answers no question."
+    return (
+        f"{silent} Here it answers {interval_text(chosen['coverage'])} % of the questions, and "
+        f"{interval_text(chosen['risk'])} % of these answers are wrong."
+    )
 
 
 def _table_of_kinds(figures: Sequence[Mapping[str, Any]]) -> str:

@@ -24,35 +24,48 @@ def score_answers(
     predictions: Sequence[str],
     no_answer_probabilities: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """SQuAD v2 figures of predicted answers.
+    """Figures of predicted answers.
 
     Args:
-        rows: with `answer` (gold, "" = no answer) and `answer_type`.
+        rows: with `answer` (gold, "" = no answer), `answer_type` and `language`.
         predictions: one answer a row.
         no_answer_probabilities: one a row, for the best thresholds; 0 by default.
 
     Returns:
-        `exact_match`, `f1`, `accuracy` (see `metrics.accuracy`) and `total` of all rows; `exact_match`, `f1` and
-        `total` with `open_` or `closed_` in front of the rows of an answer type, if there are any. Where there are
-        rows without an answer also `HasAns_*`, `NoAns_*` and the best thresholds, as the `squad_v2` module names them.
+        `exact_match` and `f1` (see `answer_scores`), `accuracy` (see `metrics.accuracy`) and `total` of all rows;
+        `exact_match`, `f1` and `total` with `open_` or `closed_` in front of the rows of an answer type, if there are
+        any. Where there are rows in Chinese also `squad_v2_exact` and `squad_v2_f1`, which compare words in all
+        languages. Where there are rows without an answer also `HasAns_*`, `NoAns_*` and the best thresholds, as the
+        `squad_v2` module names them; they compare words too.
 
     Raises:
         ValueError: the lengths differ, or there are no rows.
     """
-    scores = _squad_v2(rows, predictions, no_answer_probabilities)
-    accurate = sum(is_accurate(text, row["answer"]) for row, text in zip(rows, predictions, strict=True))
-    metrics = {"exact_match": scores["exact"], "f1": scores["f1"], "accuracy": 100.0 * accurate / len(rows)}
-    metrics["total"] = scores["total"]
+    if not len(rows):
+        raise ValueError("There are no rows to score.")
+    scores = all_scores(rows, predictions)
+    accurate = [is_accurate(text, row["answer"]) for row, text in zip(rows, predictions, strict=True)]
+    metrics = _exact_match_and_f1(scores) | {"accuracy": 100.0 * sum(accurate) / len(rows), "total": len(rows)}
     for answer_type in ANSWER_TYPES:
         chosen = [i for i, row in enumerate(rows) if row["answer_type"] == answer_type]
         if chosen:
-            group = _squad_v2([rows[i] for i in chosen], [predictions[i] for i in chosen])
-            name = answer_type.lower()
-            metrics |= {f"{name}_exact_match": group["exact"], f"{name}_f1": group["f1"]}
-            metrics[f"{name}_total"] = group["total"]
-    if "NoAns_total" in scores:
-        metrics |= {name: value for name, value in scores.items() if name not in ("exact", "f1", "total")}
+            group = _exact_match_and_f1(scores[chosen]) | {"total": len(chosen)}
+            metrics |= {f"{answer_type.lower()}_{name}": value for name, value in group.items()}
+    in_chinese = any(row["language"] == "zh" for row in rows)
+    without_answer = any(not row["answer"] for row in rows)
+    if in_chinese or without_answer:
+        squad_v2 = _squad_v2(rows, predictions, no_answer_probabilities)
+        if in_chinese:
+            metrics |= {"squad_v2_exact": squad_v2["exact"], "squad_v2_f1": squad_v2["f1"]}
+        if without_answer:
+            metrics |= {name: value for name, value in squad_v2.items() if name not in ("exact", "f1", "total")}
     return metrics
+
+
+def _exact_match_and_f1(scores: np.ndarray) -> dict[str, float]:
+    """Both in percent, of what `all_scores` returns."""
+    exact_match, f1 = (100.0 * sum(scores[:, column].tolist()) / len(scores) for column in (0, 1))
+    return {"exact_match": exact_match, "f1": f1}
 
 
 def _squad_v2(

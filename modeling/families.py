@@ -53,12 +53,16 @@ class Family(Protocol):
 
         Args:
             output: of `Trainer.predict` on validation rows.
-            correct: whether each row number was answered right, 0 or 1.
+            correct: whether a row number was answered right, 0 or 1. Rows that it does not have are not fitted to.
         """
         ...
 
     def set_abstention_threshold(self, trainer: Any, threshold: float) -> None:
         """Sets and saves the confidence below which the model gives no answer."""
+        ...
+
+    def abstention_threshold(self, trainer: Any) -> float:
+        """The confidence below which the model gives no answer; 0 where it answers every question."""
         ...
 
     def heat_maps(self, trainer: Any, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:

@@ -61,26 +61,24 @@ MESSAGE = "Upload a model trained with Medical-VQA"
 
 
 def pop_destination(args: AnyTrainingArguments) -> Destination | None:
-    """Takes the destination that `--push_to_hub` asks for out of the arguments; None where it is not given.
+    """Takes the destination of `--push_to_hub` and any token out of the arguments; None where no push is asked for.
 
-    The Trainer would push more than should leave this machine and save the token beside the model, so it must not see
-    them.
+    The Trainer would push more than should leave this machine. It saves its arguments beside the model and in each
+    checkpoint, so it must not see a token, also where nothing is pushed.
 
     Raises:
         UserError: the model that is to be trained can't be published.
     """
+    token, args.hub_token = args.hub_token, None
     if not args.push_to_hub or args.hub_model_id is None:
         return None
+    args.push_to_hub = False
     if args.model_type == "blip2" and base_model_of(args.model_name_or_path) is None and not args.merge_adapter:
         raise UserError(
             f"--model_name_or_path {args.model_name_or_path}: an adapter over a folder can't be published, because "
             "nobody else has its base; add --merge_adapter True to publish the whole model, or start from a Hub id."
         )
-    destination = Destination(
-        args.hub_model_id, bool(args.hub_private_repo), revision=args.hub_revision, token=args.hub_token
-    )
-    args.push_to_hub, args.hub_token = False, None
-    return destination
+    return Destination(args.hub_model_id, bool(args.hub_private_repo), revision=args.hub_revision, token=token)
 
 
 def preflight(destination: Destination, base_model: str | None) -> str | None:

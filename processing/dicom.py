@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from processing.dicom_grey import Window, high_8_bits, is_little_endian, look_up, render_grey, window_and_range
+from processing.dicom_grey import (
+    Window,
+    high_8_bits,
+    is_little_endian,
+    look_up,
+    padding_range,
+    render_grey,
+    stored_range,
+    window_and_range,
+)
 from processing.dicom_header import (
     AGAIN,
     CONVERT,
@@ -171,15 +180,15 @@ def draw_dicom(dataset: "Dataset", window: Window | None) -> Image.Image:
     Raises:
         HeaderError: an element of the header can't be read.
     """
+    if dataset.SamplesPerPixel == 3:
+        return Image.fromarray(_colours(dataset))
     stored = _stored_values(dataset)
-    if stored.ndim == 3:
-        return Image.fromarray(high_8_bits(stored, dataset.BitsStored))
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         tables = [lookup_table(dataset, f"{palette}Descriptor", f"{palette}Data") for palette in PALETTES]
         channels = [look_up(stored, table, is_little_endian(dataset)) for table in tables if table is not None]
         bits = dataset.RedPaletteColorLookupTableDescriptor[2]
         return Image.fromarray(high_8_bits(np.stack(channels, axis=-1), bits))
-    return Image.fromarray(render_grey(stored, dataset, window)).convert("RGB")
+    return Image.fromarray(render_grey(stored, _padding(stored, dataset), dataset, window)).convert("RGB")
 
 
 def describe_dicom(dataset: "Dataset") -> ImageFacts:
@@ -199,12 +208,39 @@ def describe_dicom(dataset: "Dataset") -> ImageFacts:
         details["Frames"] = f"{dataset.NumberOfFrames}, of which the first is shown"
     if dataset.PhotometricInterpretation not in MONOCHROME:
         return ImageFacts("DICOM", details)
-    found = window_and_range(_stored_values(dataset), dataset)
+    stored = _stored_values(dataset)
+    found = window_and_range(stored, _padding(stored, dataset), dataset)
     return ImageFacts("DICOM", details) if found is None else ImageFacts("DICOM", details, *found)
 
 
-def _stored_values(dataset: "Dataset") -> np.ndarray:
-    """The numbers of the first frame, ``(rows, columns)`` or ``(rows, columns, 3)``, YBR already as RGB.
+def _colours(dataset: "Dataset") -> np.ndarray:
+    """The first frame of an image of three samples as RGB, ``(rows, columns, 3)`` of uint8."""
+    from pydicom.pixels.processing import convert_color_space
+
+    if dataset.BitsAllocated == 8 or dataset.PhotometricInterpretation not in ("YBR_FULL", "YBR_FULL_422"):
+        return high_8_bits(_stored_values(dataset), dataset.BitsStored)
+    # pydicom turns YBR to RGB in 8 bits only
+    colours = high_8_bits(_stored_values(dataset, as_rgb=False), dataset.BitsStored)
+    return convert_color_space(colours, "YBR_FULL", "RGB")
+
+
+def _padding(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
+    """Boolean mask of the pixels that only fill the rectangle."""
+    from pydicom.pixels import pixel_array
+
+    ends = padding_range(dataset, stored.dtype)
+    if ends is None:
+        return np.zeros(stored.shape, bool)
+    low, high = ends
+    if "PixelData" in dataset and dataset.file_meta.TransferSyntaxUID in (*NATIVE_SYNTAXES, RLE_SYNTAX):
+        lowest, highest = stored_range(dataset)
+        if low < lowest or high > highest:  # it is told by bits that are not of the stored ones
+            stored = pixel_array(dataset, index=0, bits_stored=dataset.BitsAllocated)
+    return (stored >= low) & (stored <= high)
+
+
+def _stored_values(dataset: "Dataset", as_rgb: bool = True) -> np.ndarray:
+    """The numbers of the first frame, ``(rows, columns)`` or ``(rows, columns, 3)``, YBR as RGB if `as_rgb`.
 
     They are the `BitsStored` bits up to `HighBit`. Other bits may hold overlays.
     """
@@ -215,11 +251,11 @@ def _stored_values(dataset: "Dataset") -> np.ndarray:
         unused = dataset.HighBit + 1 - dataset.BitsStored  # bits below
         if unused:
             # pydicom takes the lowest bits. Told of some more, it takes all up to HighBit, and extends the sign.
-            values = pixel_array(dataset, index=0, bits_stored=dataset.HighBit + 1)
+            values = pixel_array(dataset, index=0, bits_stored=dataset.HighBit + 1, as_rgb=as_rgb)
             if not _is_right_aligned(values, unused, dataset.BitsStored):
                 return values >> unused
     try:
-        return pixel_array(dataset, index=0)
+        return pixel_array(dataset, index=0, as_rgb=as_rgb)
     except RuntimeError:  # pydicom's word for any failure of a decoder
         problem = "it is cut off or damaged, or compressed in a way that Pillow can't read"
         raise HeaderError(problem, f"{AGAIN} or {CONVERT}") from None

@@ -13,7 +13,7 @@ from processing.dicom_header import (
     number,
     optional_number,
 )
-from processing.pixels import stretch, to_uint8
+from processing.pixels import percentile_range, stretch, to_uint8
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 Window = tuple[float, float]  # centre and width
 
 
-def render_grey(stored: np.ndarray, dataset: "Dataset", window: Window | None) -> np.ndarray:
+def render_grey(stored: np.ndarray, padding: np.ndarray, dataset: "Dataset", window: Window | None) -> np.ndarray:
     """Stored values to uint8, both ``(rows, columns)``.
 
     Without a window or a table, values of more than 8 bits are stretched between their percentiles. Others are drawn
     as they are, as in a PNG: from the darkest number that their bits hold to the brightest.
 
     Args:
+        padding: boolean mask of the pixels that only fill the rectangle.
         window: replaces that of the header.
 
     Raises:
         HeaderError: an element of the pipeline can't be read.
     """
     _use_first_frame_groups(dataset)
-    padding = _padding(stored, dataset)
     values = _rescale(stored, dataset)
     function = "LINEAR"
     if window is None:
@@ -45,7 +45,7 @@ def render_grey(stored: np.ndarray, dataset: "Dataset", window: Window | None) -
         index = np.rint(np.clip(np.nan_to_num(values), -(2**30), 2**30)).astype(np.int32)
         grey = high_8_bits(look_up(index, table, is_little_endian(dataset)), table[0][2])
     elif _drawn_as_stored(dataset):
-        darkest, brightest = _stored_range(dataset)
+        darkest, brightest = stored_range(dataset)
         grey = to_uint8((stored.astype(np.float32) - darkest) * (255 / (brightest - darkest)))
         grey = 255 - grey if _slope(dataset) < 0 else grey
     else:
@@ -56,27 +56,34 @@ def render_grey(stored: np.ndarray, dataset: "Dataset", window: Window | None) -
     return grey
 
 
-def window_and_range(stored: np.ndarray, dataset: "Dataset") -> tuple[Window, tuple[float, float]] | None:
+def window_and_range(
+    stored: np.ndarray, padding: np.ndarray, dataset: "Dataset"
+) -> tuple[Window, tuple[float, float]] | None:
     """The window in which `render_grey` shows an image, and its lowest and highest value; None if all is padding.
 
     Raises:
         HeaderError: an element of the pipeline can't be read.
     """
     _use_first_frame_groups(dataset)
-    counted = _rescale(stored, dataset)[~_padding(stored, dataset)]
+    counted = _rescale(stored, dataset)[~padding]
     counted = counted[np.isfinite(counted)]
     if not counted.size:
         return None
     window = _header_window(dataset)
     if window is None and _drawn_as_stored(dataset):
         slope, intercept = _slope(dataset), number(dataset, "RescaleIntercept") or 0.0
-        low, high = sorted(slope * end + intercept for end in _stored_range(dataset))
-        # A linear window of width w shows w - 1 units; narrower ones are exact.
-        window = ((low + high) / 2, high - low) if high - low < 1 else ((low + high + 1) / 2, high - low + 1)
+        window = _window_from(*sorted(slope * end + intercept for end in stored_range(dataset)))
     elif window is None:
-        low, high = (float(value) for value in np.percentile(counted, (1, 99)))
-        window = ((low + high) / 2, high - low if high > low else 1.0)
+        window = _window_from(*percentile_range(counted))
     return window, (float(counted.min()), float(counted.max()))
+
+
+def _window_from(low: float, high: float) -> Window:
+    """The window that draws `low` black and `high` white; both black where they are the same."""
+    if low == high:
+        return low + 1, 1.0
+    # A linear window of width w shows w - 1 units; narrower ones are exact.
+    return ((low + high) / 2, high - low) if high - low < 1 else ((low + high + 1) / 2, high - low + 1)
 
 
 def is_little_endian(dataset: "Dataset") -> bool:
@@ -118,15 +125,18 @@ def _use_first_frame_groups(dataset: "Dataset") -> None:
                     dataset.update(item)
 
 
-def _padding(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
-    """Boolean mask of the pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2)."""
+def padding_range(dataset: "Dataset", kind: np.dtype) -> np.ndarray | None:
+    """The lowest and highest number of pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2); None if none do.
+
+    Args:
+        kind: type of the stored values. Writers give -2000 as the unsigned 63536 too, so the elements are cast to it.
+    """
     value = optional_number(dataset, "PixelPaddingValue")
     if value is None:
-        return np.zeros(stored.shape, bool)
+        return None
     limit = optional_number(dataset, "PixelPaddingRangeLimit")
-    # Cast as the pixels are: writers store -2000 as the unsigned 63536 too.
-    ends = np.array([value, value if limit is None else limit]).astype(np.int64).astype(stored.dtype)
-    return (stored >= ends.min()) & (stored <= ends.max())
+    ends = np.array([value, value if limit is None else limit]).astype(np.int64).astype(kind)
+    return np.sort(ends)
 
 
 def _slope(dataset: "Dataset") -> float:
@@ -155,7 +165,7 @@ def _drawn_as_stored(dataset: "Dataset") -> bool:
     return "PixelData" in dataset and dataset.BitsStored <= 8 and not dataset.get("ModalityLUTSequence")
 
 
-def _stored_range(dataset: "Dataset") -> tuple[int, int]:
+def stored_range(dataset: "Dataset") -> tuple[int, int]:
     """The lowest and the highest number that the stored bits can hold."""
     levels = 2**dataset.BitsStored
     lowest = -levels // 2 if dataset.PixelRepresentation else 0

@@ -22,7 +22,9 @@ from processing.errors import UserError, describe_error
 from processing.file_kinds import CONVERT, describe_kind
 from processing.image_source import ImageSource, label_of, name_of, read_bytes
 from processing.pixels import ImageError, ImageFacts, above_limit, cannot_open, check_size, stretch
-from processing.tiff import SIGNATURES, UnsupportedTiff, grey_values, open_tiff
+from processing.png import Png, open_png
+from processing.sixteen_bits import draw_sixteen_bits
+from processing.tiff import SIGNATURES, Tiff, UnsupportedTiff, grey_values, open_tiff
 
 # The largest everyday medical image is an uncompressed mammogram: 4728 x 5928 pixels of 2 bytes, 28 million pixels
 # in 53 MiB. The limits let it through, and keep one upload's decoded RGB image at or below 150 MB.
@@ -57,12 +59,13 @@ def open_image(
     """Opens a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM image as RGB; of several frames or pages, the first.
 
     The content says which it is, whatever the name ends in. Grey values of more than 8 bits are scaled so that the 1st
-    and 99th percentile become 0 and 255. DICOM grey values go through their window. Alpha is composited over black,
-    as medical backgrounds are black.
+    and 99th percentile become 0 and 255; three equal channels of 16 bits are grey. Other colours of 16 bits keep the
+    upper 8, or those of 12 bits where no number needs more. DICOM grey values go through their window. Alpha is
+    composited over black, as medical backgrounds are black. Of grey TIFF in several planes the first is taken.
 
     Args:
         source: a path, the bytes of a file, a binary file object (read from where it stands, left open) or a
-            PIL image (left as it is; `max_bytes` doesn't apply).
+            PIL image (left as it is; `max_bytes` doesn't apply, and of 16-bit colours or alpha it has 8 bits).
         max_bytes: largest file in bytes; checked before it is read.
         max_pixels: largest width x height in pixels; checked before it is decoded.
         window: ``(center, width)`` in the units of a grey DICOM file after rescaling (Hounsfield units for CT),
@@ -170,10 +173,13 @@ def _identify(data: bytes, label: str, max_pixels: int) -> ImageFile.ImageFile:
     """The image with its header read and its pixels not yet decoded."""
     try:
         with _quiet():
-            return open_tiff(data) if data.startswith(SIGNATURES) else Image.open(BytesIO(data), formats=FORMATS)
+            if data.startswith(SIGNATURES):
+                return open_tiff(data)
+            image = Image.open(BytesIO(data), formats=FORMATS)
+            return open_png(data) if image.format == "PNG" else image
     except UnsupportedTiff as error:
-        problem = f"it is a TIFF whose pixels ({error}) are not supported"
-        raise cannot_open(label, problem, "save it with 8 or 16 unsigned bits or as PNG") from None
+        mend = "save it as PNG, or as an uncompressed grey or RGB TIFF of 8 or 16 unsigned bits"
+        raise cannot_open(label, str(error), mend) from None
     except UnidentifiedImageError:
         kind, mend = describe_kind(data) or (None, CONVERT)
         problem = "its content is not a known image" if kind is None else f"it is {kind}, not a known image"
@@ -202,6 +208,8 @@ def _finish(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """A new RGB image of the same size from any Pillow mode."""
+    if isinstance(image, Png | Tiff) and (samples := image.samples()) is not None:
+        image = draw_sixteen_bits(*samples)
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
         return Image.fromarray(stretch(grey_values(image))).convert("RGB")
     if image.mode == "L" and (values := grey_values(image)).dtype == np.int8:

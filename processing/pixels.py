@@ -62,18 +62,28 @@ def stretch(values: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray
         ``(height, width)`` of uint8; all 0 if the counted pixels are all the same.
     """
     finite = np.isfinite(values)
-    sample = values[finite if counted is None else finite & counted]
-    if sample.size == 0:
+    counted = finite if counted is None else finite & counted
+    if not counted.any():
         return np.zeros(values.shape, np.uint8)
-    low, high = (float(value) for value in np.percentile(sample, (1, 99)))
-    if low == high:
-        # A small bright lesion on an even background is less than 1 % of the pixels.
-        low, high = float(sample.min()), float(sample.max())
+    if values.dtype.kind == "f":
+        largest = float(np.abs(values[counted]).max())
+        if largest > 0 and not 1e-25 < largest < 1e30:  # beyond, differences or their inverse overflow in float32
+            values = values.astype(np.float64) / largest
+    low, high = percentile_range(values[counted])
     if low == high:
         return np.zeros(values.shape, np.uint8)
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = (values.astype(np.result_type(values, np.float32)) - low) * (255 / (high - low))
     return to_uint8(scaled)
+
+
+def percentile_range(sample: np.ndarray) -> tuple[float, float]:
+    """The 1st and the 99th percentile of finite numbers; their lowest and highest where the percentiles are equal.
+
+    A small bright lesion on an even background is less than 1 % of the pixels.
+    """
+    low, high = (float(value) for value in np.percentile(sample, (1, 99)))
+    return (low, high) if low < high else (float(sample.min()), float(sample.max()))
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:

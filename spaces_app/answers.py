@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from PIL import Image
 
 from processing.answers import answer_identity
 from processing.errors import UserError
-from spaces_app.content import PROBES, SILENT, UNSURE, suggestions
+from spaces_app.content import PROBES, UNSURE, suggestions, why_silent
+from spaces_app.limits import LIMITER, QUESTIONS, Limit, LimitError, client_address
 from spaces_app.models import short_name
-from spaces_app.request_cap import RequestCap
 
 if TYPE_CHECKING:
     from modeling.predictor import Answer, Predictor  # the page is painted before torch is loaded
@@ -64,23 +65,29 @@ def show_line(text: str, style: str) -> None:
     st.html(f'<p class="{style}">{html.escape(text)}</p>')
 
 
-def count_request() -> None:
-    """Counts a request of this visit.
+def show_error(text: str) -> None:
+    """An error. It may quote the name of a file, which is plain text here and would be Markdown in `st.error`."""
+    st.html(f'<p class="problem" role="alert">{html.escape(text)}</p>')
+
+
+def plain(text: str) -> str:
+    """A text for what Streamlit takes for Markdown only, such as the label of a button, where it says nothing else.
+
+    All punctuation is escaped. An invisible character breaks what is recognised after that: addresses and `:names:`.
+    """
+    escaped = re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+    return re.sub(r"(\\[:@]|www)", "\\1\u200b", escaped, flags=re.IGNORECASE)
+
+
+def count(limit: Limit, amount: int = 1) -> None:
+    """Counts what this visitor asks a model for.
 
     Raises:
-        UserError: there were too many.
+        LimitError: the limit is reached.
     """
-    st.session_state.setdefault("cap", RequestCap()).take()
-
-
-def ask(conversation: Conversation, question: str) -> None:
-    """Notes a question. It is answered at the end of the script, or of the next run where this one is interrupted."""
-    try:
-        count_request()
-    except UserError as error:
-        st.session_state.refused = str(error)
-    else:
-        conversation.pending = question
+    # Streamlit tells no address of its own machine
+    address = client_address(st.context.ip_address or "127.0.0.1", st.context.headers.get_all("x-forwarded-for"))
+    LIMITER.take(address, limit, amount)
 
 
 def answer_pending(
@@ -89,8 +96,19 @@ def answer_pending(
     image: Image.Image,
     window: tuple[float, float] | None,
 ) -> None:
-    """Asks every model the pending question, and shows each answer as soon as it is there."""
+    """Asks every model the pending question, and shows each answer as soon as it is there.
+
+    Where this run of the script is interrupted, the next one asks again.
+
+    Raises:
+        LimitError: the visitor has asked for too much; the question is no longer pending.
+    """
     turn = Turn(conversation.pending or "", window)
+    try:
+        count(QUESTIONS, len(models))
+    except LimitError:
+        conversation.pending = None
+        raise
     places = _show_question(turn.question, models)
     for name, model in models.items():
         try:
@@ -127,13 +145,13 @@ def _show_answer(answer: "Answer | str", name: str, models: "Mapping[str, Predic
     if len(models) > 1:
         show_line(short_name(name), "model")
     if isinstance(answer, str):
-        st.error(answer)
+        show_error(answer)
         return
     text = answer.answer or "(no answer)"
     show_line("(silent)" if answer.silent else text, "answer")
     st.progress(min(answer.confidence, 1.0), text=f"Confidence {answer.confidence:.0%}")
     if answer.silent:
-        st.warning(SILENT.format(models[name].abstention_threshold), icon=":material/block:")
+        st.warning(why_silent(models[name].abstention_threshold), icon=":material/block:")
     elif answer.confidence < UNSURE:
         st.warning("The model is unsure: read the other answers too.", icon=":material/help:")
     if answer.question_cut:
@@ -177,6 +195,7 @@ def with_heat_map(image: Image.Image, turn: Turn, name: str, model: "Predictor",
         opacity: of the hottest place, 0 to 1.
 
     Raises:
+        LimitError: the visitor has asked for too much; a map that was shown counts once.
         UserError: the model has no map.
     """
     from modeling.asking.heat_maps import overlay
@@ -185,14 +204,22 @@ def with_heat_map(image: Image.Image, turn: Turn, name: str, model: "Predictor",
     if isinstance(answer, str):
         return None
     if name not in turn.heat_maps:
+        count(QUESTIONS)
         likeliest = answer.alternatives[0].answer if answer.silent else answer.answer
         turn.heat_maps[name] = model.heat_map(image, turn.question, likeliest)
     return overlay(image, turn.heat_maps[name], opacity)
 
 
 def suggest(conversation: Conversation, model: "Predictor", image: Image.Image) -> tuple[str, ...]:
-    """Questions that fit the image, by the body part that the model sees in it; asked once."""
+    """Questions that fit the image, by the body part that the model sees in it; asked once.
+
+    Those that fit any image where the visitor has asked for too much.
+    """
     if not conversation.suggestions:
+        try:
+            count(QUESTIONS)
+        except LimitError:
+            return suggestions("")
         conversation.suggestions = suggestions(model.answer(image, PROBES[0], top_k=1).answer)
     return conversation.suggestions
 

@@ -2,216 +2,27 @@
 
     python -m streamlit run spaces_app/app.py
 
-`MODEL_ID` names the model, a folder or a Hub id, `COMPARE_MODEL_ID` a second one that gets the same questions, and
-`MODEL_DTYPE` float32, float16 or bfloat16, by default what the model's `Predictor` takes.
+`MODEL_ID` names the model, a folder or a Hub id, `COMPARE_MODEL_ID` a second one that gets the same questions,
+`MODEL_DTYPE` float32, float16 or bfloat16, by default what the model's `Predictor` takes, and `TRUSTED_PROXIES` the
+number of proxies in front of it (`spaces_app.limits`).
 
-Streamlit runs this script anew for each click. A page is painted before the models are loaded, and completed with what
-needs them.
+`page.py` beside it is the script of the page. This is the server around it: it bounds what is uploaded, and forgets a
+visit whose page was closed.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import sys
+from pathlib import Path
 
-import streamlit as st
-from PIL import Image
+from starlette.middleware import Middleware
+from streamlit.starlette import App
 
 from processing.errors import UserError
-from processing.utils import MAX_QUESTION_CHARACTERS
-from spaces_app.answers import (
-    answer_pending,
-    as_json,
-    ask,
-    show_line,
-    show_turn,
-    suggest,
-    with_heat_map,
-)
-from spaces_app.batch_page import BatchPage
-from spaces_app.content import DISCLAIMER, PRIVACY
-from spaces_app.models import load_card, load_model, model_names, short_name
-from spaces_app.pictures import Picture, Window, choose_picture, choose_window, pictures_of_visit
+from spaces_app.limits import trusted_proxies
+from spaces_app.uploads import UploadLimit
+from spaces_app.visits import forget_visits, held
 
-if TYPE_CHECKING:
-    from modeling.predictor import Predictor  # the page is painted before torch is loaded
-
-STYLE = """
-<style>
-.answer { font-size: 1.7rem; font-weight: 650; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
-.question { font-weight: 600; margin: 0; overflow-wrap: anywhere; }
-.disclaimer { font-size: 0.875rem; font-weight: 600; margin: 0; }
-/* captions: their own grey has too little contrast */
-[data-testid="stCaptionContainer"] { opacity: 0.85 !important; }
-/* and so has the main colour as that of text */
-[role="tab"][aria-selected="true"] p, [role="radio"][aria-checked="true"] p { color: light-dark(#14252b, #e8f1f2); }
-.model { margin: 0; overflow-wrap: anywhere; }
-/* thumbnails take their room before they are loaded: a button that moves under the pointer is not clicked */
-.st-key-strip [data-testid="stElementContainer"]:first-child { min-height: 96px; }
-.st-key-strip img { height: 96px; object-fit: contain; }
-.block-container { padding-top: 2.5rem; padding-bottom: 1rem; max-width: 76rem; }
-@media (max-width: 640px) {
-  .block-container { padding-left: 1rem; padding-right: 1rem; }
-  h1 { font-size: 1.75rem !important; }
-  .disclaimer { font-size: 0.75rem; }
-}
-</style>
-"""
-
-
-@dataclass
-class AskPage:
-    """Questions about one image.
-
-    Attributes:
-        picture: that was chosen.
-        window: in which it is shown, None for the file's own.
-        image: the picture in that window.
-        frame, heat_controls, suggestions, newest, earlier: places on the page, in this order.
-    """
-
-    picture: Picture
-    window: Window | None
-    image: Image.Image
-    frame: Any
-    heat_controls: Any
-    suggestions: Any
-    newest: Any
-    earlier: Any
-
-    @classmethod
-    def paint(cls) -> "AskPage | None":
-        """Paints what needs no model; None where there is no image to ask about."""
-        left, right = st.columns((1, 1), gap="large")
-        with left:
-            picture = choose_picture()
-            if picture is None:
-                st.info("Choose an image, or look at the examples.", icon=":material/image_search:")
-                return None
-            try:
-                window = choose_window(picture)
-                image = picture.image(window)
-            except UserError as error:
-                st.error(str(error))
-                return None
-            frame = st.empty()
-            frame.image(picture.png(window), width="stretch", alt=f"The chosen image, {picture.name}")
-            facts = picture.facts()
-            size = f"{facts.format}, {image.width} x {image.height} pixels"
-            st.caption(" · ".join([size, *(f"{name}: {value}" for name, value in facts.details.items())]))
-            heat_controls = st.container()
-        with right:
-            if question := st.chat_input("Ask about the image", max_chars=MAX_QUESTION_CHARACTERS):
-                ask(picture.conversation, question)
-            if refused := st.session_state.pop("refused", None):
-                st.warning(refused, icon=":material/hourglass_top:")
-            suggestions = st.container(horizontal=True, gap="small", key="suggestions")
-            newest, earlier = st.empty(), st.container()
-        return cls(picture, window, image, frame, heat_controls, suggestions, newest, earlier)
-
-    def complete(self, models: "Mapping[str, Predictor]") -> None:
-        """Answers the pending question and paints answers, heat map and suggestions."""
-        conversation = self.picture.conversation
-        self._show_answers(models)
-        if conversation.turns:
-            with self.heat_controls:
-                self._show_heat_map(models)
-        suggested = suggest(conversation, next(iter(models.values())), self.image)
-        with self.suggestions:
-            for question in suggested:
-                st.button(question, key=f"suggested-{question}", on_click=ask, args=(conversation, question))
-
-    def _show_answers(self, models: "Mapping[str, Predictor]") -> None:
-        conversation = self.picture.conversation
-        if conversation.pending is not None:
-            with self.newest.container(border=True):
-                answer_pending(conversation, models, self.image, self.window)
-        elif conversation.turns:
-            with self.newest.container():
-                show_turn(conversation.turns[-1], models, newest=True)
-        with self.earlier:
-            for turn in reversed(conversation.turns[:-1]):
-                show_turn(turn, models, newest=False)
-            if conversation.turns:
-                everything = as_json((one.name, one.conversation) for one in pictures_of_visit().values())
-                st.download_button(
-                    "Download questions and answers (JSON)", everything, "answers.json", "application/json"
-                )
-
-    def _show_heat_map(self, models: "Mapping[str, Predictor]") -> None:
-        """Shows where a model looked for its newest answer, over the image."""
-        name = next(iter(models))
-        if len(models) > 1:
-            name = st.selectbox(
-                "Model whose heat map is shown", list(models), format_func=short_name, key="heat-model"
-            )
-        wanted = st.toggle("Show where the model looked", key="heat-map")
-        percent = st.slider("Opacity of the heat map, percent", 0, 100, 50, key="opacity", disabled=not wanted)
-        if not wanted:
-            return
-        turn = self.picture.conversation.turns[-1]
-        try:
-            heated = with_heat_map(self.picture.image(turn.window), turn, name, models[name], percent / 100)
-        except UserError as error:
-            st.error(str(error))
-            return
-        if heated is not None:
-            alt = f"{self.picture.name} with a heat map of where the model looked for: {turn.question}"
-            self.frame.image(heated, width="stretch", alt=alt)
-
-
-def show_about_page() -> None:
-    """What the models' cards say, and the limits of all models."""
-    for name in model_names():
-        st.subheader(short_name(name))
-        card = load_card(name)
-        if card is None:
-            st.write("This model has no card, so nothing is known about its figures.")
-            continue
-        metadata, figures = card
-        st.text("\n".join(f"{key.replace('_', ' ')}: {value}" for key, value in metadata.items() if value))
-        if figures:
-            st.dataframe(figures, hide_index=True)
-    st.subheader("Limits")
-    st.markdown(
-        "- The model answers every question. Its confidence was fitted to images of its own data set; for others a "
-        "high one is no promise.\n"
-        "- It learned from few images of few hospitals; nothing is known about other devices, ages or diseases.\n"
-        "- A heat map shows what moved the answer, not that the answer is right.\n"
-        f"- {PRIVACY}"
-    )
-
-
-def main() -> None:
-    """The script."""
-    st.set_page_config("Medical VQA", ":material/radiology:", layout="wide")
-    st.html(STYLE)
-    st.title("Ask a medical image", anchor=False)
-    names = model_names()
-    titles = " and ".join(map(short_name, names))
-    loading, ready = f":material/hourglass_top: Loading {titles} …", f":material/check_circle: Ready: {titles}"
-    status = st.empty()
-    status.caption(ready if st.session_state.get("ready") else loading)
-    with st.bottom:
-        show_line(DISCLAIMER, "disclaimer")
-    ask_tab, batch_tab, about_tab = st.tabs(("Ask", "Many at once", "About the model"))
-    with ask_tab:
-        ask_page = AskPage.paint()
-    with batch_tab:
-        batch_page = BatchPage.paint()
-    with about_tab:
-        show_about_page()
-    try:
-        models = {name: load_model(name) for name in names}
-    except UserError as error:
-        status.error(f"The model can't be loaded. {error}")
-        return
-    st.session_state.ready = True
-    status.caption(ready)
-    if ask_page:
-        with ask_tab:
-            ask_page.complete(models)
-    with batch_tab:
-        batch_page.complete(models)
-
-
-main()
+try:
+    trusted_proxies()  # a wrong value ends the start, not a visit
+except UserError as error:
+    sys.exit(f"error: {error}")
+app = App(Path(__file__).with_name("page.py"), lifespan=forget_visits, middleware=[Middleware(UploadLimit, held=held)])

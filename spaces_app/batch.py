@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +12,7 @@ from processing.sources.columns import find_column
 from processing.sources.csv_tables import parse_csv
 from processing.sources.text_files import decode_text
 from processing.storage import csv_text
+from spaces_app.limits import BATCHES
 
 if TYPE_CHECKING:
     from modeling.predictor import Answer, Predictor  # the page is painted before torch is loaded
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 COLUMNS = ("image", "question", "prediction", "confidence", "error")
 MAX_IMAGES = 500
 MAX_ARCHIVE_BYTES = 256 * 2**20  # of all images unpacked
-MAX_QUESTIONS = 5_000
+MAX_QUESTIONS = BATCHES.amount  # of a table, or of an archive over all its images
 STEP = 16  # questions between two moves of the progress bar
 
 AnswerRow = dict[str, str | float | None]
@@ -84,6 +85,21 @@ def read_questions(data: bytes, name: str) -> list[str]:
     if len(rows) > MAX_QUESTIONS:
         raise UserError(f"{name}: {len(rows):,} rows; send at most {MAX_QUESTIONS:,} at once.")
     return [row[column] for row in rows]
+
+
+def ask_of_each(images: Mapping[str, bytes], questions: Sequence[str]) -> list[ImageQuestion]:
+    """The same questions about each of the images.
+
+    Raises:
+        UserError: they are too many.
+    """
+    total = len(images) * len(questions)
+    if total > MAX_QUESTIONS:
+        raise UserError(
+            f"{len(questions):,} questions about {len(images):,} images are {total:,}; send at most "
+            f"{MAX_QUESTIONS:,} at once."
+        )
+    return [ImageQuestion(name, data, question) for name, data in images.items() for question in questions]
 
 
 def answer_all(

@@ -8,9 +8,10 @@ import streamlit as st
 
 from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES, open_image
-from spaces_app.answers import count_request
-from spaces_app.batch import ImageQuestion, answer_all, as_csv, read_archive, read_questions
-from spaces_app.content import PROBES
+from spaces_app.answers import count, show_error
+from spaces_app.batch import ImageQuestion, answer_all, as_csv, ask_of_each, read_archive, read_questions
+from spaces_app.content import BURNT_IN, PROBES
+from spaces_app.limits import BATCHES
 
 if TYPE_CHECKING:
     from modeling.predictor import Predictor  # the page is painted before torch is loaded
@@ -48,6 +49,7 @@ class BatchPage:
         else:
             archive = st.file_uploader("Zip file of images", type="zip", key="batch-zip")
             questions = st.text_area("Questions, one a line", "\n".join(PROBES), max_chars=20_000)
+        st.caption(BURNT_IN)
         ready = bool(image and table) or bool(archive and questions.strip())
         if not ready:
             st.session_state.pop("batch", None)
@@ -61,7 +63,8 @@ class BatchPage:
             try:
                 self._answer(next(iter(models.values())))
             except UserError as error:
-                self.bar.error(str(error))
+                with self.bar:
+                    show_error(str(error))
         rows = st.session_state.get("batch")
         if rows:
             with self.result:
@@ -75,10 +78,10 @@ class BatchPage:
         """Answers all questions and keeps the rows for this visit.
 
         Raises:
-            UserError: the files can't be used, or the visit has had too many requests.
+            UserError: the files can't be used, or the visitor has asked for too much.
         """
-        count_request()
         asked = self._read_questions()
+        count(BATCHES, len(asked))
 
         def show_progress(share: float) -> None:
             self.bar.progress(share, text=f"{share:.0%} of {len(asked):,} questions answered")
@@ -100,5 +103,4 @@ class BatchPage:
         if self.archive is None:
             return []
         questions = [line.strip() for line in self.questions.splitlines() if line.strip()]
-        images = read_archive(self.archive.getvalue())
-        return [ImageQuestion(name, data, question) for name, data in images.items() for question in questions]
+        return ask_of_each(read_archive(self.archive.getvalue()), questions)

@@ -9,12 +9,25 @@ DISCLAIMER = (
     "For research and teaching only, not for clinical use: the model answers every question, right or wrong. "
     "Do not use it for diagnosis or treatment."
 )
-PRIVACY = (
-    "Images stay in the memory of this server while the page is open; nothing is stored or logged. Of a DICOM header "
-    "only modality, spacing, thickness, frames and window are read, nothing about the patient."
+BURNT_IN = (
+    "Names and dates that are burnt into the pixels, as in a corner of many ultrasound images, are not removed: cover "
+    "them before you send an image."
+)
+PRIVACY = (  # in the Streamlit app
+    "Images stay in the memory of this server while the page is open and at most three minutes longer, what a model "
+    "computed of them for at most ten minutes after their last question. No file of them is left on its disk and "
+    "nothing is logged. Of a DICOM header only modality, spacing, thickness, frames and window are read, nothing "
+    "about the patient."
+)
+KEPT = (  # by the Gradio app
+    "An image is kept on the disk of this server without its name, for at most 31 minutes after its upload or its "
+    "last question, and what the model computed of it in its memory for at most ten minutes."
 )
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "output" / "demo")  # where `make demo` leaves one
 SILENT = "The model gives no answer below a confidence of {:.0%}: too many of those were wrong in its validation."
+SILENT_EVERYWHERE = (
+    "The model gives no answer at all: in its validation no confidence kept the wrong answers as few as was asked for."
+)
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
 
@@ -58,3 +71,8 @@ def example_images() -> tuple[tuple[str, Path], ...]:
     """Name and file of drawn images, which are no patient's."""
     folder = cached_phantoms(MIN_IMAGES)
     return tuple((name, folder / "imgs" / f"xmlab{number}" / "source.jpg") for name, number in EXAMPLES.items())
+
+
+def why_silent(threshold: float) -> str:
+    """Why a model gives no answer, by the confidence below which it gives none. None reaches one above 1."""
+    return SILENT_EVERYWHERE if threshold > 1 else SILENT.format(threshold)

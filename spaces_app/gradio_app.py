@@ -3,7 +3,8 @@
     MODEL_ID=user/name python -m spaces_app.gradio_app
 
 `MODEL_ID` is a folder or a Hub id, by default what `make demo` leaves; `MODEL_DTYPE` is float32, float16 or bfloat16,
-by default what the model's `Predictor` takes. The page is at http://127.0.0.1:7860; Gradio's own variables, such as
+by default what the model's `Predictor` takes; `TRUSTED_PROXIES` is the number of proxies in front of the app
+(`spaces_app.limits`). The page is at http://127.0.0.1:7860; Gradio's own variables, such as
 GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, change that. A program asks with
 
 ```python
@@ -18,10 +19,16 @@ where the file may be a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM. A mistake of t
 `gradio_client.exceptions.AppError` of one sentence.
 """
 
+import asyncio
+import html
 import io
 import logging
 import os
+import shutil
+import signal
 import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,18 +47,24 @@ if not __package__:  # run as a file: the packages are beside its folder
 import gradio as gr
 import torch
 from gradio.components.label import LabelConfidence, LabelData
+from gradio.route_utils import API_PREFIX
+from gradio_client.utils import is_http_url_like
 from PIL import Image
+from starlette.middleware import Middleware
+from starlette.routing import Route
 
 from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES, open_image
 from processing.utils import MAX_QUESTION_CHARACTERS
-from spaces_app.content import DEFAULT_MODEL, DISCLAIMER, GENERAL, SILENT, example_images
-from spaces_app.request_cap import RequestCap
+from spaces_app.content import BURNT_IN, DEFAULT_MODEL, DISCLAIMER, GENERAL, KEPT, example_images, why_silent
+from spaces_app.limits import LIMITER, QUESTIONS, client_address, trusted_proxies
+from spaces_app.uploads import UploadFolder, UploadLimit
 
-INTRODUCTION = """# Ask a medical image
-Do not upload images of people who can be identified. Uploads are deleted within two hours."""
-KEPT_SECONDS = 3600  # an upload is deleted at the first of these intervals after its first one
+KEPT_SECONDS = 1800  # after the last question about it an image is deleted from the disk
+FORGET_SECONDS = 60  # between two looks for such images
+INTRODUCTION = f"""# Ask a medical image
+Do not upload images of people who can be identified. {KEPT} {BURNT_IN}"""
 CSS = """
 .gradio-container { overflow: clip !important } /* hidden would make the disclaimer scroll away */
 #disclaimer { position: sticky; top: 0; z-index: 10; background: var(--body-background-fill);
@@ -95,12 +108,15 @@ class Panel:
         # ZeroGPU calls it in another process: arguments and results are pickled, so the model must not be one of them
         self.answer_on_gpu = GPU(self.answer)
 
-    def ask(self, image: str | None, question: str, cap: RequestCap) -> tuple[list[tuple[str, float]], dict[str, Any]]:
+    def ask(
+        self, image: str | None, question: str, request: gr.Request
+    ) -> tuple[list[tuple[str, float]], dict[str, Any]]:
         """Answers a question about a medical image: every answer with its confidence, and the same as an object."""
         if image is None:
             raise _error("There is no image; upload one or choose an example.")
-        try:
-            cap.take()  # here and not in `answer`, whose changes of an object stay in another process
+        peer = request.client.host if request.client else None
+        try:  # here and not in `answer`, whose changes of an object stay in another process
+            LIMITER.take(client_address(peer, request.headers.getlist("x-forwarded-for")), QUESTIONS)
         except UserError as error:
             raise _error(str(error)) from None
         return self.answer_on_gpu(image, question)
@@ -114,7 +130,7 @@ class Panel:
         if result.question_cut:
             gr.Warning("The question is longer than the model reads; its end was left out.")
         if result.silent:
-            gr.Warning(SILENT.format(self.predictor.abstention_threshold))
+            gr.Warning(why_silent(self.predictor.abstention_threshold))
         ranked = [(result.answer, result.confidence)]
         ranked += [(other.answer, other.confidence) for other in result.alternatives]
         return [(text or "(no answer)", confidence) for text, confidence in ranked], asdict(result)
@@ -126,7 +142,7 @@ class Panel:
             try:
                 picture = open_image(_upload(image))
             except UserError as error:  # an exception would leave what was shown before
-                gr.Warning(str(error), title="Error")
+                gr.Warning(html.escape(str(error), quote=False), title="Error")
         return picture, None, None
 
     def choose_example(self, event: gr.SelectData) -> str:
@@ -138,12 +154,15 @@ def build(predictor: Predictor) -> gr.Blocks:
     """The page and its API, over a model."""
     examples = [(str(file), name) for name, file in example_images()]
     panel = Panel(predictor, examples)
-    with gr.Blocks(title="Medical VQA", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as app:
+    with gr.Blocks(title="Medical VQA", analytics_enabled=False) as app:
         gr.Markdown(INTRODUCTION)
         gr.Markdown(DISCLAIMER, elem_id="disclaimer")
         with gr.Row():
             with gr.Column(min_width=300):
                 file = gr.File(label="Image: PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM", height=140)
+                file.async_move_resource_to_block_cache = refuse_addresses(  # type: ignore[method-assign]  # as below
+                    file.async_move_resource_to_block_cache
+                )
                 gallery = gr.Gallery(
                     examples,
                     elem_id="examples",
@@ -172,39 +191,105 @@ def build(predictor: Predictor) -> gr.Blocks:
         shown = [preview, label, details]
         file.change(panel.show, file, shown, show_progress="hidden", api_visibility="private")
         gallery.select(panel.choose_example, None, file, show_progress="hidden", api_visibility="private")
-        asked = [file, question, gr.State(RequestCap())]
-        gr.on([button.click, question.submit], panel.ask, asked, [label, details], api_name="answer")
+        gr.on([button.click, question.submit], panel.ask, [file, question], [label, details], api_name="answer")
     # one question at a time: the model takes all cores, and more would only wait inside
     return app.queue(max_size=32, default_concurrency_limit=1)
 
 
+def launch(predictor: Predictor, **options: Any) -> tuple[gr.Blocks, str]:
+    """Serves the page and its API.
+
+    Args:
+        options: of `gr.Blocks.launch`, which win.
+
+    Returns:
+        The page and its address.
+    """
+    folder = UploadFolder(os.environ.get("GRADIO_TEMP_DIR"))
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.path)  # where Gradio writes what it shows
+    app = build(predictor)
+    _, url, _ = app.launch(**_launch_options(folder, app) | options)
+    return app, url
+
+
+def _launch_options(folder: UploadFolder, app: gr.Blocks) -> dict[str, Any]:
+    return {
+        "allowed_paths": [str(file.parent) for _, file in example_images()],
+        "max_file_size": MAX_IMAGE_BYTES,
+        "share": False,
+        "ssr_mode": False,
+        "theme": gr.themes.Default(primary_hue="blue"),
+        "css": CSS,
+        "footer_links": ["api", "gradio"],
+        "app_kwargs": {
+            # before Gradio's own, which keeps a file under its own name
+            "routes": [Route(f"{API_PREFIX}/upload", folder.save, methods=["POST"])],
+            "middleware": [Middleware(UploadLimit, held=folder.held)],
+            "lifespan": forget_uploads(folder, app),
+        },
+    }
+
+
+def forget_uploads(folder: UploadFolder, app: gr.Blocks) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """While the server runs, deletes what nobody has asked about for `KEPT_SECONDS`; at its end, all."""
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        async def look() -> None:
+            while True:
+                kept = {path for block in app.blocks.values() for path in getattr(block, "keep_in_cache", ())}
+                await asyncio.to_thread(folder.forget, KEPT_SECONDS, kept)
+                await asyncio.sleep(FORGET_SECONDS)
+
+        task = asyncio.create_task(look())
+        try:
+            yield
+        finally:
+            task.cancel()
+            shutil.rmtree(folder.path, ignore_errors=True)
+
+    return lifespan
+
+
+def refuse_addresses(move: Callable[..., Any]) -> Callable[..., Any]:
+    """What Gradio does to have a file, but for an address on the internet, which it would fetch without a bound."""
+
+    async def move_local(path: str | Path | None) -> str | None:
+        if is_http_url_like(str(path)):
+            raise _error("The image is an address on the internet; send the file itself.")
+        return await move(path)
+
+    return move_local
+
+
 def _upload(path: str) -> io.BytesIO:
-    """An uploaded file under its own name: errors must not show its path on the server."""
-    with open(path, "rb") as stream:
-        file = io.BytesIO(stream.read(MAX_IMAGE_BYTES + 1))  # one more shows that it is too large
-    file.name = Path(path).name
-    return file
+    """An uploaded file without a name: errors must not show its path on the server.
+
+    Raises:
+        UserError: it is no longer kept.
+    """
+    try:
+        os.utime(path)  # it is in use
+        with open(path, "rb") as stream:
+            return io.BytesIO(stream.read(MAX_IMAGE_BYTES + 1))  # one more shows that it is too large
+    except FileNotFoundError:
+        raise UserError("The image is no longer kept; upload it again.") from None
 
 
 def _error(message: str) -> gr.Error:
-    return gr.Error(message, print_exception=False)
+    """An error whose text is plain: the page takes it for HTML."""
+    return gr.Error(html.escape(message, quote=False), print_exception=False)
 
 
 def main(_: list[str] | None = None) -> None:
     """Loads the model and serves it.
 
     Raises:
-        UserError: the model can't be loaded.
+        UserError: the model can't be loaded, or `TRUSTED_PROXIES` is wrong.
     """
-    build(load()).launch(
-        allowed_paths=[str(file.parent) for _, file in example_images()],
-        max_file_size=MAX_IMAGE_BYTES,
-        share=False,
-        ssr_mode=False,
-        theme=gr.themes.Default(primary_hue="blue"),
-        css=CSS,
-        footer_links=["api", "gradio"],
-    )
+    trusted_proxies()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server in order, with its folder of uploads
+    launch(load())
 
 
 if __name__ == "__main__":

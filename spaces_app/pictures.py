@@ -11,10 +11,12 @@ from PIL import Image
 
 from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES, ImageFacts, image_facts, open_image
-from spaces_app.answers import Conversation
-from spaces_app.content import example_images
+from spaces_app.answers import Conversation, plain
+from spaces_app.content import BURNT_IN, example_images
+from spaces_app.limits import UPLOADS
 
 MAX_FILES = 100
+MAX_VISIT_BYTES = 256 * 2**20  # of all files that are shown at once
 THUMBNAIL = 96  # pixels
 
 Window = tuple[float, float]  # centre and width, in the units of the file
@@ -174,10 +176,16 @@ def _uploaded_pictures() -> list[Picture]:
         accept_multiple_files=True,
         max_upload_size=MAX_IMAGE_BYTES // 2**20,
     )
-    st.caption("Nothing is stored; of a DICOM header nothing about the patient is read or shown.")
+    st.caption(
+        f"Of a DICOM header nothing about the patient is read or shown. {BURNT_IN} A visitor may send "
+        f"{UPLOADS.amount // 2**20} MB in ten minutes."
+    )
     if len(files) > MAX_FILES:
         st.warning(f"Only the first {MAX_FILES} of {len(files)} files are shown.")
     files = sorted(files, key=lambda file: file.name)[:MAX_FILES]
+    if sum(file.size for file in files) > MAX_VISIT_BYTES:
+        st.warning(f"The files have more than {MAX_VISIT_BYTES // 2**20} MB together; choose fewer at once.")
+        return []
     return [_remember(file.file_id, file.name, file.getvalue) for file in files]
 
 
@@ -222,10 +230,10 @@ def _choose_from_strip(pictures: list[Picture]) -> Picture:
                 except UserError:
                     st.caption("can't be opened")
                 st.button(
-                    picture.name,
+                    plain(picture.name),
                     key=f"choose-{picture.key}",
                     type="primary" if picture.key == st.session_state.chosen else "tertiary",
-                    help=f"Image {number} of {len(pictures)}: {picture.name}",
+                    help=f"Image {number} of {len(pictures)}: {plain(picture.name)}",
                     on_click=_choose,
                     args=(picture.key,),
                 )

@@ -32,6 +32,8 @@ from modeling.hub.client import (
 from modeling.hub.retries import reason, with_retries
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES
+from spaces_app.content import BURNT_IN, KEPT, PRIVACY
+from spaces_app.limits import QUESTIONS
 from spaces_app.requirements import ROOT, read_setup, requirements
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,16 @@ logger = logging.getLogger(__name__)
 TEMPLATES = Path(__file__).with_name("templates")
 PACKAGES = ("metrics", "modeling", "processing", "spaces_app")
 APPS = {  # the files of spaces_app that only one of the apps needs
-    "docker": {"app.py", "answers.py", "batch.py", "batch_page.py", "models.py", "pictures.py"},
+    "docker": {
+        "app.py",
+        "answers.py",
+        "batch.py",
+        "batch_page.py",
+        "models.py",
+        "page.py",
+        "pictures.py",
+        "visits.py",
+    },
     "gradio": {"gradio_app.py"},
 }
 NOT_PUBLISHED = {"publish.py", "lock.py", "requirements.py"}  # of spaces_app
@@ -195,6 +206,9 @@ def _render(name: str, destination: Destination, model: Model) -> bytes:
         private=model.private,
         large=model.large,
         packages=PACKAGES,
+        burnt_in=BURNT_IN,
+        kept=KEPT if sdk == "gradio" else PRIVACY,
+        questions=QUESTIONS.amount,
         megabytes=MAX_IMAGE_BYTES // 2**20,
         command=_command(destination, model),
         version=read_setup()["metadata"]["version"],

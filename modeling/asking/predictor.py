@@ -4,6 +4,8 @@ import hashlib
 import logging
 import os
 import threading
+import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64  # questions a forward, as in evaluation
 KEPT_IMAGES = 8  # whose encodings stay in memory
+KEPT_SECONDS = 540  # after the last question about an image its encoding goes
+FORGET_SECONDS = 30  # between two looks for such encodings
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class Answer:
 class Predictor:
     """A trained model that answers as it did in the evaluation of its training; several threads may ask it.
 
-    The encodings of the last few images are kept, by the digest of their content.
+    The encodings of the last few images are kept, by the digest of their content, until nobody has asked about the
+    image for `KEPT_SECONDS`; a thread looks for those every `FORGET_SECONDS` while there are any. Neither an image nor
+    its name is kept.
 
     Args:
         backend: the loaded model of a family.
@@ -68,7 +74,8 @@ class Predictor:
     def __init__(self, backend: FamilyPredictor) -> None:
         self.backend = backend
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[float, Any]] = OrderedDict()  # when it was last used, and the encoding
+        self._forgetter: threading.Timer | None = None
 
     @property
     def model(self) -> Any:
@@ -262,8 +269,7 @@ class Predictor:
         if key not in encoded and key not in fresh:
             with self._lock:
                 if key in self._kept:
-                    self._kept.move_to_end(key)
-                    encoded[key] = self._kept[key]
+                    encoded[key] = self._keep(key, self._kept[key][1])
             if key not in encoded:
                 with errors_name_image(source):
                     fresh[key] = resize(self.processor.image_processor, open_image(source))
@@ -276,9 +282,37 @@ class Predictor:
         for start in range(0, len(pixels), IMAGE_BATCH_SIZE):
             encodings += self.backend.encode_images(pixels[start : start + IMAGE_BATCH_SIZE])
         encoded |= dict(zip(fresh, encodings, strict=True))
-        self._kept |= encoded
+        for key, encoding in encoded.items():
+            self._keep(key, encoding)
+        if self._kept and self._forgetter is None:
+            self._look_later()
+
+    def _keep(self, key: str, encoding: Any) -> Any:
+        self._kept[key] = time.monotonic(), encoding
+        self._kept.move_to_end(key)
         while len(self._kept) > KEPT_IMAGES:
             self._kept.popitem(last=False)
+        return encoding
+
+    def _look_later(self) -> None:
+        # a thread that had the predictor itself would keep a model in memory that is no longer used
+        self._forgetter = threading.Timer(FORGET_SECONDS, _forget_images_of, (weakref.ref(self),))
+        self._forgetter.daemon = True  # a program that ends does not wait for it
+        self._forgetter.start()
+
+    def forget_images(self) -> None:
+        """Drops the encodings of images that nobody asks about any more."""
+        with self._lock:
+            while self._kept and next(iter(self._kept.values()))[0] < time.monotonic() - KEPT_SECONDS:
+                self._kept.popitem(last=False)
+            self._forgetter = None
+            if self._kept:
+                self._look_later()
+
+
+def _forget_images_of(predictor: "weakref.ref[Predictor]") -> None:
+    if alive := predictor():
+        alive.forget_images()
 
 
 def _answer_or_user_error(result: Answer | Exception, image: ImageSource) -> Answer | UserError:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 from tqdm import tqdm
 
-from metrics.intervals import bootstrap_interval
+from metrics.intervals import mean_with_interval
 from metrics.vqa import all_scores
 from modeling.asking.predictor import Answer, Predictor
 from processing.errors import UserError
@@ -89,9 +89,10 @@ def probe(
 
     Returns:
         Two things. First, figures by change, in percent: `exact_match`; `drop`, how far that is below the figure of
-        images as they are, with its 95 % interval over images; `unchanged`, the share of answers that stay the same;
-        and `drop_by_content_type`. Second, the rows whose answer stays the same with another image: `id`, `image_id`,
-        `question`, `answer` (gold), `prediction` and `unchanged`, the names of all blinding changes that leave it.
+        images as they are, as `[mean, low, high]` of `metrics.intervals.mean_with_interval`; `unchanged`, the share of
+        answers that stay the same; and `drop_by_content_type`. Second, the rows whose answer stays the same with
+        another image: `id`, `image_id`, `question`, `answer` (gold), `prediction` and `unchanged`, the names of all
+        blinding changes that leave it.
     """
     other = shuffled([row["image"] for row in rows])
     changes: dict[str, Callable[[str], Image.Image]] = {SHUFFLED: lambda path: open_image(other[path])}
@@ -110,7 +111,7 @@ def probe(
         same[name] = np.array([one == another for one, another in zip(answers, texts, strict=True)])
         figures[name] = {
             "exact_match": round(float(right[name].mean()), 2),
-            "drop": [round(value, 2) for value in (float(drop.mean()), *bootstrap_interval(drop, images))],
+            "drop": mean_with_interval(drop, images, (-100, 100)) if name in changes else [0.0, None, None],
             "unchanged": round(100 * float(np.mean(same[name])), 2),
             "drop_by_content_type": {
                 kind: round(float(drop[[row["content_type"] == kind for row in rows]].mean()), 2) for kind in kinds

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import datasets
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import Blip2Processor
 
@@ -15,6 +15,7 @@ from modeling.blip2.answering import Answering
 from modeling.blip2.base import load_base
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
+from modeling.parts.loading import find_file, load_adapter_config
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.checks import check_starter
 from processing.errors import UserError
@@ -36,7 +37,7 @@ class Base(NamedTuple):
     """What a name stands for: a whole model, or an adapter and the model under it."""
 
     name: str  # of the whole model, a folder or a Hub id
-    adapter: PeftConfig | None = None
+    adapter: LoraConfig | None = None
 
     @property
     def revision(self) -> str | None:
@@ -59,8 +60,11 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
         args.prompt = Answering.from_pretrained(name).prompt
+    assembled = name == "starter" or (base.adapter is not None and base.adapter.base_model_name_or_path == "starter")
+    if assembled:  # else PEFT writes down a path of the cache
+        model.name_or_path = model.config._name_or_path = "starter"
     if base.adapter is None:
-        peft_model = _new_adapter(model, args)
+        peft_model = _new_adapter(model, args, Path(base.name).name if assembled else None)
     else:
         peft_model = load_adapter(model, base.adapter, name, args.do_train)
     # No embeddings are trained; left to itself PEFT asks the Hub about the base's at every save.
@@ -70,16 +74,15 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     return peft_model, processor
 
 
-def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments) -> PeftModel:
+def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments, revision: str | None) -> PeftModel:
     config = LoraConfig(
+        revision=revision,
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
         target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
         modules_to_save=args.modules_to_save,
     )
-    if args.model_name_or_path == "starter":  # else PEFT writes down a path of the cache
-        config.revision, model.name_or_path = Path(model.name_or_path).name, "starter"
     return get_peft_model(model, config)
 
 
@@ -87,11 +90,11 @@ def find_base(name: str) -> Base:
     """What a folder, a Hub id or `starter` stands for.
 
     Raises:
-        UserError: it is an adapter to a starter that this version does not assemble.
+        UserError: it is an adapter of another kind than LoRA, or to a starter that this version does not assemble.
     """
     if name == "starter":
         return Base(str(blip2_starter_checkpoint()))
-    adapter = _adapter_config(name)
+    adapter = load_adapter_config(name)
     if adapter is None:
         return Base(name)
     base = str(adapter.base_model_name_or_path)
@@ -106,21 +109,14 @@ def find_base(name: str) -> Base:
     return Base(str(folder), adapter)
 
 
-def _adapter_config(name: str) -> PeftConfig | None:
-    if Path(name).is_dir() and not (Path(name) / "adapter_config.json").is_file():
-        return None  # PEFT would ask the Hub for a repo of the folder's name
-    try:
-        return PeftConfig.from_pretrained(name)
-    except (ValueError, OSError):  # there is none: a whole model
-        return None
-
-
-def load_adapter(model: nn.Module, config: PeftConfig, name: str, trainable: bool = False) -> PeftModel:
+def load_adapter(model: nn.Module, config: LoraConfig, name: str, trainable: bool = False) -> PeftModel:
     """Puts the adapter of a folder or Hub id on its base model.
 
     Raises:
-        UserError: it does not fit.
+        UserError: it does not fit, or its weights are pickled.
     """
+    if find_file(name, "adapter_model.safetensors") is None:  # PEFT would take pickled ones
+        raise UserError(f"{name}: it has no weights as safetensors; save it again with save_pretrained.")
     try:
         peft_model = PeftModel(model, config)
         loaded = peft_model.load_adapter(name, "default", is_trainable=trainable, use_safetensors=True)

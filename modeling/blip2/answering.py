@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import Blip2Processor, GenerationConfig, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
+from metrics.abstention import SILENT_EVERYWHERE
 from metrics.calibration import scaled
+from modeling.parts.loading import find_file
 from modeling.training.arguments import Blip2TrainingArguments
 from processing.errors import UserError
 from processing.storage import write_atomically
@@ -29,7 +30,7 @@ class Answering:
         num_beams: 1 is greedy.
         candidates: the answers to choose from, where they are not free text.
         confidence_scale: slope and offset that calibrate its confidence, by `metrics.calibration.scaled`.
-        threshold: the model gives no answer whose confidence is below it.
+        threshold: the model gives no answer whose confidence is below it. Above 1 it never gives one.
     """
 
     prompt: str = Blip2TrainingArguments.prompt
@@ -73,20 +74,14 @@ class Answering:
         Raises:
             UserError: the file is damaged.
         """
-        file = cached_file(
-            name,
-            ANSWERING_FILE,
-            _raise_exceptions_for_gated_repo=False,  # no public way to ask for a file that may be missing
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        file = find_file(name, ANSWERING_FILE)
         if file is None:
             return cls()
         try:
-            answering = cls(**json.loads(Path(file).read_text(encoding="utf-8")))
+            answering = cls(**json.loads(file.read_text(encoding="utf-8")))
             if answering.prompt.count("{}") != 1 or min(answering.max_new_tokens, answering.num_beams) < 1:
                 raise ValueError
-            if not 0 <= answering.threshold <= 1:
+            if not 0 <= answering.threshold <= SILENT_EVERYWHERE:
                 raise ValueError
             answering.calibrated(np.array([0.5]))
         except (OSError, ValueError, TypeError, AttributeError) as error:

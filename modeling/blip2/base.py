@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, Blip2Processor
+from transformers import AutoTokenizer, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering
-from modeling.parts.loading import load_auto, load_weights, loading_errors
+from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors
 from processing.errors import UserError
 
 MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQuestionAnswering}
@@ -32,15 +32,17 @@ def load_base(
     """
     revision = revision or "main"
     with loading_errors(name):
-        config = load_auto(AutoConfig, name, revision=revision)
+        config = load_config(name, revision=revision)
         if config.model_type not in MODELS:
             raise UserError(f"{name}: a {config.model_type} model, not BLIP-2; choose another.")
         model_class = MODELS[config.model_type]
-        model, report = load_weights(model_class, name, dtype, revision=revision, **_quantization(quantization))
+        model, report = load_weights(
+            model_class, config, name, dtype, revision=revision, **_quantization(quantization)
+        )
         if any(key.startswith("language_model.") for key in report["missing_keys"]):
             raise UserError(f"{name}: it has no language model to answer with; choose another.")
-        tokenizer = load_auto(AutoTokenizer, name, revision=revision, padding_side="left")
-        image_processor = BlipImageProcessorPil.from_pretrained(name, revision=revision)
+        tokenizer = load_pretrained(AutoTokenizer, name, revision=revision, padding_side="left")
+        image_processor = load_pretrained(BlipImageProcessorPil, name, revision=revision)
         processor = Blip2Processor(image_processor, tokenizer, config.num_query_tokens)
     if any(getattr(config.text_config, option, None) for option in SCALED_LOGITS):
         raise UserError(f"{name}: its language model scales logits, which is not supported.")

@@ -24,6 +24,7 @@ from modeling.blip2.trainer import Blip2Trainer, build_trainer
 __all__ = [
     "MAX_CASES",
     "MODEL_TYPES",
+    "abstention_threshold",
     "build_model",
     "build_trainer",
     "calibrate",
@@ -60,13 +61,19 @@ def calibrate(output: PredictionOutput, trainer: Blip2Trainer, correct: Mapping[
     _, confidence, *choice = output.predictions
     if trainer.candidates:
         _, confidence = choice
-    right = np.array([correct[int(row)] for row in output.label_ids])
-    _change_answering(trainer, confidence_scale=list(fit_scale(confidence, right)))
+    known = np.array([int(row) in correct for row in output.label_ids])
+    right = np.array([correct[int(row)] for row in output.label_ids[known]])
+    _change_answering(trainer, confidence_scale=list(fit_scale(confidence[known], right)))
 
 
 def set_abstention_threshold(trainer: Blip2Trainer, threshold: float) -> None:
     """It stands in `answering.json`."""
     _change_answering(trainer, threshold=threshold)
+
+
+def abstention_threshold(trainer: Blip2Trainer) -> float:
+    """That of `answering.json`."""
+    return trainer.answering.threshold
 
 
 def _change_answering(trainer: Blip2Trainer, **changes: Any) -> None:

@@ -25,6 +25,14 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
 
     vision_model: Any  # None once it is taken
 
+    def train(self, mode: bool = True) -> "Blip2ForQuestionAnswering":
+        """Parts without a trainable parameter stay as in evaluation, without dropout."""
+        super().train(mode)
+        for part in (self.vision_model, self.language_model):
+            if part is not None and not any(p.requires_grad for p in part.parameters()):
+                _keep_evaluating(part, mode)
+        return self
+
     def take_frozen_vision(self) -> nn.Module:
         """Removes the frozen vision encoder and returns it, as a network from pixels to what `query_states` takes."""
         network, self.vision_model = _LastStates(self.vision_model), None
@@ -179,6 +187,19 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         text = self.get_input_embeddings()(input_ids)
         inputs_embeds = torch.cat([prefix[image_index].to(text.dtype), text], dim=1)
         return score_by_encoder_decoder(self.language_model, candidates, inputs_embeds, mask)
+
+
+def _keep_evaluating(part: nn.Module, mode: bool) -> None:
+    """Puts a frozen part in evaluation mode. Layers whose states are recomputed are in `mode`, without dropout.
+
+    transformers recomputes states in training mode alone.
+    """
+    for module in part.eval().modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = mode
+            for name, value in vars(module).items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(module, name, 0.0)
 
 
 class _LastStates(nn.Module):

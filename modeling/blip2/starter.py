@@ -26,7 +26,7 @@ from modeling.parts.efficientnet import (
     load_efficientnet,
     random_affine,
 )
-from modeling.parts.loading import load_auto
+from modeling.parts.loading import load_config, load_pretrained
 from modeling.parts.minilm import MINILM, minilm_weights
 from modeling.parts.packages import (
     LANGUAGE_MODEL,
@@ -137,13 +137,14 @@ def blip2_starter_checkpoint() -> Path:
         if importlib.util.find_spec("gguf") is None:
             raise missing_package("gguf")
         options = {"gguf_file": language_file.name}
-        text_config = load_auto(AutoConfig, language_file.parent, **options)
+        text_config = load_config(language_file.parent, **options)
+        text_config._name_or_path = ""  # the package's folder on this machine
         config = Blip2StarterConfig(**settings, text_config=text_config, image_token_index=text_config.vocab_size)
         model = Blip2StarterForQuestionAnswering(config).eval()
         size = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
         image_processor = BlipImageProcessorPil(size=size, **PREPROCESSING)
         load_efficientnet(model.vision_model.vision, model.vision_model.vision_top, image_processor)
-        language_model = load_auto(AutoModelForCausalLM, language_file.parent, dtype=torch.bfloat16, **options)
+        language_model = load_pretrained(AutoModelForCausalLM, language_file.parent, dtype=torch.bfloat16, **options)
         model.language_model.load_state_dict(language_model.state_dict())
         _load_qformer(model.qformer, minilm_weights())
         _draw_cross_attention(model.qformer)
@@ -153,7 +154,7 @@ def blip2_starter_checkpoint() -> Path:
         nn.init.normal_(model.language_projection.weight, std=float(embeddings.std()) / width**0.5)
         model.language_model.to(torch.bfloat16)
         model.save_pretrained(folder)
-        tokenizer = load_auto(AutoTokenizer, language_file.parent, padding_side="left", **options)
+        tokenizer = load_pretrained(AutoTokenizer, language_file.parent, padding_side="left", **options)
         Blip2Processor(image_processor, tokenizer, config.num_query_tokens).save_pretrained(folder)
 
     key = settings | {"assembly": ASSEMBLY}

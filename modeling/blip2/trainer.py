@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Blip2Processor, Seq2SeqTrainer
 
+from metrics.abstention import SILENT_EVERYWHERE
 from metrics.vqa import generation_metrics
 from modeling.blip2.adapter import merge
 from modeling.blip2.alignment import align
@@ -46,6 +47,7 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
             self.args.max_new_tokens,
             self.args.generation_num_beams or 1,
             self.candidates or None,
+            threshold=0.0 if self.args.target_risk is None else SILENT_EVERYWHERE,  # until one is chosen
         )
         self.trie = None
         if candidates:
@@ -161,8 +163,10 @@ def build_trainer(
         candidates=candidates,
     )
     if not args.do_train:
-        scale = Answering.from_pretrained(args.model_name_or_path).confidence_scale
-        trainer.answering = replace(trainer.answering, confidence_scale=scale)
+        saved = Answering.from_pretrained(args.model_name_or_path)
+        trainer.answering = replace(
+            trainer.answering, confidence_scale=saved.confidence_scale, threshold=saved.threshold
+        )
     return trainer
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from metrics.report import TWO_FOLD, abstention_text
 from modeling.hub.card_facts import FIGURES, CardFacts, Result, read_card_facts
 from modeling.parts.packages import INSTALL, INSTALL_LANGUAGE_MODEL, PARTS
 
@@ -132,6 +133,7 @@ def _template_values(facts: CardFacts, repo_id: str | None) -> dict[str, Any]:
         "record": facts.record,
         "recipe": {name: _setting(value) for name, value in facts.recipe.items() if name != "model_type"},
         "results": results,
+        "silent_at_times": any(report["silence"].get("chosen") for report in facts.reports.values()),
         "trust": [_trust(split, report) for split, report in facts.reports.items()],
         "figures": [figure for figure in FIGURES if figure in shown],
         "published": family.published if facts.data["name"] == "SLAKE" else None,
@@ -159,15 +161,16 @@ def _describe(facts: CardFacts) -> str:
 
 def _trust(split: str, report: dict[str, Any]) -> str:
     """What the report says about confidence and about where the model looked, in sentences."""
-    error = report["calibration"]["expected_calibration_error"]
     coverages = [
         f"{coverage:.1%} of the questions with at most {float(risk):.0%} wrong"
         for risk, coverage in report["silence"]["coverage_at_risk"].items()
     ]
     text = (
-        f"On {split} the confidence is {error:.1%} from the accuracy in the mean of 15 bins (ECE); the surest answers "
-        f"reach {' and '.join(coverages)}."
+        f"On {split} the confidence is {_calibration_error(report['calibration'])}; the surest answers reach "
+        f"{' and '.join(coverages)}."
     )
+    if report["silence"].get("chosen"):  # reports of older versions do not tell
+        text += f" {abstention_text(report['silence']['chosen'])}"
     if report["grounding"]:
         found = report["grounding"][0]
         text += (
@@ -176,6 +179,20 @@ def _trust(split: str, report: dict[str, Any]) -> str:
             f"{found['chance']:.1f} %, the middle of the image: {found['center']:.1f} %)."
         )
     return text
+
+
+def _calibration_error(calibration: dict[str, Any]) -> str:
+    text = f"{calibration['expected_calibration_error']:.1%} from the accuracy in the mean of 15 bins (ECE"
+    if "judged_on" not in calibration:
+        return f"{text})"  # reports of older versions have no more
+    if calibration["expected_calibration_error_interval"] is not None:
+        low, high = calibration["expected_calibration_error_interval"]
+        text += f", 95 % interval {low:.1%} to {high:.1%}"
+    perfect = calibration["expected_calibration_error_if_perfect"]
+    text += f"; a perfectly calibrated model of as many answers has {perfect:.1%}"
+    if calibration["judged_on"] == TWO_FOLD:
+        text += "; by two-fold fits over images, so that no answer is judged by a fit to its own image"
+    return f"{text})"
 
 
 def _setting(value: Any) -> Any:

@@ -42,7 +42,7 @@ FIGURES = (
         title="Exact Match",
         metric="exact_match",
         definition="share of answers that equal the gold answer after SQuAD v2's normalisation (lower case, without "
-        "punctuation and the words a, an, the)",
+        "punctuation and the words a, an, the; in Chinese CMRC 2018's)",
     ),
     Figure(
         key="accuracy",
@@ -55,8 +55,8 @@ FIGURES = (
         key="f1",
         title="F1",
         metric="f1",
-        definition="mean of each answer's harmonic mean of precision and recall of words, after the same "
-        "normalisation",
+        definition="mean of each answer's harmonic mean of precision and recall of words (in Chinese of characters, "
+        "as in CMRC 2018), after the same normalisation",
         score="f1",
     ),
     Figure(

@@ -59,6 +59,10 @@ class FrozenEfficientNet(nn.Module):
         self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
         self.blocks = nn.ModuleList(blocks)
 
+    def train(self, mode: bool = True) -> "FrozenEfficientNet":
+        """The network stays in evaluation mode: else the batches of a run would move its statistics."""
+        return super().train(False)
+
     @torch.no_grad()
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images ``(B, 3, H, W)`` to features ``(B, channels, H / stride, W / stride)``."""

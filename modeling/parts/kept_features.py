@@ -1,21 +1,27 @@
 """The features of a frozen vision network, computed once per image and kept on disk.
 
 A frozen network gives an image the same features at every question and epoch, and SLAKE asks 11 questions an image.
-Features are keyed by the image's content, its preprocessing and the network's weights, so none is ever stale.
+Features are keyed by the image's content, the code that opens it, its preprocessing, the network and its weights, so
+none is ever stale.
 
-On disk a set of features is a folder named after preprocessing and weights. It holds safetensors shards, each written
+On disk a set of features is a folder named after all of these but the image. It holds safetensors shards, each written
 atomically, with a checksum for every image. Several processes may add shards at the same time.
 """
 
+import ast
 import errno
+import functools
 import hashlib
+import importlib
+import inspect
 import json
 import logging
 import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 16  # images a forward
 SHARD_SIZE = 512  # images a file
+PACKAGES = ("numpy", "pillow", "pydicom", "transformers")  # what opens and resizes images beside our own code
 
 
 def one_per_question(states: torch.Tensor, image_index: torch.Tensor) -> torch.Tensor:
@@ -160,10 +167,33 @@ class KeptFeatures:
 
 def _fingerprint(network: nn.Module, preprocessing: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(preprocessing, sort_keys=True, default=str).encode())
+    digest.update(_code_that_opens_images())
+    digest.update(inspect.getsource(type(network)).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())  # numpy has no bf16
     return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _code_that_opens_images() -> bytes:
+    """The source of `open_image` and of all modules of its package that it imports, and the versions of `PACKAGES`."""
+    sources: dict[str, str] = {}
+    names = [open_image.__module__]
+    while names:
+        name = names.pop()
+        if name not in sources:
+            sources[name] = inspect.getsource(importlib.import_module(name))
+            names += _imported(sources[name], name.partition(".")[0])
+    versions = {package: version(package) for package in PACKAGES}
+    return json.dumps([versions, sources], sort_keys=True).encode()
+
+
+def _imported(source: str, package: str) -> Iterator[str]:
+    """The modules of a package from which a module imports, inside its functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"{package}."):
+            yield str(node.module)
 
 
 def _checksum(features: torch.Tensor) -> int:

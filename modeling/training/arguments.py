@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ from transformers.trainer_utils import SchedulerType
 
 from modeling.training.checks import (
     check_adapter,
-    check_json,
     check_metric,
-    check_starter,
+    check_start,
     check_together,
+    read_json,
     read_words,
     warn_of_idle_steps,
 )
-from modeling.training.ranges import check_values, default_of, option_text
+from modeling.training.ranges import check_values, option_text
+from modeling.training.recipe import recipe_values
 from modeling.training.trial import METRIC_SCHEDULERS, try_options
 from processing.errors import UserError
 
@@ -97,8 +98,8 @@ class DataArguments:
 
 
 @dataclass
-class SharedTrainingArguments:
-    """Defaults and fields that the families have in common, mixed into a transformers TrainingArguments."""
+class SharedTrainingArguments(TrainingArguments):
+    """Defaults and fields that the families have in common."""
 
     output_dir: str = field(
         default="output", metadata={"help": "Folder for checkpoints, the model, figures and predictions."}
@@ -179,8 +180,9 @@ class SharedTrainingArguments:
     )
 
     def __post_init__(self) -> None:
-        self.recipe = non_default_values(self)  # transformers' own __post_init__ changes many
-        if self.push_to_hub and not (self.do_train and self.hub_model_id and "/" in self.hub_model_id):  # type: ignore[attr-defined]
+        read_json(self, self._VALID_DICT_FIELDS)
+        self.recipe = recipe_values(self)  # transformers' own __post_init__ changes many
+        if self.push_to_hub and not (self.do_train and self.hub_model_id and "/" in self.hub_model_id):
             raise ValueError(
                 "--push_to_hub needs a training run and --hub_model_id user/name; python -m modeling.publish pushes a "
                 "model that is trained."
@@ -194,17 +196,15 @@ class SharedTrainingArguments:
             raise ValueError("--target_risk must be between 0 and 1, such as 0.05.")
         read_words(self)
         check_values(self)
-        check_json(self, self._VALID_DICT_FIELDS)  # type: ignore[attr-defined]
         check_together(self)
         check_metric(self)
-        if self.model_name_or_path == "starter" or self.model_name_or_path.startswith("scratch:"):  # type: ignore[attr-defined]
-            check_starter(self, self.model_name_or_path == "starter")  # type: ignore[attr-defined]
+        check_start(self)
         self._choose_precision()
-        super().__post_init__()  # type: ignore[misc]
+        super().__post_init__()
         try_options(self)
-        if self.lr_scheduler_type in METRIC_SCHEDULERS:  # type: ignore[attr-defined]
-            mode = {"mode": "max" if self.greater_is_better else "min"}  # type: ignore[attr-defined]
-            self.lr_scheduler_kwargs = mode | (self.lr_scheduler_kwargs or {})  # type: ignore[has-type]
+        if self.lr_scheduler_type in METRIC_SCHEDULERS:
+            mode = {"mode": "max" if self.greater_is_better else "min"}
+            self.lr_scheduler_kwargs: dict[str, Any] = mode | (self.lr_scheduler_kwargs or {})
         warn_of_idle_steps(self)
 
     def _choose_precision(self) -> None:
@@ -213,14 +213,14 @@ class SharedTrainingArguments:
         On a CPU bf16 autocast is the fast mode where it has AMX, else fp32.
         """
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by `accelerate launch` from its config file
-        self.bf16 = self.bf16 or launched == "bf16"  # type: ignore[has-type]
+        self.bf16: bool = self.bf16 or launched == "bf16"
         self.fp16 = self.fp16 and not self.bf16
-        on_gpu = torch.accelerator.is_available() and not self.use_cpu  # type: ignore[has-type]
+        on_gpu = torch.accelerator.is_available() and not self.use_cpu
         if launched == "fp16" and not (on_gpu and self.fp16):
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # else Accelerate takes it, and refuses it on a CPU
         if on_gpu:
             return
-        self.use_cpu = True
+        self.use_cpu: bool = True
         if self.fp16:
             self.fp16, self.bf16 = False, cpu_has_bf16()
             if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -229,7 +229,7 @@ class SharedTrainingArguments:
 
 
 @dataclass
-class ViltTrainingArguments(SharedTrainingArguments, TrainingArguments):
+class ViltTrainingArguments(SharedTrainingArguments):
     """The published ViLT recipe: batch 64, 2e-5, 3 epochs, FP16 on one A100."""
 
     model_type: str = field(default="vilt", metadata={"help": "Model family: vilt or blip2.", "choices": ["vilt"]})
@@ -348,39 +348,6 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
 
 TRAINING_ARGUMENTS = {"vilt": ViltTrainingArguments, "blip2": Blip2TrainingArguments}
 AnyTrainingArguments = ViltTrainingArguments | Blip2TrainingArguments
-
-# Where a run reads and writes, whom it talks to and how it is shown: no part of its recipe.
-LOCAL_FIELDS = {
-    "output_dir",
-    "image_folder",
-    "resume_from_checkpoint",
-    "disable_tqdm",
-    "run_name",
-    "log_level",
-    "report_to",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_token",
-    "hub_private_repo",
-    "hub_revision",
-    "hub_strategy",
-    "project",
-    "do_train",
-    "do_eval",
-    "do_predict",
-    "feature_cache_gb",
-    "debug",  # parsed to another value than its default, as is
-    "include_num_input_tokens_seen",
-}
-
-
-def non_default_values(arguments: Any) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults and belong to a recipe."""
-    return {
-        f.name: getattr(arguments, f.name)
-        for f in fields(arguments)
-        if f.name not in LOCAL_FIELDS and getattr(arguments, f.name) != default_of(f)
-    }
 
 
 def cpu_has_bf16() -> bool:

@@ -14,6 +14,7 @@ from datasets import DatasetDict
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_bitsandbytes_available
 
+from metrics.calibration import MIN_ANSWERS
 from metrics.vqa import score_answers
 from modeling.training.ranges import option_text
 from processing.errors import UserError, quoted
@@ -42,8 +43,8 @@ def read_words(args: Any) -> None:
         raise UserError(f"--include_num_input_tokens_seen {option_text(tokens)}: choose from all, non_padding and no.")
 
 
-def check_json(args: Any, names: list[str]) -> None:
-    """Checks options that take a JSON object, some of them also as a file.
+def read_json(args: Any, names: list[str]) -> None:
+    """Checks options that take a JSON object, and puts the content of a file in the place of its path.
 
     Raises:
         UserError: there is no such file, or it is not a JSON object.
@@ -63,6 +64,8 @@ def check_json(args: Any, names: list[str]) -> None:
             raise UserError(f"--{name} {option_text(text)}: must be a JSON object, as in '{{\"name\": 1}}'.")
         if name == "accelerator_config":
             _check_accelerator_config(content)
+        if from_file:
+            setattr(args, name, content)
 
 
 def _check_accelerator_config(options: dict[str, Any]) -> None:
@@ -140,6 +143,8 @@ def _unmet_needs(args: Any) -> Iterator[tuple[str, str]]:
             yield f"{kind}_checkpointing_kwargs", f"--{kind}_checkpointing True"
     if args.early_stopping_patience is not None and not args.load_best_model_at_end:
         yield "early_stopping_patience", "--load_best_model_at_end True"
+    if args.target_risk is not None and not (args.do_train and args.do_eval):
+        yield "target_risk", "--do_train True and --do_eval True: the threshold is chosen once a model is trained"
     if not args.do_train:
         return
     evaluates = args.eval_strategy != "no"
@@ -193,6 +198,17 @@ def check_metric(args: Any) -> None:
         )
 
 
+def check_start(args: Any) -> None:
+    """Checks the options of a run that starts from a starter or from nothing, before that is made.
+
+    Raises:
+        UserError: an option that the model has no use for.
+    """
+    name = args.model_name_or_path
+    if name == "starter" or name.startswith("scratch:"):
+        check_starter(args, name == "starter")
+
+
 def check_starter(args: Any, is_starter: bool) -> None:
     """Checks options that only the starters have, or have not.
 
@@ -229,6 +245,13 @@ def check_rows(args: Any, dataset: DatasetDict) -> None:
             raise UserError(f"--dataloader_drop_last: drops all {rows} training rows, as a batch has {batch}.")
     if getattr(args, "answer_candidates", None) == "train" and "train" not in dataset:
         raise UserError("--answer_candidates train: the data set has no training rows; leave the flag out.")
+    if args.target_risk is not None:
+        rows = len(dataset["validation"]) if "validation" in dataset else 0
+        if rows < MIN_ANSWERS:
+            raise UserError(
+                f"--target_risk {args.target_risk:g}: needs {MIN_ANSWERS} validation rows or more to choose a "
+                f"threshold, and there are {rows or 'none'}; give more, or leave the flag out."
+            )
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
     if args.do_train and args.eval_strategy != "no" and metric in FIGURES_OF_SOME:
         rows = dataset["validation"]

@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 from transformers.trainer_utils import PredictionOutput
 
-from metrics.calibration import MIN_ANSWERS, choose_threshold, describe_abstention
+from metrics.abstention import SILENT_EVERYWHERE, choose_threshold, describe_abstention
+from metrics.calibration import MIN_ANSWERS
 from metrics.cases import Case, choose_cases, with_heat_map
 from metrics.report import make_report
 from metrics.vqa import ScoredAnswers, majority_answers, most_frequent_answer, score_answers, score_each
@@ -58,15 +59,19 @@ class Evaluation(NamedTuple):
 def evaluate(trainer: Any, family: "Family", dataset: datasets.DatasetDict, split: Split) -> Evaluation:
     """Scores a split, saves its figures and predictions, and puts baselines beside them.
 
-    The validation split of a training also calibrates the model's confidence.
+    The validation split of a training also calibrates the model's confidence, and chooses the threshold below which
+    the model is silent where `--target_risk` asks for one.
     """
     rows = dataset[split.name]
     output = trainer.predict(rows, metric_key_prefix=split.prefix)
     baselines = _baselines(dataset, rows)
     figures = _save_figures(trainer, split, output, rows, baselines)
     answers = _score(trainer, family, output, rows)
+    held_out = None
     if split == VALIDATION and trainer.args.do_train and len(rows) >= MIN_ANSWERS:
-        answers = _calibrate(trainer, family, output, answers)
+        answers, held_out = _calibrate(trainer, family, output, answers)
+        if trainer.args.target_risk is not None:
+            _choose_threshold(trainer, family, answers)
     if not trainer.is_world_process_zero():
         return Evaluation(figures, {}, [])
     _write_predictions(Path(trainer.args.output_dir) / f"predictions_{split.name}.jsonl", answers)
@@ -74,7 +79,9 @@ def evaluate(trainer: Any, family: "Family", dataset: datasets.DatasetDict, spli
     thresholds = {
         name.removeprefix(f"{split.prefix}_"): value for name, value in output.metrics.items() if "_best_" in name
     }
-    return Evaluation(figures, make_report(answers, baselines, cases, thresholds), cases)
+    threshold = family.abstention_threshold(trainer)
+    abstention = (threshold, trainer.args.target_risk) if threshold > 0 else None
+    return Evaluation(figures, make_report(answers, baselines, cases, thresholds, held_out, abstention), cases)
 
 
 def _baselines(dataset: datasets.DatasetDict, rows: datasets.Dataset) -> dict[str, list[str]]:
@@ -112,18 +119,39 @@ def _score(trainer: Any, family: "Family", output: PredictionOutput, rows: datas
     return score_each(list(rows), predictions, confidences)
 
 
-def _calibrate(trainer: Any, family: "Family", output: PredictionOutput, answers: ScoredAnswers) -> ScoredAnswers:
-    """The answers with calibrated confidences. With `--target_risk` the model also gets its abstention threshold."""
+def _calibrate(
+    trainer: Any, family: "Family", output: PredictionOutput, answers: ScoredAnswers
+) -> tuple[ScoredAnswers, np.ndarray | None]:
+    """Calibrates the model's confidence.
+
+    Returns:
+        The answers with the confidences of the calibrated model, and those of each half of the images by a fit to the
+        other half, ``(N,)``: only these tell how good the calibration is. They are None where there is one image.
+    """
     numbers = [row["row"] for row in answers.rows]
-    family.calibrate(output, trainer, dict(zip(numbers, answers.correct, strict=True)))
-    calibrated = family.read_answers(output, trainer)
-    answers = answers._replace(confidences=np.array([calibrated[number][1] for number in numbers]))
-    target_risk = trainer.args.target_risk
-    if target_risk is not None:
-        abstention = choose_threshold(answers.confidences, answers.correct, target_risk)
-        logger.info("--target_risk %g: %s", target_risk, describe_abstention(abstention))
-        family.set_abstention_threshold(trainer, abstention.threshold if abstention else 0.0)
-    return answers
+
+    def fit(chosen: np.ndarray) -> np.ndarray:
+        right = {number: answers.correct[i] for i, number in enumerate(numbers) if chosen[i]}
+        family.calibrate(output, trainer, right)
+        calibrated = family.read_answers(output, trainer)
+        return np.array([calibrated[number][1] for number in numbers])
+
+    held_out = None
+    images, index = np.unique([row["image_id"] for row in answers.rows], return_inverse=True)
+    if len(images) > 1:
+        in_first = np.random.default_rng(0).permutation(len(images)) < len(images) // 2
+        first = in_first[index]
+        held_out = np.where(first, fit(~first), fit(first))
+    return answers._replace(confidences=fit(np.full(len(numbers), True))), held_out
+
+
+def _choose_threshold(trainer: Any, family: "Family", answers: ScoredAnswers) -> None:
+    """Makes the model silent where `--target_risk` asks for it, and everywhere if no threshold keeps the promise."""
+    images = [row["image_id"] for row in answers.rows]
+    abstention = choose_threshold(answers.confidences, answers.correct, images, trainer.args.target_risk)
+    tell = logger.warning if abstention is None else logger.info
+    tell("--target_risk %g: %s", trainer.args.target_risk, describe_abstention(abstention))
+    family.set_abstention_threshold(trainer, SILENT_EVERYWHERE if abstention is None else abstention.threshold)
 
 
 def _write_predictions(file: Path, answers: ScoredAnswers) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import yaml
 from datasets import DatasetDict
-from peft import PeftConfig
 
-from modeling.training.arguments import AnyTrainingArguments, DataArguments, non_default_values
+from modeling.parts.loading import load_adapter_config
+from modeling.training.arguments import AnyTrainingArguments, DataArguments
+from modeling.training.recipe import recipe_values
 from processing.errors import UserError
 from processing.sources import HUB_ID
 from processing.storage import write_atomically
@@ -102,7 +103,7 @@ def recipe_of(data_args: DataArguments, args: AnyTrainingArguments) -> dict[str,
     """The options of a run, without anything of this machine."""
     recipe: dict[str, Any] = {"model_type": args.model_type, "dataset": data_args.dataset}
     recipe |= {name: getattr(args, name) for name in CORE_FIELDS if hasattr(args, name)}
-    recipe |= non_default_values(data_args) | args.recipe
+    recipe |= recipe_values(data_args) | args.recipe
     recipe["lr_scheduler_type"] = args.lr_scheduler_type.value
     if Path(data_args.dataset).expanduser().exists():
         recipe.pop("dataset", None)
@@ -116,11 +117,11 @@ def base_model_of(name: str) -> str | None:
 
     A folder with an adapter stands for the adapter's base.
     """
-    if not Path(name).is_dir():
-        return name
-    if (Path(name) / "adapter_config.json").is_file():
-        return base_model_of(str(PeftConfig.from_pretrained(name).base_model_name_or_path))
-    return None
+    if Path(name).is_dir():
+        adapter = load_adapter_config(name)
+        base = None if adapter is None else str(adapter.base_model_name_or_path)
+        return None if base is None or Path(base).is_dir() else base
+    return name
 
 
 def model_folder(folder: str | Path) -> Path:

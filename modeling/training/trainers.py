@@ -69,8 +69,8 @@ def keep_features(
 
 
 def gold_answers(dataset: datasets.DatasetDict) -> dict[int, dict[str, Any]]:
-    """`answer` and `answer_type` of the rows of all splits, by their `row` number."""
-    columns = ["row", "answer", "answer_type"]
+    """`answer`, `answer_type` and `language` of the rows of all splits, by their `row` number."""
+    columns = ["row", "answer", "answer_type", "language"]
     return {row["row"]: row for split in dataset.values() for row in split.select_columns(columns)}
 
 

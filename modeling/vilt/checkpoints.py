@@ -9,11 +9,12 @@ import datasets
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, ViltConfig, ViltProcessor
+from transformers import AutoTokenizer, ViltConfig, ViltProcessor
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from modeling.parts.loading import load_auto, load_weights, loading_errors
+from metrics.abstention import SILENT_EVERYWHERE
+from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.training.checks import check_starter
@@ -60,8 +61,9 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         model, processor = load_checkpoint(name, labels)
     check_starter(args, isinstance(model, ViltStarterForQuestionAnswering))
     if args.do_train:
-        config = model.config
-        config.answer_temperature, config.answer_threshold = 1.0, 0.0  # the checkpoint's are for other answers
+        config = model.config  # the checkpoint's own temperature and threshold are for other answers
+        config.answer_temperature = 1.0
+        config.answer_threshold = 0.0 if args.target_risk is None else SILENT_EVERYWHERE  # until one is chosen
     _log_vocabulary(model.config, dataset)
     _warn_of_cut_questions(processor, model.config, dataset)
     return model, processor
@@ -80,17 +82,18 @@ def load_checkpoint(name: str, labels: dict[str, dict] | None = None) -> tuple[A
     labels = labels or {}
     hint = "" if Path(name).is_dir() else "; without a Hub, start from starter or scratch:small"
     with loading_errors(name, hint):
-        config = load_auto(AutoConfig, name)
+        config = load_config(name)
         if config.model_type not in MODELS:
             raise UserError(f"{name}: a {config.model_type} model, not ViLT; choose another.")
         new_head = bool(labels) and config.label2id != labels["label2id"]
         model_class, image_processor_class = MODELS[config.model_type]
-        model, report = load_weights(model_class, name, torch.float32, ignore_mismatched_sizes=bool(labels), **labels)
+        config.update(labels)
+        model, report = load_weights(model_class, config, name, torch.float32, ignore_mismatched_sizes=bool(labels))
         if report["missing_keys"] and not labels:
             missing = min(report["missing_keys"])
             raise UserError(f"{name}: it has no trained answers ({missing} is missing); train it first.")
-        tokenizer = load_auto(AutoTokenizer, name)
-        processor = ViltProcessor(image_processor_class.from_pretrained(name), tokenizer)
+        tokenizer = load_pretrained(AutoTokenizer, name)
+        processor = ViltProcessor(load_pretrained(image_processor_class, name), tokenizer)
     if new_head:  # also where the sizes happen to match: the old rows mean other answers
         _reset_head(model)
     return model, processor

@@ -21,6 +21,7 @@ from modeling.vilt.trainer import build_trainer
 __all__ = [
     "MAX_CASES",
     "MODEL_TYPES",
+    "abstention_threshold",
     "build_model",
     "build_trainer",
     "calibrate",
@@ -50,8 +51,9 @@ def read_answers(output: PredictionOutput, trainer: Trainer) -> dict[int, tuple[
 
 def calibrate(output: PredictionOutput, trainer: Trainer, correct: Mapping[int, float]) -> None:
     """Fits the temperature, which the model's config keeps."""
-    right = np.array([correct[int(row)] for row in output.label_ids])
-    trainer.model.config.answer_temperature = best_temperature(output.predictions[1], right)
+    known = np.array([int(row) in correct for row in output.label_ids])
+    right = np.array([correct[int(row)] for row in output.label_ids[known]])
+    trainer.model.config.answer_temperature = best_temperature(output.predictions[1][known], right)
     _save_config(trainer)
 
 
@@ -59,6 +61,11 @@ def set_abstention_threshold(trainer: Trainer, threshold: float) -> None:
     """The model's config keeps it."""
     trainer.model.config.answer_threshold = threshold
     _save_config(trainer)
+
+
+def abstention_threshold(trainer: Trainer) -> float:
+    """The config's, 0 where it has none."""
+    return getattr(trainer.model.config, "answer_threshold", 0.0)
 
 
 def _save_config(trainer: Trainer) -> None:

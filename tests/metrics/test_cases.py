@@ -69,6 +69,16 @@ def test_of_many_the_most_confident_errors_and_always_the_same_sample_are_chosen
     assert [case.row["question_id"] for case in wrong] == [15, 16, 17, 18, 19]
 
 
+def test_page_of_errors_holds_the_surest_alone(images, tmp_path):
+    """Of 20 wrong answers that name a box, five are drawn for grounding: those are no reason to be on the page."""
+    rows = [row_of(images[0], question_id=i, question=f"Is the liver healthy? {i}") for i in range(20)]
+    cases = choose_cases(score_each(rows, ["Yes"] * 20, np.linspace(0, 1, 20).tolist()), limit=5)
+    assert len(cases) > 5
+    write_error_page({"test": cases}, 20, tmp_path / "errors.html")
+    shown = re.findall(r'"question": "Is the liver healthy\? (\d+)"', (tmp_path / "errors.html").read_text())
+    assert shown == ["15", "16", "17", "18", "19"]
+
+
 def test_page_of_errors_filters_sorts_and_shows_heat_maps(images, tmp_path, browser):
     a, b = images
     rows = [
@@ -91,9 +101,8 @@ def test_page_of_errors_filters_sorts_and_shows_heat_maps(images, tmp_path, brow
     page.goto((tmp_path / "errors.html").as_uri())
     cards = page.locator("li")
     assert page.title() == "Wrong answers"
-    assert (
-        "7 answers do not match the gold answer exactly; these are the 3 surest" in page.locator("#about").inner_text()
-    )
+    told = "7 answers do not match the gold answer exactly; these are the surest of them: 2 of validation, 1 of test."
+    assert page.locator("#about").inner_text().startswith(told)
     assert [text.split("\n")[0] for text in cards.all_inner_texts()] == [
         "Where is the tumor?",
         "Is the liver healthy?",
@@ -140,6 +149,9 @@ def test_page_without_heat_maps_or_errors(images, tmp_path, browser):
     page.goto((tmp_path / "errors.html").as_uri())
     assert page.locator("li").count() == 1
     assert page.locator("img.heat").count() == 0
+    write_error_page({"test": cases}, 9, tmp_path / "errors.html")
+    page.goto((tmp_path / "errors.html").as_uri())
+    assert "9 answers do not match the gold answer exactly; these are the 1 surest" in page.content()
     write_error_page({"test": []}, 0, tmp_path / "errors.html")
     page.goto((tmp_path / "errors.html").as_uri())
     assert page.locator("li").count() == 0

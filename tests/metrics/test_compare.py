@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import permutation_test as scipy_test
 from scipy.stats import ttest_rel
 
-from metrics.compare import compare, main
+from metrics.compare import compare, main, permutation_test
 from metrics.intervals import resampled_means
 from metrics.vqa import all_scores
 from processing.errors import UserError
@@ -45,27 +46,47 @@ def test_interval_and_p_value_are_those_of_the_drawn_samples():
         assert part.p_value == pytest.approx(2 * (1 + (drawn <= 0).sum()) / 10_001)
         other = turned.differences[column]
         assert (other.low, other.high, other.p_value) == pytest.approx((-part.high, -part.low, part.p_value))
-    assert (turned.only_a, turned.only_b, turned.mcnemar) == (found.only_b, found.only_a, found.mcnemar)
+    assert (turned.only_a, turned.only_b, turned.permutation) == (found.only_b, found.only_a, found.permutation)
     assert compare(rows([0] * 9), rows([1] * 9)).differences[0].p_value == 2 / 10_001  # no sample without a gain
 
 
-def test_half_a_gain_is_none_for_mcnemar():
+def test_half_a_gain_is_none_for_the_permutation_test():
     a, b = rows([0, 0, 1]), rows([0, 0, 1])
     a[0]["prediction"], b[1]["prediction"] = "heart", "heart"
     found = compare(a, b)
-    assert (found.only_a, found.only_b, found.mcnemar) == (0, 0, 1.0)
+    assert (found.only_a, found.only_b, found.permutation) == (0, 0, 1.0)
 
 
-def test_mcnemar_counts_what_one_alone_gets_right():
+def test_permutation_test_of_single_questions_is_mcnemars():
     found = compare(rows([1, 1, 1, 0, 0, 0, 0, 0, 0, 0]), rows([1, 1, 0, 1, 1, 1, 1, 1, 1, 0]))
     assert (found.only_a, found.only_b) == (1, 6)
-    assert found.mcnemar == pytest.approx(2 * (1 + 7) / 2**7)  # 0 or 1 of 7, both ways
+    assert found.permutation == pytest.approx(2 * (1 + 7) / 2**7)  # 0 or 1 of 7, both ways
+
+
+def test_questions_of_an_image_change_their_sign_together():
+    gains, images = np.array([1, 1, 1, 0, 1, -1, 1, 1]), list("aaabbccc")  # sums 3, 1, 1
+    assert permutation_test(gains, images) == 2 / 2**3  # only +5 and -5 are as far from 0
+    gains, images = np.array([1, 1, 1, 1, -1]), list("aabbc")  # sums 2, 2, -1
+    assert permutation_test(gains, images) == (4 / 2**3)  # 5 and 3, both ways
+    found = compare(rows([0] * 40 + [1] * 20, 20), rows([1] * 40 + [0] * 20, 20))  # two images against one
+    assert (found.only_a, found.only_b, found.permutation) == (20, 40, 1.0)
+
+
+def test_permutation_test_is_that_of_scipy():
+    generator = np.random.default_rng(3)
+    gains, images = generator.integers(-1, 2, 60), [str(i // 5) for i in range(60)]
+    gains[:20] = np.abs(gains[:20])
+    sums = gains.reshape(12, 5).sum(1)
+    expected = scipy_test((sums,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    assert permutation_test(gains, images) == pytest.approx(expected.pvalue)
+    assert 0.01 < expected.pvalue < 0.9
 
 
 def test_the_same_run_twice_does_not_differ():
     found = compare(rows([1, 0, 1]), rows([1, 0, 1]))
-    assert (found.only_a, found.only_b, found.mcnemar) == (0, 0, 1.0)
-    assert [(part.low, part.high, part.p_value) for part in found.differences] == [(0, 0, 1.0)] * 2
+    assert (found.only_a, found.only_b, found.permutation) == (0, 0, 1.0)
+    half = pytest.approx(100 * (1 - 0.05 ** (1 / 3)))  # three images that are the same tell little about others
+    assert [(-part.low, part.high, part.p_value) for part in found.differences] == [(half, half, 1.0)] * 2
 
 
 def test_a_gain_on_few_images_is_not_certain_however_many_their_questions():
@@ -91,12 +112,12 @@ def test_command_line_tells_both_tests(run, capsys):
     out = capsys.readouterr().out
     assert "4 validation questions on 4 images" in out
     assert "exact_match: A 25.00, B 75.00, B - A +50.00 (95% interval" in out
-    assert "right in A alone 0, in B alone 2: McNemar's exact test p = 0.5000" in out
+    assert "right in A alone 0, in B alone 2: permutation test over images p = 0.5000" in out
 
 
 def test_no_p_value_is_printed_as_nothing(run, capsys):
     main([run("a", rows([0] * 20)), run("b", rows([1] * 20))])  # 2 * 0.5^20
-    assert capsys.readouterr().out.endswith("McNemar's exact test p < 0.0001\n")
+    assert capsys.readouterr().out.endswith("permutation test over images p < 0.0001\n")
 
 
 def test_runs_that_can_t_be_compared(run, tmp_path):

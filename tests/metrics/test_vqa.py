@@ -7,14 +7,20 @@ import pytest
 from PIL import Image
 
 from metrics.plots import plot_curves
-from metrics.report import format_results
-from metrics.vqa import classification_metrics, majority_answers, most_frequent_answer, score_answers
+from metrics.report import format_results, make_report
+from metrics.vqa import (
+    classification_metrics,
+    majority_answers,
+    most_frequent_answer,
+    score_answers,
+    score_each,
+)
 
 ROWS = [
-    {"question": "q1", "answer": "Left Lung", "answer_type": "OPEN"},
-    {"question": "q2", "answer": "Yes", "answer_type": "CLOSED"},
-    {"question": "q3", "answer": "No", "answer_type": "CLOSED"},
-    {"question": "q4", "answer": "liver, heart", "answer_type": "OPEN"},
+    {"question": "q1", "answer": "Left Lung", "answer_type": "OPEN", "language": "en"},
+    {"question": "q2", "answer": "Yes", "answer_type": "CLOSED", "language": "en"},
+    {"question": "q3", "answer": "No", "answer_type": "CLOSED", "language": "en"},
+    {"question": "q4", "answer": "liver, heart", "answer_type": "OPEN", "language": "en"},
 ]
 
 
@@ -37,13 +43,32 @@ def test_scores_in_all_and_by_answer_type_are_the_hand_worked_ones():
     )
 
 
+def test_chinese_answers_have_one_exact_match_and_squads_under_its_own_name():
+    """Gold 左肺, answered 左肺。 is right by characters; 肺 has half of them, and no word of them."""
+    rows = [row | {"answer": "左肺", "language": "zh"} for row in ROWS[:2]] + ROWS[2:]
+    predictions = ["左肺。", "肺", "no", "liver"]
+    figures = score_answers(rows, predictions)
+    assert (figures["exact_match"], figures["f1"]) == (50, pytest.approx(100 * (1 + 2 / 3 + 1 + 2 / 3) / 4))
+    assert (figures["squad_v2_exact"], figures["squad_v2_f1"]) == (25, pytest.approx(100 * (1 + 2 / 3) / 4))
+    assert (figures["open_exact_match"], figures["closed_exact_match"]) == (50, 50)
+    report = make_report(score_each(full(rows), predictions, [0.5] * 4), {})["figures"]
+    assert [round(figures[name], 2) for name in ("exact_match", "f1")] == [
+        report[0][name][0] for name in ("exact_match", "f1")
+    ]
+    assert not any(name.startswith("squad") for name in score_answers(ROWS, predictions))
+
+
+def full(rows):
+    return [row | dict.fromkeys(("content_type", "modality", "location")) | {"image_id": "a"} for row in rows]
+
+
 def test_rows_without_answer_types_have_no_such_figures():
     rows = [row | {"answer_type": None} for row in ROWS]
     assert score_answers(rows, ["x"] * 4).keys() == {"exact_match", "f1", "accuracy", "total"}
 
 
 def test_rows_without_an_answer_bring_the_squad_v2_figures():
-    rows = [*ROWS[:2], {"question": "q5", "answer": "", "answer_type": "OPEN"}]
+    rows = [*ROWS[:2], {"question": "q5", "answer": "", "answer_type": "OPEN", "language": "en"}]
     scores = score_answers(rows, ["Left Lung", "Yes", "Liver"], [0.1, 0.2, 0.9])
     assert set(scores) == {
         "exact_match",

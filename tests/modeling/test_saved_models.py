@@ -23,12 +23,11 @@ from modeling.blip2.starter import (
     Blip2StarterForQuestionAnswering,
     blip2_starter_checkpoint,
 )
-from modeling.parts.kept_features import KeptFeatures
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.checkpoints import find_checkpoint
 from modeling.vilt.starter import ViltStarterConfig, ViltStarterForQuestionAnswering, starter_checkpoint
 from processing.phantom.files import DRAWING
-from tests.modeling.version_0_1 import ANSWERS, CACHE_NAMES, SAVED, needs_its_transformers
+from tests.modeling.version_0_1 import ANSWERS, CACHE_NAMES, SAVED
 
 TOLERANCE = 1e-5  # relative; processors with other vector instructions differ by 3e-6
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64}
@@ -175,10 +174,3 @@ def test_assembled_starters_are_found_where_they_were(tmp_path, monkeypatch):
         (tmp_path / "starter" / CACHE_NAMES[name]).mkdir(parents=True)
     assert starter_checkpoint().name == CACHE_NAMES["starter"]
     assert blip2_starter_checkpoint().name == CACHE_NAMES["blip2_starter"]
-
-
-@needs_its_transformers
-def test_kept_features_are_found_where_they_were(saved):
-    backend = Predictor.from_pretrained(saved / "opt", dtype="float32").backend
-    features = KeptFeatures(backend.vision, backend.processor.image_processor, 1)
-    assert features.folder.name == CACHE_NAMES["features of opt_base"]

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.storage import cache_dir
-from spaces_app.request_cap import REQUESTS
+from spaces_app.limits import QUESTIONS
 from tests.support import app_server
 from tests.support.broken_files import archives, hostile_archives, images
 
@@ -104,10 +104,11 @@ def test_gradio_app_answers_each_broken_file_in_one_sentence(trained, tmp_path):
     corpus, log = images(), tmp_path / "log"
     command = ("-m", "spaces_app.gradio_app")
     messages = {}
-    with app_server.serve(log, *command, MODEL_ID=str(trained), GRADIO_SERVER_PORT="PORT") as url:
+    variables = {"MODEL_ID": str(trained), "GRADIO_SERVER_PORT": "PORT", "TRUSTED_PROXIES": "1"}
+    with app_server.serve(log, *command, **variables) as url:
         for number, (name, data) in enumerate(corpus.items()):
-            if number % (REQUESTS - 5) == 0:  # so often may a visitor ask in a minute
-                client = Client(url, verbose=False)
+            if number % QUESTIONS.amount == 0:  # another visitor, as each may ask so often in a minute
+                client = Client(url, verbose=False, headers={"X-Forwarded-For": f"198.51.100.{number}"})
             (tmp_path / name).write_bytes(data)
             try:
                 client.predict(handle_file(tmp_path / name), "Is this a CT?", api_name="/answer")

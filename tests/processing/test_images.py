@@ -145,6 +145,15 @@ def test_nan_is_black_and_infinities_are_the_ends():
     assert grey(open_image(Image.fromarray(np.full((1, 2), np.nan, np.float32)))) == [[0, 0]]
 
 
+@pytest.mark.parametrize("factor", [3e36, 1e-41, 1.0])
+def test_floats_of_every_size_are_stretched_without_overflow(factor):
+    values = ((RAMP - 50) * 2 * factor).astype(np.float32)  # to 3e38 on both sides, of the 3.4e38 that float32 holds
+    opened = grey(open_image(Image.fromarray(values)))[0]
+    assert np.abs(np.array(opened) - RAMP_GREY[0]).max() <= 1
+    values[0, 1:3] = np.nan, np.inf
+    assert grey(open_image(Image.fromarray(values)))[0][1:3] == [0, 255]
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize(
     ("orientation", "top_left", "top_right", "size"),

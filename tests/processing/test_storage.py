@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from processing.storage import cache_dir, csv_text, write_jsonl
+from processing.storage import cache_dir, csv_text, write_atomically, write_jsonl
 
 
 def test_cache_is_where_the_user_says_else_where_users_keep_theirs(monkeypatch):
@@ -19,6 +21,28 @@ def test_cache_is_where_the_user_says_else_where_users_keep_theirs(monkeypatch):
     assert cache_dir() == Path("/scratch/medical-vqa")
     monkeypatch.setenv("MEDICAL_VQA_CACHE", "~/here")
     assert cache_dir() == Path("/home/someone/here")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_written_file_has_the_usual_permissions_and_the_process_keeps_its_own(tmp_path, monkeypatch, umask, mode):
+    before = os.umask(umask)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda _: pytest.fail("files of other threads would be open to all"))
+            write_atomically(tmp_path / "new" / "file.txt", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new" / "file.txt").stat().st_mode) == mode
+    assert (tmp_path / "new" / "file.txt").read_bytes() == b"text"
+
+
+def test_failed_write_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "file.txt", "old")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "file.txt", "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+    assert (tmp_path / "file.txt").read_text() == "old"
 
 
 def test_lines_of_json_keep_every_script_readable_and_half_a_character_escaped(tmp_path):

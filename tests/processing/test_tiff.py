@@ -136,7 +136,8 @@ def test_nan_is_black_where_white_is_zero_too():
 def test_pixels_that_pillow_can_not_read_are_named(bits, kind, name):
     data = tiff(bytes(bits // 8 * 4), (4, 1), bits, BLACK_IS_ZERO, kind)
     expected = (
-        f"it is a TIFF whose pixels (1 x {name}, compression 1) are not supported; save it with 8 or 16 unsigned"
+        f"it is a TIFF whose pixels (1 x {name}, compression 1) are not supported; save it as PNG, or as an "
+        "uncompressed grey or RGB TIFF of 8 or 16 unsigned bits."
     )
     assert expected in refusal(data)
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -21,6 +22,7 @@ from tests.support import app_server
 from tests.support.image_files import dicom
 
 pytestmark = pytest.mark.xdist_group("apps")
+VISITORS = itertools.count()
 QUESTION = "What modality is used to take this image?"
 
 
@@ -48,7 +50,9 @@ def open_page(browser, serve):
     contexts = []
 
     def open_one(*models: object, **options) -> Page:
-        context = browser.new_context(**({"viewport": {"width": 1280, "height": 1000}} | options))
+        visitor = {"X-Forwarded-For": f"198.51.100.{next(VISITORS) % 256}"}  # no test uses up what another may ask
+        defaults = {"viewport": {"width": 1280, "height": 1000}, "extra_http_headers": visitor}
+        context = browser.new_context(**(defaults | options))
         contexts.append(context)
         page = context.new_page()
         page.goto(serve(*models))
@@ -151,6 +155,39 @@ def test_markup_in_a_question_is_text(open_page, runs, image):
     expect(page.locator("#bad")).to_have_count(0)
 
 
+ODD_NAMES = (
+    "**x**![](http://e/x.png).png",
+    "<img src=x onerror=alert(1)>.png",
+    ":red[x] :smile: $x^2$ www.e.example a@e.example &lt; `x` ~~x~~ # [x](http://e).png",
+)
+
+
+def test_markup_in_names_of_files_is_text(open_page, runs, image):
+    page = open_page(runs("vilt"))
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    good = [{"name": name, "mimeType": "image/png", "buffer": image.read_bytes()} for name in ODD_NAMES]
+    upload(page, *good)
+    expect(page.get_by_alt_text("Thumbnail of")).to_have_count(3)
+    shown = [text.replace("\u200b", "") for text in page.locator("button").all_inner_texts()]
+    assert set(ODD_NAMES) <= set(shown)
+    bad = [{"name": name, "mimeType": "image/png", "buffer": b"no image"} for name in ODD_NAMES]
+    for number, file in enumerate(bad):
+        page.reload()
+        page.get_by_text("Ready: ").wait_for()
+        upload(page, file)
+        expect(page.get_by_role("alert")).to_contain_text(f"Cannot open '{ODD_NAMES[number]}'")
+    page.get_by_role("tab", name="Many at once").click()
+    page.get_by_label("The image").locator("input[type=file]").set_input_files(good[0])
+    page.get_by_label("CSV file with the column question").locator("input[type=file]").set_input_files(
+        {"name": f"{ODD_NAMES[1]}.csv", "mimeType": "text/csv", "buffer": b"q"}
+    )
+    page.get_by_role("button", name="Answer all").click()
+    expect(page.get_by_text(f"{ODD_NAMES[1]}.csv: there is no column question")).to_be_visible()
+    assert page.locator("[data-testid=stMain] :is(a[href^=http], strong, code, del, .katex, img[src=x])").count() == 0
+    assert not [url for url in asked if "//e" in url or url.endswith("/x")]
+
+
 def test_the_heat_map_lies_over_the_image(open_page, runs, image):
     page = open_page(runs("vilt"))
     upload(page, image)
@@ -184,6 +221,7 @@ def test_a_dicom_file_is_shown_in_its_window_and_without_the_patient(open_page, 
     expect(confidence(page)).to_be_visible()
     assert "ecret" not in page.content()
     expect(page.get_by_text("nothing about the patient is read or shown")).to_be_visible()
+    expect(page.get_by_text("burnt into the pixels").first).to_be_visible()
 
 
 def test_a_map_of_small_values_stays_a_picture_when_its_window_is_moved(open_page, runs, tmp_path):

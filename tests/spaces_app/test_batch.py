@@ -8,7 +8,7 @@ import pytest
 
 from processing.errors import UserError
 from spaces_app import batch
-from spaces_app.batch import as_csv, read_archive, read_questions
+from spaces_app.batch import as_csv, ask_of_each, read_archive, read_questions
 from spaces_app.content import EXAMPLES, GENERAL, PROBES, example_images, suggestions
 
 
@@ -75,13 +75,27 @@ def test_questions_are_the_column_of_that_name():
         (b"q\nx\n", "no column question"),
         (b"question\n", "no column question, or no row"),
         (b"\xff", "q.csv: not UTF-8 text .byte 0"),
-        (b'question\n"open\n', "q.csv line 2: not valid CSV"),
-        (b"question\n" + b"x\n" * 5_001, "5,001 rows; send at most 5,000"),
+        (b'question\n"open\n', "q.csv line 2: a quote opens in this row"),
+        (b"question\n" + b"x\n" * 1_001, "1,001 rows; send at most 1,000"),
     ],
 )
 def test_table_that_can_t_be_used(data, message):
     with pytest.raises(UserError, match=message):
         read_questions(data, "q.csv")
+
+
+def test_questions_about_all_images_of_an_archive_are_bounded_together():
+    images = {"b.png": b"2", "a.png": b"1"}
+    assert ask_of_each(images, ["x", "y"]) == [
+        ("b.png", b"2", "x"),
+        ("b.png", b"2", "y"),
+        ("a.png", b"1", "x"),
+        ("a.png", b"1", "y"),
+    ]
+    assert len(ask_of_each(images, ["x"] * 500)) == 1_000
+    message = "^501 questions about 2 images are 1,002; send at most 1,000 at once.$"
+    with pytest.raises(UserError, match=message):
+        ask_of_each(images, ["x"] * 501)
 
 
 def test_answers_as_a_table_leave_out_the_confidence_of_an_error():

@@ -16,6 +16,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from modeling.predictor import Predictor
+from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app
 from spaces_app.content import DISCLAIMER, EXAMPLES, GENERAL
@@ -110,7 +111,7 @@ def test_bad_file_is_told_in_one_sentence_and_the_next_one_works(page, image, tm
     error = page.get_by_test_id("toast-body")
     error.wait_for()
     text = " ".join(error.inner_text().split())
-    assert "Cannot open 'notes.png'" in text
+    assert "Cannot open the image" in text
     assert "Traceback" not in text
     assert "/tmp" not in text
     assert not page.get_by_alt_text("The uploaded image").is_visible()
@@ -120,6 +121,42 @@ def test_bad_file_is_told_in_one_sentence_and_the_next_one_works(page, image, tm
     ask(page, QUESTION)
     page.get_by_test_id("label-output-value").wait_for()
     assert page.get_by_test_id("label-output-value").inner_text() == expected.answer
+
+
+def test_markup_in_names_of_files_is_text(page, image):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    for name in ("**x**![](http://e.example/x.png).png", "<img src=x onerror=alert(1)>.png"):
+        upload(page, {"name": name, "mimeType": "image/png", "buffer": image.read_bytes()})
+        page.get_by_alt_text("The uploaded image").wait_for()
+        assert name[:8] in "".join(page.locator(".file-preview").inner_text().split("\n"))
+        assert page.locator(".file-preview :is(strong, img)").count() == 0
+        page.get_by_label("Clear").first.click()
+    assert not [url for url in asked if "e.example" in url or url.endswith("/x")]
+
+
+def test_errors_are_plain_text_on_the_page(browser, trained, image, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    message = "<img src=x onerror=alert(1)> **x** & more"
+    predictor = Predictor.from_pretrained(trained)
+
+    def fail(*_: object, **__: object) -> None:
+        raise UserError(message)
+
+    monkeypatch.setattr(predictor, "answer", fail)
+    app, url = gradio_app.launch(predictor, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    try:
+        page = browser.new_page()
+        page.goto(url)
+        upload(page, image)
+        page.get_by_alt_text("The uploaded image").wait_for()
+        ask(page, QUESTION)
+        page.get_by_test_id("toast-body").wait_for()
+        assert message in page.get_by_test_id("toast-body").inner_text()
+        assert page.get_by_test_id("toast-body").locator("img, strong").count() == 0
+        page.close()
+    finally:
+        app.close()
 
 
 def test_example_brings_its_image_and_takes_the_old_answer_away(page, image):
@@ -137,6 +174,8 @@ def test_example_brings_its_image_and_takes_the_old_answer_away(page, image):
 
 
 def test_disclaimer_is_always_in_view_and_pictures_have_descriptions(page):
+    assert page.get_by_text("burnt into the pixels").is_visible()
+    assert page.get_by_text("for at most 31 minutes").is_visible()
     for place in (0, 10_000):
         page.evaluate("place => window.scrollTo(0, place)", place)
         box = page.get_by_text(DISCLAIMER).bounding_box()
@@ -190,7 +229,7 @@ def test_grey_values_of_more_than_8_bits_reach_the_model(trained, client, tmp_pa
 def test_mistakes_are_one_sentence(client, image, tmp_path, log):
     (tmp_path / "notes.png").write_text("no image")
     for file, question, message in (
-        (handle_file(tmp_path / "notes.png"), QUESTION, "Cannot open 'notes.png': "),
+        (handle_file(tmp_path / "notes.png"), QUESTION, "Cannot open the image: "),
         (handle_file(image), " ", "The question is empty; ask something about the image."),
         (handle_file(image), "Is this " * 200, "The question has 1,600 characters; ask in at most 1,000."),
         (None, QUESTION, "There is no image; upload one or choose an example."),

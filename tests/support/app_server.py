@@ -51,9 +51,9 @@ def serve(log: Path, *arguments: str, folder: Path = ROOT, health: str = "/", **
 
 
 def serve_app(log: Path, *models: str) -> AbstractContextManager[str]:
-    """The address of the Streamlit app, asking one model or comparing two."""
+    """The address of the Streamlit app, asking one model or comparing two; X-Forwarded-For says who a visitor is."""
     command = ("-m", "streamlit", "run", "spaces_app/app.py", "--server.port", "PORT", "--server.headless", "true")
-    environment = dict(zip(("MODEL_ID", "COMPARE_MODEL_ID"), models, strict=False))
+    environment = dict(zip(("MODEL_ID", "COMPARE_MODEL_ID"), models, strict=False)) | {"TRUSTED_PROXIES": "1"}
     return serve(log, *command, "--server.address", "127.0.0.1", health="/_stcore/health", **environment)
 
 

@@ -163,7 +163,7 @@ def test_code_that_a_model_brings_is_not_run(runs, tmp_path, monkeypatch):
     (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "m" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.setattr("builtins.input", lambda _: "y")
-    with pytest.raises(UserError, match="can't be loaded as a folder"):
+    with pytest.raises(UserError, match="it needs code of its own, which is never run"):
         Predictor.from_pretrained(tmp_path / "m")
     assert not (tmp_path / "ran").exists()
 

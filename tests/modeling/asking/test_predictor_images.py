@@ -1,7 +1,9 @@
 """Images that a predictor is asked about: their forms, what it keeps of them, and threads that ask at once."""
 
+import gc
 import io
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +74,42 @@ def test_only_a_few_images_are_kept(recorded, images):
     assert batches == []
     predictor.answer(images[1], "Is this a CT scan?")  # the least recently used
     assert batches == [1]
+
+
+def test_what_is_computed_of_an_image_goes_some_minutes_after_its_last_question(recorded, images, monkeypatch):
+    predictor, batches = recorded
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    question = "Is this a CT scan?"
+    for second, image in ((0, images[0]), (100, images[1]), (500, images[0])):
+        now[0] = second
+        predictor.answer(image, question)
+    for second, kept in ((640, 2), (641, 1), (1040, 1), (1041, 0)):
+        now[0] = second
+        predictor.forget_images()
+        assert len(predictor._kept) == kept
+    batches.clear()
+    predictor.answer(images[0], question)
+    assert batches == [1]
+    assert module.KEPT_SECONDS + module.FORGET_SECONDS < 600  # the apps promise ten minutes
+
+
+def test_a_thread_forgets_without_another_question_and_holds_no_model(vilt, images, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_SECONDS", 0)
+    monkeypatch.setattr(module, "FORGET_SECONDS", 0.01)
+    predictor = module.Predictor(vilt.backend)
+    for _ in range(2):
+        predictor.answer(images[0], "Is this a CT scan?")
+        end = time.monotonic() + 60
+        while predictor._kept or predictor._forgetter:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    monkeypatch.setattr(module, "FORGET_SECONDS", 3600)
+    predictor.answer(images[0], "Is this a CT scan?")
+    there = weakref.ref(predictor)
+    del predictor
+    gc.collect()
+    assert there() is None
 
 
 @pytest.mark.parametrize("name", ["vilt", "starter", "llama"])

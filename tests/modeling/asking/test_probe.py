@@ -61,7 +61,8 @@ def test_every_change_can_be_made_of_a_strip_longer_than_a_jpeg():
     assert strip.size == (66_000, 40)
 
 
-def test_a_model_that_ignores_the_image_keeps_its_answers(trained, rows):
+def test_a_model_that_ignores_the_image_keeps_its_answers(trained, rows, monkeypatch):
+    monkeypatch.setattr("metrics.intervals.MIN_IMAGES", 2)
     predictor = Predictor.from_pretrained(trained, dtype="float32")
     with torch.no_grad():
         for parameter in predictor.model.vilt.embeddings.patch_embeddings.parameters():
@@ -72,14 +73,18 @@ def test_a_model_that_ignores_the_image_keeps_its_answers(trained, rows):
     assert list(figures) == ["as it is", SHUFFLED, *BLIND, *HARMLESS]
     for name in (SHUFFLED, *BLIND):
         assert figures[name]["unchanged"] == 100
-        assert figures[name]["drop"] == [0, 0, 0]
+        drop, low, high = figures[name]["drop"]
+        assert (drop, -low) == (0, high)
+        assert high == pytest.approx(100 * (1 - 0.05 ** (1 / len({row["image_id"] for row in rows}))), abs=0.01)
         assert set(figures[name]["drop_by_content_type"].values()) == {0}
 
 
-def test_a_model_that_reads_the_image_loses_its_answers_with_it(rows):
+def test_a_model_that_reads_the_image_loses_its_answers_with_it(rows, monkeypatch):
+    monkeypatch.setattr("metrics.intervals.MIN_IMAGES", 2)
     figures, unchanged = probed(GreyPredictor(rows), rows)
     assert len(unchanged) == round(figures[SHUFFLED]["unchanged"] / 100 * len(rows))
     assert unchanged[0].keys() == {"id", "image_id", "question", "answer", "prediction", "unchanged"}
+    assert figures["as it is"]["drop"] == [0, None, None]
     assert figures["as it is"]["exact_match"] > 95  # two images may be as grey
     for name in (SHUFFLED, "blank"):
         drop, low, high = figures[name]["drop"]

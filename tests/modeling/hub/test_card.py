@@ -106,6 +106,29 @@ def test_card_says_what_confidence_and_heat_maps_are_worth(folder, tmp_path):
     assert "the heat map" not in str(model_card(write_run(tmp_path, report=REPORT | {"grounding": []})))
 
 
+def test_card_says_how_calibration_was_judged_and_when_the_model_is_silent(tmp_path):
+    calibration = {
+        "judged_on": "two-fold over images",
+        "expected_calibration_error": 0.0312,
+        "expected_calibration_error_interval": [0.0101, 0.0404],
+        "expected_calibration_error_if_perfect": 0.0298,
+    }
+    chosen = {"threshold": 0.9, "target_risk": 0.05, "coverage": [60.0, 50.0, 70.0], "risk": [2.5, 1.0, 4.0]}
+    silence = REPORT["silence"] | {"chosen": chosen}
+    report = REPORT | {"calibration": calibration, "silence": silence}
+    text = " ".join(str(model_card(write_run(tmp_path, report=report))).split())
+    assert (
+        "(ECE, 95 % interval 1.0% to 4.0%; a perfectly calibrated model of as many answers has 3.0%; by two-fold"
+        in text
+    )
+    assert (
+        "for a risk of at most 5.00%, with 95 % certainty for images of the same kind. Here it answers 60.00" in text
+    )
+    assert "2.50 (1.00 to 4.00) % of these answers are wrong." in text
+    assert "it answers every" not in text
+    assert "unless it > is too unsure." in text
+
+
 def test_published_reference_stands_beside_figures_on_its_own_data_only(tmp_path):
     text = str(model_card(write_run(tmp_path, model_type="blip2")))
     assert "| validation | Exact Match | 83.10 | 80.25 to 87.50 | 1,053 | 75.77 | 56.60 |" in text

@@ -79,7 +79,8 @@ def test_no_uploaded_byte_holds_a_token_or_a_path_of_this_machine(hub, run_folde
         assert not found, f"{name} holds {found}"
 
 
-def test_training_pushes_at_its_end_and_saves_no_token(hub, phantoms, tmp_path):
+def test_training_pushes_at_its_end_and_saves_no_token(hub, phantoms, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")  # the flag's alone
     flags = ["--push_to_hub", "--hub_model_id", MODEL, "--hub_token", "hf_write", "--hub_private_repo", "True"]
     run("--dataset", phantoms, "--output_dir", tmp_path, *flags)
     assert REPO in hub.private

@@ -1,9 +1,11 @@
 """modeling.parts.kept_features: features computed once, kept safely, and the same as without keeping them."""
 
+import inspect
 import logging
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from modeling.parts import kept_features
 from processing.images import ImageError
 from processing.storage import cache_dir
 from tests.modeling.parts.counting import Counting, Resizer, keep
@@ -102,6 +105,51 @@ def test_other_weights_and_other_preprocessing_have_features_of_their_own(images
     keep(other_size, image_processor=Resizer(64)).fill(images)
     assert (other_weights.computed, other_size.computed) == (20, 20)
     assert len({shard.parent for shard in shards()}) == 3
+
+
+@pytest.fixture
+def other_source(monkeypatch):
+    """A function that gives a module of ours another source."""
+    getsource = inspect.getsource
+
+    def change(name: str) -> None:
+        monkeypatch.setattr(
+            inspect, "getsource", lambda code: getsource(code) + "#" * (getattr(code, "__name__", "") == name)
+        )
+        kept_features._code_that_opens_images.cache_clear()
+
+    yield change
+    kept_features._code_that_opens_images.cache_clear()
+
+
+OPENING = ("images", "dicom", "dicom_grey", "dicom_header", "tiff", "pixels", "file_kinds", "image_source")
+
+
+@pytest.mark.parametrize("module", [*(f"processing.{name}" for name in OPENING), "Counting"])
+def test_another_version_of_the_code_has_features_of_its_own(images, other_source, module):
+    keep().fill(images)
+    other_source(module)
+    network = Counting()
+    keep(network).fill(images)
+    assert network.computed == 20
+
+
+def test_code_that_opens_no_image_leaves_the_features_as_they_are(images, other_source):
+    keep().fill(images)
+    other_source("processing.answers")
+    network = Counting()
+    keep(network).fill(images)
+    assert network.computed == 0
+
+
+@pytest.mark.parametrize("package", ["pillow", "pydicom", "numpy", "transformers"])
+def test_another_version_of_a_package_has_features_of_its_own(images, other_source, monkeypatch, package):
+    keep().fill(images)
+    monkeypatch.setattr(kept_features, "version", lambda name: "0" if name == package else version(name))
+    other_source("nothing")
+    network = Counting()
+    keep(network).fill(images)
+    assert network.computed == 20
 
 
 @pytest.mark.parametrize("fault", ["truncated", "flipped", "garbage", "empty"])

@@ -229,7 +229,9 @@ def test_figure_of_rows_that_validation_does_not_have(dataset, tmp_path):
 
 
 def test_figures_to_choose_from_are_those_that_are_computed(dataset, tmp_path):
-    rows = [{"answer": text, "answer_type": kind} for text in ("", "left") for kind in ("OPEN", "CLOSED")]
+    rows = [
+        {"answer": text, "answer_type": kind, "language": "en"} for text in ("", "left") for kind in ("OPEN", "CLOSED")
+    ]
     figures = score_answers(rows, ["left"] * 4).keys()
     assert {*FIGURES_OF_ALL, *FIGURES_OF_SOME} <= figures
     others = {name for name in figures - {*FIGURES_OF_ALL, *FIGURES_OF_SOME} if not name.endswith(("total", "thresh"))}

@@ -8,12 +8,10 @@ from PIL import Image
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, BertModel
 from transformers.models.vilt.modeling_vilt import ViltLayer
 
-from modeling.parts.kept_features import KeptFeatures
 from modeling.vilt.checkpoints import build_model
 from modeling.vilt.family import build_trainer
 from modeling.vilt.starter import ViltStarterForQuestionAnswering, starter_checkpoint
 from processing.images import open_image
-from tests.modeling.version_0_1 import CACHE_NAMES, needs_its_transformers
 from tests.modeling.vilt.arguments import starter_arguments
 
 
@@ -105,13 +103,6 @@ def test_features_and_pixels_give_equal_logits(starter, collate, dataset, tmp_pa
     assert with_features.pop("text_states").shape == (*with_features["input_ids"].shape, 384)
     with torch.no_grad():
         torch.testing.assert_close(model(**with_features).logits, logits[0], atol=1e-3, rtol=1e-3)
-
-
-@needs_its_transformers
-def test_features_that_version_0_1_kept_are_found(starter):
-    model, processor = starter
-    features = KeptFeatures(model.vision, processor.image_processor, 1)
-    assert features.folder.name == CACHE_NAMES["features of starter"]
 
 
 def test_loss_is_smoothed_cross_entropy(starter, collate, dataset):
