@@ -63,6 +63,7 @@ from spaces_app.limits import DECODING, LIMITER, QUESTIONS, client_address, trus
 from spaces_app.uploads import UploadFolder, UploadLimit
 
 KEPT_SECONDS = 1800  # after the last question about it an image is deleted from the disk
+PREVIEW = 2048  # pixels of the longer side of an image that is shown, at most
 FORGET_SECONDS = 60  # between two looks for such images
 INTRODUCTION = f"""# Ask a medical image
 Do not upload images of people who can be identified. {KEPT} {BURNT_IN}"""
@@ -146,6 +147,7 @@ class Panel:
         if image is not None:
             try:
                 picture = _open(image, request)
+                picture.thumbnail((PREVIEW, PREVIEW))
             except UserError as error:  # an exception would leave what was shown before
                 gr.Warning(html.escape(str(error), quote=False), title="Error")
         return picture, None, None

@@ -3,10 +3,12 @@
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 from starlette.routing import Route
 
 from modeling.predictor import Predictor
@@ -157,7 +159,16 @@ def test_an_image_that_is_shown_counts_as_a_question(app, url, image, monkeypatc
     assert ["image.webp" in text for text in told] == [True, True, False]
     assert "More than 2 questions a minute; try again in" in told[2]
     assert "More than 2 questions a minute; try again in" in ask(url, [image, QUESTION])
-    join(url, number(app, "show"), [None], "none")
+
+
+def test_a_large_image_is_shown_smaller(app, url):
+    file = BytesIO()
+    Image.new("L", (5_000, 2_500), 90).save(file, "PNG")
+    path = httpx.post(f"{url}/gradio_api/upload", files={"files": file.getvalue()}).json()[0]
+    told = join(url, number(app, "show"), [{"path": path, "meta": {"_type": "gradio.FileData"}}], "large")
+    [shown] = re.findall(r'"path": ?"([^"]*image[.]webp)"', told)
+    with Image.open(BytesIO(httpx.get(f"{url}/gradio_api/file={shown}").content)) as picture:
+        assert picture.size == (2048, 1024)
 
 
 def test_one_image_is_opened_at_a_time(app, url, image, monkeypatch):
