@@ -55,8 +55,8 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """A CSV file with a header, safe to open in a spreadsheet.
 
-    Text that a spreadsheet would run as a formula gets an apostrophe in front; plain numbers such as -5 do not. It
-    stays there where such a file is read again.
+    Text that a spreadsheet would run as a formula gets an apostrophe in front; plain numbers such as -5 do not.
+    `processing.sources.csv_tables` takes it off again.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)

@@ -14,6 +14,7 @@ from processing.sources.values import text_of
 
 CHECKED_FIELDS = ("image", "question", "answer", "split")  # each by a rule of its own
 SEVERAL_FIELDS = ("answers", "choices")  # lists of texts, where a row has them
+SPREADSHEET_ERRORS = {"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!"}
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # one half of a UTF-16 pair, which no encoding can write
 LONGEST_PATH = 1_000  # characters; longer text in place of an image path is data
 
@@ -80,6 +81,9 @@ def _problem_of_text(row: Row, allow_no_answer: bool) -> Problem | None:
         row[field] = " ".join((text_of(value) or "").split())
     if row.get("answers"):
         row["answers"] = [" ".join(text.split()) for text in row["answers"]]
+    for field in ("question", "answer"):
+        if row[field] in SPREADSHEET_ERRORS:
+            return Problem("a spreadsheet's error instead of text", f"{field}: {row[field]}; mend the cell's formula")
     if not row["question"]:
         return Problem("empty question", quoted(row["question"]))
     if not row["answer"] and not allow_no_answer:
