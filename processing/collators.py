@@ -91,6 +91,7 @@ class Blip2Collator:
         questions_per_image: largest number of questions that share an image in one sequence (decoder-only).
         decoder_only: the kind of the language model.
         features: features of the vision encoder by image path, ``(patches, width)``, instead of pixels.
+        end_token_id: ends an answer; by default the tokenizer's.
     """
 
     def __init__(
@@ -100,12 +101,14 @@ class Blip2Collator:
         questions_per_image: int,
         decoder_only: bool,
         features: FeatureLookup | None = None,
+        end_token_id: int | None = None,
     ) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.prompt = prompt
         self.questions_per_image = questions_per_image
         self.decoder_only = decoder_only
+        self.end_token_id = end_token_id
         self.images = BatchImages(processor.image_processor, ResizedImages(processor.image_processor), features)
 
     def with_image_for_each_row(self) -> "Blip2Collator":
@@ -116,11 +119,13 @@ class Blip2Collator:
 
     def answer_ids(self, answer: str) -> list[int]:
         """Tokens of an answer, the end token last."""
-        return answer_ids(self.tokenizer, answer, self.decoder_only)
+        return answer_ids(self.tokenizer, answer, self.decoder_only, self.end_token_id)
 
     def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
         """Returns what `Blip2ForQuestionAnswering.forward` takes."""
-        pairs = [question_answer_ids(self.tokenizer, self.prompt, row, self.decoder_only) for row in rows]
+        pairs = [
+            question_answer_ids(self.tokenizer, self.prompt, row, self.decoder_only, self.end_token_id) for row in rows
+        ]
         paths = [row["image"] for row in rows]
         if self.decoder_only:
             return self._packed(pairs, paths)
