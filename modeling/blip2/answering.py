@@ -114,6 +114,12 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [*own, tokenizer.eos_token_id]
 
 
+def max_length(model: Any) -> int | None:
+    """How many tokens the language model can read and write after an image; None where its positions are relative."""
+    places = getattr(model.config.text_config, "max_position_embeddings", None)
+    return None if places is None else places - model.config.num_query_tokens
+
+
 def decode_with(processor: Blip2Processor, ends: Sequence[int]) -> Callable[[Any], list[str]]:
     """A function from tokens ``(N, T)`` to answers, without the tokens that end them."""
 

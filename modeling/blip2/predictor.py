@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling.blip2.answering import Answering, decode_with, end_tokens
+from modeling.blip2.answering import Answering, decode_with, end_tokens, max_length
 from modeling.blip2.candidates import AnswerTrie
 from modeling.blip2.heat import blip2_heat
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row, most_probable
@@ -27,10 +27,9 @@ class Blip2Predictor(FamilyPredictor):
         self.trie = None
         if answering.candidates:
             self.trie = AnswerTrie([self._collator().answer_ids(answer) for answer in answering.candidates])
-        length = getattr(model.config.text_config, "max_position_embeddings", T5_LENGTH)
+        length = max_length(model) or T5_LENGTH - processor.num_query_tokens
         prompt = processor.tokenizer(answering.prompt)["input_ids"]
-        taken = processor.num_query_tokens + len(prompt) + answering.max_new_tokens
-        self.max_question_length = max(1, length - taken)
+        self.max_question_length = max(1, length - len(prompt) - answering.max_new_tokens)
 
     def fit_question(self, question: str) -> tuple[str, bool]:
         """The question, cut where prompt and answer leave it no room."""
@@ -67,7 +66,8 @@ class Blip2Predictor(FamilyPredictor):
     def _collator(self, encoded: Mapping[str, Any] | None = None) -> Blip2Collator:
         decoder_only = self.model.config.use_decoder_only_language_model
         end = self.answering.end_token_id
-        return Blip2Collator(self.processor, self.answering.prompt, 1, decoder_only, encoded, end)
+        places = max_length(self.model)
+        return Blip2Collator(self.processor, self.answering.prompt, 1, decoder_only, encoded, end, places)
 
     def _calibrated(self, ranked: list[RankedAnswers]) -> list[RankedAnswers]:
         return [

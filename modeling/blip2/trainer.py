@@ -16,7 +16,7 @@ from metrics.abstention import SILENT_EVERYWHERE
 from metrics.vqa import generation_metrics
 from modeling.blip2.adapter import merge, open_base
 from modeling.blip2.alignment import align
-from modeling.blip2.answering import ANSWERING_FILE, Answering, decode_with, end_tokens
+from modeling.blip2.answering import ANSWERING_FILE, Answering, decode_with, end_tokens, max_length
 from modeling.blip2.candidates import AnswerTrie
 from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import Blip2TrainingArguments
@@ -155,7 +155,8 @@ def build_trainer(
     own = None if args.do_train else open_base(args.model_name_or_path, args.model_revision).own
     saved = None if own is None or own.find(ANSWERING_FILE) is None else Answering.from_pretrained(own)
     end = ends[0] if saved is None else saved.end_token_id
-    collator = Blip2Collator(processor, args.prompt, args.questions_per_image, decoder_only, features, end)
+    places = max_length(base)
+    collator = Blip2Collator(processor, args.prompt, args.questions_per_image, decoder_only, features, end, places)
     _limit_answers(args, collator, dataset)
     candidates = build_vocabulary(dataset["train"]["answer"]) if args.answer_candidates == "train" else []
     trainer = Blip2Trainer(
@@ -178,12 +179,24 @@ def build_trainer(
 
 
 def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, dataset: datasets.DatasetDict) -> None:
-    """Sets `max_new_tokens` where it is not given, and counts the answers that are longer."""
+    """Sets `max_new_tokens` where it is not given, and counts the answers that are longer.
+
+    Raises:
+        UserError: the language model has no places for so many tokens after the longest question.
+    """
     lengths = {
         split: [len(collator.answer_ids(answer)) for answer in rows["answer"]] for split, rows in dataset.items()
     }
     if args.max_new_tokens is None:
         args.max_new_tokens = max(lengths.get("train") or max(lengths.values(), key=max))
+    if collator.max_length is not None:
+        questions = {question for rows in dataset.values() for question in rows["question"]}
+        room = collator.max_length - max(len(collator.prompt_ids(question)) for question in questions)
+        if args.max_new_tokens > room:
+            raise UserError(
+                f"--max_new_tokens {args.max_new_tokens}: after the longest question the language model has places for "
+                f"{max(room, 0)} tokens; choose fewer, or shorten the longest questions."
+            )
     limit = args.max_new_tokens
     for split, counts in lengths.items():
         cut = sum(length > limit for length in counts)
