@@ -13,6 +13,7 @@ from processing.sources.rows import FIELDS, SPLIT_NAMES, Row, Source
 from processing.sources.values import text_of
 
 CHECKED_FIELDS = ("image", "question", "answer", "split")  # each by a rule of its own
+SEVERAL_FIELDS = ("answers", "choices")  # lists of texts, where a row has them
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # one half of a UTF-16 pair, which no encoding can write
 LONGEST_PATH = 1_000  # characters; longer text in place of an image path is data
 
@@ -35,6 +36,8 @@ def validate(source: Source, *, allow_no_answer: bool) -> tuple[list[Row], list[
     for row in source.rows:
         image = _image_of(row["image"], images)
         row["image_id"] = _image_id(row, image, folder)
+        if isinstance(row["image"], Problem):  # of what kept the image from being written to a file
+            row["image"] = row["image_id"]
         problem = _problem_of_text(row, allow_no_answer)
         if isinstance(image, Problem):
             problem = problem or image
@@ -63,6 +66,10 @@ def _problem_of_text(row: Row, allow_no_answer: bool) -> Problem | None:
             return Problem("neither text nor number", f"{field}: {quoted(value)}")
         if isinstance(value, str) and SURROGATE.search(value):
             return Problem("broken character (a lone surrogate)", f"{field}: {quoted(value)}")
+    for field in SEVERAL_FIELDS:
+        for value in row.get(field) or ():
+            if SURROGATE.search(value):
+                return Problem("broken character (a lone surrogate)", f"{field}: {quoted(value)}")
     for field in ("question", "answer"):
         value = row[field]
         if isinstance(value, bool):
@@ -70,6 +77,8 @@ def _problem_of_text(row: Row, allow_no_answer: bool) -> Problem | None:
         if not isinstance(value, str | int | float | None):
             return Problem(f"{field} is not a string", quoted(value))
         row[field] = " ".join((text_of(value) or "").split())
+    if row.get("answers"):
+        row["answers"] = [" ".join(text.split()) for text in row["answers"]]
     if not row["question"]:
         return Problem("empty question", quoted(row["question"]))
     if not row["answer"] and not allow_no_answer:
@@ -80,6 +89,8 @@ def _problem_of_text(row: Row, allow_no_answer: bool) -> Problem | None:
 def _image_of(image: Any, images: Mapping[str, CheckedImage | Problem]) -> CheckedImage | Problem:
     if image is None:
         return Problem(MISSING, "no path")
+    if isinstance(image, Problem):
+        return image
     return images[image] if isinstance(image, str) else Problem(NO_PATH, type(image).__name__)
 
 

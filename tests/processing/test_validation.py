@@ -17,7 +17,7 @@ BAD_ROWS = {
     "undecodable image": {"image": "broken.png"},
     "image path leaves the data folder": {"image": "../outside.png"},
     "empty question": {"question": "  "},
-    "answer is not a string": {"answer": ["lung"]},
+    "answer is not a string": {"answer": {"lung": 1}},
     "unknown split": {"split": "holdout"},
     "duplicate id": {"question_id": 11},
     "empty answer": {"answer": ""},

@@ -146,6 +146,8 @@ RUNS: dict[str, list[dict[str, str]]] = {
 
 REFUSED: dict[str, Refusal] = {
     "dataset": Refusal("nowhere", "--dataset nowhere: there is no such file or folder"),
+    "dataset_config": Refusal("name", "--dataset_config: "),
+    "dataset_revision": Refusal("main", "--dataset_revision is for data sets of the Hub, and "),
     "column_names": Refusal("image=image", "--column_names is for tables, and "),
     "image_folder": Refusal("nowhere", "--image_folder nowhere: there is no such folder"),
     "output_dir": Refusal("/dev/null/out", "--output_dir /dev/null/out: can't be written to (Not a directory)"),
