@@ -148,7 +148,7 @@ def blip2_files(kind: str, texts: Iterable[str], year: int) -> tuple[dict[str, b
     settings = config.to_dict() | {"architectures": ["Blip2ForConditionalGeneration"], "model_type": "blip-2"}
     preprocessor: dict[str, Any] = {"do_normalize": True, "do_rescale": True, "do_resize": True, "resample": 3}
     preprocessor |= {"image_processor_type": "BlipImageProcessor", "processor_class": "Blip2Processor"} | IMAGENET
-    preprocessor |= {"rescale_factor": 1 / 255, "size": {"height": 224, "width": 224}}
+    preprocessor |= {"rescale_factor": 1 / 255, "size": {"height": 224, "width": 224} if year > 2023 else 224}
     files = {"README.md": b"---\nlicense: mit\n---\n", "preprocessor_config.json": to_json(preprocessor), **tokenizer}
     if year > 2023:
         files["processor_config.json"] = to_json({"num_query_tokens": 8, "processor_class": "Blip2Processor"})
