@@ -187,16 +187,17 @@ def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, datase
     lengths = {
         split: [len(collator.answer_ids(answer)) for answer in rows["answer"]] for split, rows in dataset.items()
     }
-    if args.max_new_tokens is None:
-        args.max_new_tokens = max(lengths.get("train") or max(lengths.values(), key=max))
+    longest = max(lengths.get("train") or max(lengths.values(), key=max))
     if collator.max_length is not None:
         questions = {question for rows in dataset.values() for question in rows["question"]}
         room = collator.max_length - max(len(collator.prompt_ids(question)) for question in questions)
-        if args.max_new_tokens > room:
+        if room < (args.max_new_tokens or 1):
             raise UserError(
-                f"--max_new_tokens {args.max_new_tokens}: after the longest question the language model has places for "
-                f"{max(room, 0)} tokens; choose fewer, or shorten the longest questions."
+                f"--max_new_tokens {args.max_new_tokens or longest}: after the longest question the language model has "
+                f"places for {max(room, 0)} tokens; choose fewer, or shorten the longest questions."
             )
+        longest = min(longest, room)
+    args.max_new_tokens = args.max_new_tokens or longest
     limit = args.max_new_tokens
     for split, counts in lengths.items():
         cut = sum(length > limit for length in counts)

@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from tqdm import tqdm
 
 from modeling.parts.pickled_weights import convert, find_converted
 from processing.errors import UserError, quoted
@@ -151,13 +152,21 @@ def open_model(name: str, revision: str | None = None) -> ModelFiles:
         return ModelFiles(name, folder)
     if not HUB_ID.fullmatch(name):
         raise UserError(f"{name}: there is no such folder, and it is no Hub id (user/name); check the path.")
-    root = _snapshot(name, revision, SMALL_FILES)
+    root = _snapshot(name, revision, SMALL_FILES, tqdm_class=_NoBar)
     return ModelFiles(name, root, root.name)
 
 
-def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
+class _NoBar(tqdm):
+    """Small files come without a progress bar, as a run asks for them several times."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **(kwargs | {"disable": True}))
+
+
+def _snapshot(name: str, revision: str | None, patterns: list[str], **options: Any) -> Path:
+    options |= {"allow_patterns": patterns, "ignore_patterns": "*/*"}
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns="*/*"))
+        return Path(snapshot_download(name, revision=revision, **options))
     except HUB_ERRORS as error:
         answered = isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError)
         raise hub_error(error.__cause__ if answered else error, name, "model", revision) from error
