@@ -113,5 +113,6 @@ def question_answer_ids(
 ) -> QuestionAnswer:
     """The tokenised pair of a row's `question` and `answer`; the arguments are those of the functions above."""
     return QuestionAnswer(
-        prompt_ids(tokenizer, prompt, row["question"]), answer_ids(tokenizer, row["answer"], decoder_only, end_token_id)
+        prompt_ids(tokenizer, prompt, row["question"]),
+        answer_ids(tokenizer, row["answer"], decoder_only, end_token_id),
     )

@@ -139,8 +139,8 @@ def find_base(own: ModelFiles) -> Base:
     folder = blip2_starter_checkpoint()
     if adapter.revision != folder.name:
         raise UserError(
-            f"{own.name}: this adapter does not fit its base model (trained on {adapter.revision}, this version assembles "
-            f"{folder.name}); install the version of the project that trained it."
+            f"{own.name}: this adapter does not fit its base model (trained on {adapter.revision}, this version "
+            f"assembles {folder.name}); install the version of the project that trained it."
         )
     return Base(ModelFiles("starter", folder), own, adapter)
 

@@ -193,8 +193,8 @@ def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, datase
         room = collator.max_length - max(len(collator.prompt_ids(question)) for question in questions)
         if room < (args.max_new_tokens or 1):
             raise UserError(
-                f"--max_new_tokens {args.max_new_tokens or longest}: after the longest question the language model has "
-                f"places for {max(room, 0)} tokens; choose fewer, or shorten the longest questions."
+                f"--max_new_tokens {args.max_new_tokens or longest}: after the longest question the language model "
+                f"has places for {max(room, 0)} tokens; choose fewer, or shorten the longest questions."
             )
         longest = min(longest, room)
     args.max_new_tokens = args.max_new_tokens or longest

@@ -42,7 +42,9 @@ def check_kind(files: ModelFiles, family: str, architectures: Collection[str], s
     model_type, named = read_kind(files)
     own = FAMILY_OF.get(model_type)
     if own is None:
-        raise UserError(f"{files.name}: a model of type {quoted(model_type)}, not {TITLES[family]}; choose {suggestion}.")
+        raise UserError(
+            f"{files.name}: a model of type {quoted(model_type)}, not {TITLES[family]}; choose {suggestion}."
+        )
     if own != family:
         raise UserError(f"{files.name}: a {TITLES[own]} model, not {TITLES[family]}; add --model_type {own}.")
     if named and not set(named) & set(architectures):

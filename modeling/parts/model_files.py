@@ -168,5 +168,6 @@ def _snapshot(name: str, revision: str | None, patterns: list[str], **options: A
     try:
         return Path(snapshot_download(name, revision=revision, **options))
     except HUB_ERRORS as error:
-        answered = isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError)
-        raise hub_error(error.__cause__ if answered else error, name, "model", revision) from error
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
+        told = cause if isinstance(cause, HfHubHTTPError) else error  # what the Hub said of a file that is not here
+        raise hub_error(told, name, "model", revision) from error

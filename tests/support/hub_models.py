@@ -113,14 +113,27 @@ def blip2_files(kind: str, texts: Iterable[str], year: int) -> tuple[dict[str, b
     if kind == "opt":
         vocab_size = 50304 if year > 2023 else 50272
         special = {"bos_token_id": 2, "eos_token_id": NEW_LINE, "pad_token_id": 1}
-        text = OPTConfig(vocab_size=vocab_size, hidden_size=16, ffn_dim=32, num_hidden_layers=2, dropout=0.0,
-                         num_attention_heads=2, word_embed_proj_dim=16, **special)
+        text = OPTConfig(
+            vocab_size=vocab_size,
+            hidden_size=16,
+            ffn_dim=32,
+            num_hidden_layers=2,
+            dropout=0.0,
+            num_attention_heads=2,
+            word_embed_proj_dim=16,
+            **special,
+        )
         tokenizer, image_token = opt_tokenizer_files(texts), IMAGE_TOKEN
         generation = special
     else:
         sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
-        text = T5Config(vocab_size=32128, **sizes, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
-                        decoder_start_token_id=0)
+        text = T5Config(
+            vocab_size=32128,
+            **sizes,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            decoder_start_token_id=0,
+        )
         made = make_tokenizer("t5", texts)
         names = {"eos_token": "</s>", "pad_token": "<pad>"}
         tokenizer = {
@@ -141,8 +154,11 @@ def blip2_files(kind: str, texts: Iterable[str], year: int) -> tuple[dict[str, b
     for parameter in [p for p in model.parameters() if p.ndim > 1]:
         torch.nn.init.normal_(parameter, std=0.15)  # far from uniform answers
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    for tied in ("language_model.lm_head.weight", "language_model.encoder.embed_tokens.weight",
-                 "language_model.decoder.embed_tokens.weight"):
+    for tied in (
+        "language_model.lm_head.weight",
+        "language_model.encoder.embed_tokens.weight",
+        "language_model.decoder.embed_tokens.weight",
+    ):
         if kind == "opt" or "embed" in tied:
             state.pop(tied, None)
     settings = config.to_dict() | {"architectures": ["Blip2ForConditionalGeneration"], "model_type": "blip-2"}

@@ -129,7 +129,10 @@ def test_gated_model_and_hub_trouble_are_explained(runs, hub):
     hub.fail("GET", "user/gated", status=403, headers={"X-Error-Code": "GatedRepo"})
     with pytest.raises(UserError, match="user/gated: the model is gated; accept its terms"):
         Predictor.from_pretrained(name)
-    for trouble, told in (({"status": 500}, "the Hub answers with status 500"), ({"drop": True}, "not in the cache, and the Hub can't be reached")):
+    for trouble, told in (
+        ({"status": 500}, "the Hub answers with status 500"),
+        ({"drop": True}, "not in the cache, and the Hub can't be reached"),
+    ):
         for request in ("/api/models/user/gated", "/storage/.*user/gated"):
             hub.fail("GET", request, times=99, **trouble)
             with pytest.raises(UserError, match=f"user/gated: {told}"):

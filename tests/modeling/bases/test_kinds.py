@@ -1,4 +1,4 @@
-"""What can't be trained or asked is told by its name or its config.json, before weights, rows and images are fetched."""
+"""What can't be trained or asked is told by its name or its config.json, before weights and data are fetched."""
 
 import json
 
@@ -85,7 +85,12 @@ def test_adapter_over_something_else_is_told_by_the_config_of_its_base(hub, tmp_
     [
         ("vilt", "scratch:huge", (), "scratch:huge: unknown size; choose small or tiny."),
         ("vilt", "scratch:tiny", ("--do_train", "False"), "scratch:tiny: an untrained model has nothing to evaluate"),
-        ("blip2", "scratch:tiny", (), "--model_name_or_path scratch:tiny: scratch: is for ViLT; add --model_type vilt"),
+        (
+            "blip2",
+            "scratch:tiny",
+            (),
+            "--model_name_or_path scratch:tiny: scratch: is for ViLT; add --model_type vilt",
+        ),
         ("vilt", "starter", ("--model_revision", "v1"), "--model_revision v1: starter is not on the Hub; leave the"),
         ("blip2", "nowhere", (), "nowhere: there is no such folder, and it is no Hub id (user/name); check the path."),
     ],

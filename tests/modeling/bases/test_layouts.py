@@ -9,8 +9,8 @@ from modeling.blip2.adapter import build_model as build_blip2
 from modeling.blip2.adapter import open_base
 from modeling.blip2.answering import end_tokens, max_length
 from modeling.blip2.base import load_base
-from modeling.vilt.checkpoints import build_model, load_checkpoint
 from modeling.parts.model_files import open_model
+from modeling.vilt.checkpoints import build_model, load_checkpoint
 from processing.errors import UserError
 from tests.modeling.bases.conftest import MLM, VQA
 from tests.modeling.blip2.tiny_runs import arguments as blip2_arguments
@@ -111,7 +111,9 @@ def change(hub, name: str, **changes: object) -> None:
 def test_config_of_another_size_is_told_by_the_first_weights_of_another_shape(blip2, hub, dataset, tmp_path):
     blip2("opt", OPT)
     change(hub, OPT, vision_config__intermediate_size=48)
-    told = r"of another shape: vision_model.encoder.layers.0.mlp.fc1.bias, vision_model.encoder.layers.0.mlp.fc1.weight"
+    told = (
+        r"of another shape: vision_model.encoder.layers.0.mlp.fc1.bias, vision_model.encoder.layers.0.mlp.fc1.weight"
+    )
     with pytest.raises(UserError, match=told + ", vision_model.encoder.layers.0.mlp.fc2.weight and 3 more"):
         build_blip2(blip2_arguments(OPT, tmp_path), dataset)
 
@@ -141,6 +143,8 @@ def test_weights_under_other_names_are_refused_and_those_that_transformers_renam
     model, _ = load_checkpoint(open_model(str(folder)))
     key = "vilt.embeddings.text_embeddings.LayerNorm.weight"
     assert torch.equal(model.state_dict()[key], weights[key])
-    save_file({f"module.{key}": value for key, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {f"module.{key}": value for key, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(UserError, match=r"missing: .* and \d+ more; unknown: module\.classifier\.0\.bias, "):
         load_checkpoint(open_model(str(folder)))

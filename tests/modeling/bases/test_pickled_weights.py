@@ -26,7 +26,9 @@ def test_pickle_alone_is_converted_once_and_serves_offline(mlm, hub, dataset, tm
     shared = [key for key in mlm if key in state]
     assert len(shared) == len(state) - 6  # all but the new head
     assert all(torch.equal(state[key], mlm[key]) for key in shared)
-    asked = [request for request in hub.requests if "pr%2F4" in request or "refs/pr" in request or "discuss" in request]
+    asked = [
+        request for request in hub.requests if "pr%2F4" in request or "refs/pr" in request or "discuss" in request
+    ]
     assert not asked
     commit = hub.commit_of(f"models/{MLM}")
     content = hub.repos[f"models/{MLM}"]["pytorch_model.bin"]

@@ -1,4 +1,4 @@
-"""The published recipes on imitations of the repos that they name: trained, pushed and asked, online and then offline."""
+"""The published recipes on imitations of the repos they name: trained, pushed and asked, online, then offline."""
 
 import json
 import os
@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
+import train
 from modeling.asking.predictor import Predictor
 from tests.modeling.bases.conftest import MLM
 from tests.processing.test_hub_dataset import as_zip
@@ -17,13 +19,21 @@ from tests.support.hub_models import add_conversion_request, blip2_files, vilt_f
 OPT = "Salesforce/blip2-opt-2.7b"
 SHORT = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--max_train_samples", "16"]
 SHORT += ["--max_eval_samples", "6", "--disable_tqdm", "True"]
-ASK = """
+OFFLINE = """
 import sys
-from modeling.predictor import Predictor
-model, image = sys.argv[1:]
-answer = Predictor.from_pretrained(model, dtype="float32").answer(image, "Is this CT?", top_k=1)
-print("ANSWER", answer.answer, f"{answer.confidence:.6f}")
+import train
+from processing.errors import run_command
+from tests.modeling.bases.test_recipes import ask
+image, *flags = sys.argv[1:]
+sys.argv[1:] = flags
+run_command(train.main)
+print("ANSWER", ask("user/published", image))
 """
+
+
+def ask(model: str | Path, image: str) -> tuple[str, float]:
+    answer = Predictor.from_pretrained(model, dtype="float32").answer(image, "Is this CT?", top_k=1)
+    return answer.answer, round(answer.confidence, 6)
 
 
 @pytest.fixture
@@ -45,17 +55,9 @@ def predictions(folder: Path) -> list[dict]:
 def test_recipe_trains_pushes_and_is_asked_online_and_then_offline(
     real_repos, hub, token, images, tmp_path, family, base
 ):
-    recipe = str(ROOT / "recipes" / f"{family}_slake.yaml")
-    caches = {"HF_HOME": str(tmp_path / "hf"), "MEDICAL_VQA_CACHE": str(tmp_path / "cache"), "HF_TOKEN": "hf_write"}
-    environment = os.environ | caches | {"PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "train.py"), recipe, *SHORT]
-
-    def run(*command: str, **variables: str) -> str:
-        done = subprocess.run(command, env=environment | variables, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    run(*launch, "--output_dir", "online", "--push_to_hub", "True", "--hub_model_id", "user/published")
+    flags = [str(ROOT / "recipes" / f"{family}_slake.yaml"), *SHORT]
+    push = ["--push_to_hub", "True", "--hub_model_id", "user/published"]
+    train.main([*flags, *push, "--output_dir", str(tmp_path / "online")])
     commit = hub.commit_of(f"models/{base}")
     record = json.loads((tmp_path / "online" / "run.json").read_text())
     assert (record["base_model"], record["base_revision"]) == (base, commit)
@@ -69,15 +71,21 @@ def test_recipe_trains_pushes_and_is_asked_online_and_then_offline(
     else:
         assert settings["base_model"] == f"{base}@{commit}"
     assert not [request for request in hub.requests if "pr%2F" in request or "discussions" in request]
-    asked = run(sys.executable, "-c", ASK, "user/published", images[0])
-    assert asked.startswith("ANSWER")
-    own = Predictor.from_pretrained(tmp_path / "online", dtype="float32").answer(images[0], "Is this CT?", top_k=1)
-    assert asked.split("\n")[0] == f"ANSWER {own.answer} {own.confidence:.6f}"
+    asked = ask("user/published", images[0])
+    assert asked == ask(tmp_path / "online", images[0])
 
     before = len(hub.requests)
-    offline = {"HF_HUB_OFFLINE": "1"}
-    run(*launch, "--output_dir", "offline", **offline)
-    assert run(sys.executable, "-c", ASK, "user/published", images[0], **offline) == asked
+    (tmp_path / "offline.py").write_text(OFFLINE)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(tmp_path / "offline.py"), images[0]]
+    variables = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_CACHE": huggingface_hub.constants.HF_HUB_CACHE,
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [*launch, *flags, "--output_dir", str(tmp_path / "offline")]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"ANSWER {asked}"
     assert len(hub.requests) == before
     assert predictions(tmp_path / "offline") == predictions(tmp_path / "online")
     assert json.loads((tmp_path / "offline" / "run.json").read_text())["base_revision"] == commit

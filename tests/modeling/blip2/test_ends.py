@@ -29,7 +29,9 @@ def answer_tokens(base: Path, folder: Path, dataset, **changes) -> list[list[int
     return trainer.predict(dataset["validation"]).predictions[0].tolist()
 
 
-def test_training_appends_the_new_line_to_answers_of_opt_and_its_own_end_to_those_of_others(opt, bases, dataset, tmp_path):
+def test_training_appends_the_new_line_to_answers_of_opt_and_its_own_end_to_those_of_others(
+    opt, bases, dataset, tmp_path
+):
     trainer = untrained(opt, tmp_path / "a", dataset)
     ids = trainer.data_collator.answer_ids("left lung")
     assert ids[-1] == NEW_LINE

@@ -63,5 +63,7 @@ def test_more_tokens_than_the_language_model_has_places_for_are_refused(bases, d
     questions = {question for rows in dataset.values() for question in rows["question"]}
     room = 100 - QUERIES - max(len(trainer.data_collator.prompt_ids(question)) for question in questions)
     untrained(base, tmp_path / "b", dataset, max_new_tokens=room).predict(dataset["validation"].select(range(2)))
-    with pytest.raises(UserError, match=f"--max_new_tokens {room + 1}: after the longest question .* for {room} tokens"):
+    with pytest.raises(
+        UserError, match=f"--max_new_tokens {room + 1}: after the longest question .* for {room} tokens"
+    ):
         untrained(base, tmp_path / "c", dataset, max_new_tokens=room + 1)

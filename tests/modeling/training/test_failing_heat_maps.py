@@ -41,4 +41,6 @@ def test_run_has_its_report_where_some_heat_maps_fail(phantoms, tmp_path, monkey
     failed, of = (int(word) for word in warnings[0].split() if word.isdigit())
     assert of - failed == 3
     page = (tmp_path / "out" / "report" / "errors.html").read_text()
-    assert page.count("data:image/png") <= 3 < (tmp_path / "whole/report/errors.html").read_text().count("data:image/png")
+    assert (
+        page.count("data:image/png") <= 3 < (tmp_path / "whole/report/errors.html").read_text().count("data:image/png")
+    )

@@ -8,8 +8,8 @@ import transformers
 from PIL import Image
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
-from modeling.parts.vocabulary import labels_of
 from modeling.parts.model_files import open_model
+from modeling.parts.vocabulary import labels_of
 from modeling.vilt.checkpoints import build_model, check_base, load_checkpoint
 from processing.collators import ViltCollator
 from processing.errors import UserError
@@ -108,15 +108,6 @@ def test_damaged_checkpoint_is_one_sentence(saved, dataset, tmp_path, file, cont
     (saved / file).write_bytes(content)
     with pytest.raises(UserError, match=r"can't be loaded \(|its config.json is damaged"):
         build_model(arguments(tmp_path, model_name_or_path=str(saved)), dataset)
-
-
-def test_pickled_weights_are_not_read(built, dataset, tmp_path):
-    model, processor = built
-    model.config.save_pretrained(tmp_path / "p")
-    processor.save_pretrained(tmp_path / "p")
-    torch.save(model.state_dict(), tmp_path / "p" / "pytorch_model.bin")
-    with pytest.raises(UserError, match="safetensors"):
-        build_model(arguments(tmp_path, model_name_or_path=str(tmp_path / "p")), dataset)
 
 
 def test_untrained_model_can_not_be_evaluated(tmp_path):

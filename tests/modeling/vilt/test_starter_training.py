@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import train
-from modeling.vilt.checkpoints import build_model, check_base
+from modeling.vilt.checkpoints import check_base
 from modeling.vilt.family import build_trainer
 from processing.errors import UserError
 from tests.modeling.vilt.arguments import starter_arguments
