@@ -1,12 +1,17 @@
 """What the Hub refuses of a model: one sentence for each reason, in training, in a Predictor and before a push."""
 
+import html
+
 import pytest
+from streamlit.testing.v1 import AppTest
 
 import train
 from modeling.asking.predictor import Predictor
 from modeling.hub.client import Destination, find_model
 from modeling.parts.model_files import open_model
 from processing.errors import UserError
+from spaces_app import gradio_app
+from tests.support.app_server import ROOT
 from tests.modeling.bases.conftest import MLM
 
 TOKEN = "the Hub rejects the token; log in again with `hf auth login`, or correct or unset HF_TOKEN."
@@ -96,3 +101,27 @@ def test_base_of_a_push_is_told_alike(mlm, hub, token, waits, monkeypatch):
     hub.fail("GET", "/api/models", drop=True, times=99)
     with pytest.raises(UserError, match="the Hub can't be reached"):
         find_model(destination, flag, MLM)
+
+
+def gated(hub, monkeypatch) -> None:
+    hub.fail("HEAD", "/resolve/", status=403, times=99, headers={"X-Error-Code": "GatedRepo"})
+
+
+def invalid_token(hub, monkeypatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+
+
+def no_network(hub, monkeypatch) -> None:
+    hub.fail("GET", "/api/models", drop=True, times=99)
+
+
+@pytest.mark.parametrize(("trouble", "sentence"), [(gated, GATED), (invalid_token, TOKEN), (no_network, NETWORK)])
+def test_both_apps_say_it_too(mlm, hub, monkeypatch, trouble, sentence):
+    monkeypatch.setenv("MODEL_ID", MLM)
+    trouble(hub, monkeypatch)
+    with pytest.raises(UserError) as error:
+        gradio_app.load()
+    assert str(error.value).startswith(f"{MLM}: {sentence}")
+    page = AppTest.from_file(str(ROOT / "spaces_app" / "page.py"), default_timeout=120).run()
+    shown = [html.unescape(element.proto.body) for element in page.get("html")]
+    assert any(f"The model can't be loaded. {MLM}: {sentence}" in text for text in shown)
