@@ -45,12 +45,12 @@ def main(argv: list[str]) -> None:
     if args.process_index == 0:
         check_output_dir(args.output_dir)
     family = FAMILIES[args.model_type]
-    pin_revision(args)
-    with args.main_process_first(desc="finding the base model"):
-        family.check_base(args)
     base_license = None
     if destination and args.process_index == 0:
         base_license = preflight(destination, base_model_of(args.model_name_or_path))
+    pin_revision(args)
+    with args.main_process_first(desc="finding the base model"):
+        family.check_base(args)
 
     set_seed(args.seed)
     dataset = load_data(data_args, args)

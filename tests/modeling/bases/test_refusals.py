@@ -11,8 +11,8 @@ from modeling.hub.client import Destination, find_model
 from modeling.parts.model_files import open_model
 from processing.errors import UserError
 from spaces_app import gradio_app
-from tests.support.app_server import ROOT
 from tests.modeling.bases.conftest import MLM
+from tests.support.app_server import ROOT
 
 TOKEN = "the Hub rejects the token; log in again with `hf auth login`, or correct or unset HF_TOKEN."
 GATED = "the model is gated; accept its terms on its page of the Hub, and log in with `hf auth login`."
