@@ -10,13 +10,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import Blip2Processor
+from transformers.utils import is_bitsandbytes_available
 
 from modeling.blip2.answering import Answering
-from modeling.blip2.base import load_base
+from modeling.blip2.base import is_encoder_decoder, load_base
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
 from modeling.parts.loading import find_file, load_adapter_config
-from modeling.training.arguments import Blip2TrainingArguments
+from modeling.training.arguments import Blip2TrainingArguments, instead_of_fp16
 from modeling.training.checks import check_starter
 from processing.errors import UserError
 
@@ -56,6 +57,10 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     name = args.model_name_or_path
     with args.main_process_first(desc="finding the base model"):
         base = find_base(name)
+    if (args.fp16 or args.fp16_full_eval) and is_encoder_decoder(base.name, base.revision):
+        args.leave_fp16(f"{base.name}: an encoder-decoder language model, in which FP16 overflows")
+    if not args.do_train and "quantization" not in args.recipe:
+        args.quantization = Answering.from_pretrained(name).quantization
     model, processor = load_base(base.name, frozen_dtype(args), base.revision, args.quantization)
     check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
@@ -83,7 +88,15 @@ def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments,
         target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
         modules_to_save=args.modules_to_save,
     )
-    return get_peft_model(model, config)
+    return _with_fp32_copies(get_peft_model(model, config))
+
+
+def _with_fp32_copies(model: PeftModel) -> PeftModel:
+    """The model with what is trained whole in FP32, also over a base in half precision; PEFT sees to LoRA alone."""
+    for name, parameter in model.named_parameters():
+        if ".modules_to_save." in name:
+            parameter.data = parameter.data.float()
+    return model
 
 
 def find_base(name: str) -> Base:
@@ -118,7 +131,7 @@ def load_adapter(model: nn.Module, config: LoraConfig, name: str, trainable: boo
     if find_file(name, "adapter_model.safetensors") is None:  # PEFT would take pickled ones
         raise UserError(f"{name}: it has no weights as safetensors; save it again with save_pretrained.")
     try:
-        peft_model = PeftModel(model, config)
+        peft_model = _with_fp32_copies(PeftModel(model, config))  # before they are read, or they would be rounded
         loaded = peft_model.load_adapter(name, "default", is_trainable=trainable, use_safetensors=True)
         own = ("lora_", ".modules_to_save.")
         wrong = [key for key in loaded.missing_keys if any(part in key for part in own)] + list(loaded.unexpected_keys)
@@ -138,7 +151,19 @@ def load_trained(name: str, dtype: torch.dtype) -> tuple[Blip2ForQuestionAnsweri
         UserError: it can't be loaded.
     """
     base = find_base(name)
-    model, processor = load_base(base.name, dtype, base.revision)
+    if dtype == torch.float16 and is_encoder_decoder(base.name, base.revision):
+        dtype = instead_of_fp16()  # as in training
+    quantization = Answering.from_pretrained(name).quantization
+    if quantization is not None and not is_bitsandbytes_available():
+        logger.warning(
+            "%s: trained over a base in %s, which needs bitsandbytes; without it the base is in %s, and some answers may "
+            "differ.",
+            name,
+            quantization,
+            str(dtype).removeprefix("torch."),
+        )
+        quantization = None
+    model, processor = load_base(base.name, dtype, base.revision, quantization)
     if base.adapter is not None:
         load_adapter(model, base.adapter, name)  # its layers now stand in the base
     return model, processor
@@ -148,7 +173,7 @@ def merge(folder: str, args: Blip2TrainingArguments) -> None:
     """Writes the base model of an adapter, changed as the adapter says, into `folder/merged`."""
     base = find_base(folder)
     assert base.adapter is not None  # it has just been saved
-    model, processor = load_base(base.name, frozen_dtype(args), base.revision, args.quantization)
+    model, processor = load_base(base.name, frozen_dtype(args), base.revision)  # in 4 bit a sum would be rounded
     merged = load_adapter(model, base.adapter, folder).merge_and_unload()
     merged.save_pretrained(Path(folder) / "merged")
     processor.save_pretrained(Path(folder) / "merged")

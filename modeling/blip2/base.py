@@ -13,6 +13,7 @@ from modeling.parts.loading import load_config, load_pretrained, load_weights, l
 from processing.errors import UserError
 
 MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQuestionAnswering}
+UNQUANTIZED = ["qformer", "language_projection", "lm_head"]  # what is trained or small, and what scores the vocabulary
 SCALED_LOGITS = ("logits_scaling", "logit_scale", "final_logit_softcapping")
 
 
@@ -37,7 +38,7 @@ def load_base(
             raise UserError(f"{name}: a {config.model_type} model, not BLIP-2; choose another.")
         model_class = MODELS[config.model_type]
         model, report = load_weights(
-            model_class, config, name, dtype, revision=revision, **_quantization(quantization)
+            model_class, config, name, dtype, revision=revision, **_quantization(quantization, dtype)
         )
         if any(key.startswith("language_model.") for key in report["missing_keys"]):
             raise UserError(f"{name}: it has no language model to answer with; choose another.")
@@ -51,12 +52,29 @@ def load_base(
     return model, processor
 
 
-def _quantization(bits: str | None) -> dict[str, Any]:
+def is_encoder_decoder(name: str, revision: str | None = None) -> bool:
+    """Whether the language model of a whole BLIP-2 is one, as Flan-T5 is.
+
+    Raises:
+        UserError: its config can't be loaded.
+    """
+    with loading_errors(name):
+        config = load_config(name, revision=revision or "main")
+    return not getattr(config, "use_decoder_only_language_model", True)
+
+
+def _quantization(bits: str | None, dtype: torch.dtype) -> dict[str, Any]:
     if bits is None:
         return {}
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise UserError(f"--quantization {bits}: needs bitsandbytes; pip install bitsandbytes.") from error
-    config = transformers.BitsAndBytesConfig(load_in_4bit=bits == "4bit", load_in_8bit=bits == "8bit")
+    config = transformers.BitsAndBytesConfig(
+        load_in_4bit=bits == "4bit",
+        load_in_8bit=bits == "8bit",
+        llm_int8_skip_modules=UNQUANTIZED,  # of 4 bit too, for all its name
+        bnb_4bit_compute_dtype=dtype,  # fp32 by default, which a GPU is slow at
+        bnb_4bit_quant_type="nf4",  # for normally distributed weights, https://arxiv.org/abs/2305.14314
+    )
     return {"quantization_config": config}

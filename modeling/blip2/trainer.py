@@ -48,6 +48,7 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
             self.args.generation_num_beams or 1,
             self.candidates or None,
             threshold=0.0 if self.args.target_risk is None else SILENT_EVERYWHERE,  # until one is chosen
+            quantization=self.args.quantization,
         )
         self.trie = None
         if candidates:
@@ -144,9 +145,7 @@ def build_trainer(
     base: Any = model.get_base_model()
     features = None
     if args.feature_cache_gb > 0:
-        network = base.take_frozen_vision().to(args.device)
-        features = keep_features(network, processor.image_processor, args, dataset)
-        network.to("cpu")
+        features = keep_features(base.take_frozen_vision(), processor.image_processor, args, dataset)
     decoder_only = base.config.use_decoder_only_language_model
     collator = Blip2Collator(processor, args.prompt, args.questions_per_image, decoder_only, features)
     _limit_answers(args, collator, dataset)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import SchedulerType
+from transformers.utils import is_torch_bf16_gpu_available
 
 from modeling.training.checks import (
     check_adapter,
@@ -220,6 +221,20 @@ class SharedTrainingArguments(TrainingArguments):
                 logger.warning("No GPU here: using %s instead of FP16.", precision)
 
 
+    def leave_fp16(self, reason: str) -> None:
+        """Takes bf16 in the place of FP16, or fp32 where the device has none, and says so.
+
+        Args:
+            reason: the first half of what is said.
+        """
+        dtype = instead_of_fp16()
+        self.fp16, self.bf16 = False, dtype == torch.bfloat16
+        self.mixed_precision = "bf16" if self.bf16 else "no"
+        self.fp16_full_eval, self.bf16_full_eval = False, self.bf16_full_eval or (self.fp16_full_eval and self.bf16)
+        if self.process_index == 0:
+            logger.warning("%s: using %s instead.", reason, "bf16" if self.bf16 else "fp32")
+
+
 @dataclass
 class ViltTrainingArguments(SharedTrainingArguments):
     """The published ViLT recipe: batch 64, 2e-5, 3 epochs, FP16 on one A100."""
@@ -340,6 +355,15 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
 
 TRAINING_ARGUMENTS = {"vilt": ViltTrainingArguments, "blip2": Blip2TrainingArguments}
 AnyTrainingArguments = ViltTrainingArguments | Blip2TrainingArguments
+
+
+def instead_of_fp16() -> torch.dtype:
+    """bf16 where the GPU multiplies it by itself, as NVIDIA's do from Ampere on; else fp32."""
+    if torch.cuda.is_available():
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = is_torch_bf16_gpu_available()
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def cpu_has_bf16() -> bool:
