@@ -1,5 +1,6 @@
 """The base model of a BLIP-2: a whole one of a folder or the Hub, or the starter."""
 
+import logging
 from typing import Any
 
 import torch
@@ -40,6 +41,9 @@ def load_base(
         model, report = load_weights(
             model_class, config, name, dtype, revision=revision, **_quantization(quantization, dtype)
         )
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False  # bitsandbytes' for inference: no gradient flows through it
         if any(key.startswith("language_model.") for key in report["missing_keys"]):
             raise UserError(f"{name}: it has no language model to answer with; choose another.")
         tokenizer = load_pretrained(AutoTokenizer, name, revision=revision, padding_side="left")
@@ -66,6 +70,7 @@ def is_encoder_decoder(name: str, revision: str | None = None) -> bool:
 def _quantization(bits: str | None, dtype: torch.dtype) -> dict[str, Any]:
     if bits is None:
         return {}
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of each cast at each step
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:

@@ -146,7 +146,7 @@ def test_encoder_decoder_trains_in_bf16_or_fp32_and_says_so(
     caplog.set_level(logging.WARNING)
     trainer, losses = train(args, dataset)
     assert not overflows
-    assert f"{overflowing}: an encoder-decoder language model, in which FP16 overflows: using {said} in" in caplog.text
+    assert f"{overflowing}: an encoder-decoder language model, in which FP16 overflows: using {said} instead." in caplog.text
     assert (args.fp16, args.bf16) == (False, said == "bf16")
     assert trainer.model.get_base_model().language_model.dtype == dtype
     assert trained_dtypes(trainer) == {torch.float32}
