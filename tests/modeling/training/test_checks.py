@@ -126,6 +126,8 @@ REFUSED = {
     "--do_train False --do_eval False": "so there is nothing to do.",
     f"{BLIP2}--modules_to_save qformer": "attention: --modules_to_save qformer trains all of it already",
     f"{BLIP2}--lora_targets projection --modules_to_save language_projection": "trains all of it already; add another",
+    f"{BLIP2}--lora_targets dense projection --modules_to_save qformer language_projection": "dense projection: "
+    "--modules_to_save qformer language_projection trains all of it already; add another target, such as language",
     f"{BLIP2}--qformer_learning_rate 1e-4": "--qformer_learning_rate needs --modules_to_save qformer or vision_top.",
 }
 
