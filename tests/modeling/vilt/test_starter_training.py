@@ -111,7 +111,8 @@ def test_features_and_states_are_computed_on_the_device_of_the_run(starter, data
     assert moves == [("FrozenEfficientNet", "cuda"), ("FrozenEfficientNet", "cpu"), ("BertModel", "cuda")]
 
 
-def test_workers_compute_on_the_cpu_what_is_not_kept(starter, dataset, tmp_path):
+def test_workers_compute_on_the_cpu_what_is_not_kept(starter, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))  # without the features of other tests
     model, processor = starter
     rows = dataset["train"].select(range(3))
     args = starter_arguments(tmp_path, feature_cache_gb=1e-9, dataloader_num_workers=1)
