@@ -136,9 +136,7 @@ class Plain:
         batch = {
             "pixel_values": pixels_of(self.collator, [row["image"] for row in rows]),
             "input_ids": torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts]),
-            "attention_mask": torch.tensor(
-                [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-            ),
+            "attention_mask": torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
         }
         inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
         tokens = self.model.generate(**inputs, generation_config=config)

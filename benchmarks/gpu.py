@@ -164,10 +164,8 @@ def table(results: dict[str, dict[str, Result | None]], card: str, options: Opti
         results: of `compare`, by the name of the model.
         card: the name of the GPU.
     """
-    lines = [
-        f"| {card}, {options.batch_size} questions a step, {options.steps} steps | plain recipe | this project | ratio |",
-        "|---|---|---|---|",
-    ]
+    run = f"{card}, {options.batch_size} questions a step, {options.steps} steps"
+    lines = [f"| {run} | plain recipe | this project | ratio |", "|---|---|---|---|"]
     for name, sides in results.items():
         plain, project = sides["plain"], sides["project"]
         both = [side for side in (plain, project) if side is not None]
@@ -242,6 +240,8 @@ def main(argv: list[str]) -> None:
             "There is no GPU here, which this benchmark is about; python -m benchmarks.blip2_training and "
             "benchmarks.vilt_training compare the same on a CPU."
         )
+    if torch.cuda.device_count() > 1:
+        raise UserError("Several GPUs are here and one is compared; choose it by CUDA_VISIBLE_DEVICES=0.")
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MEDICAL_VQA_CACHE"] = f"{folder}/cache"  # kept features of random weights are of no use later

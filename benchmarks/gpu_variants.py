@@ -94,9 +94,7 @@ def _vilt(project: bool, config: ViltConfig, dataset: datasets.DatasetDict, opti
     answers = build_vocabulary(rows["answer"])
     label2id = {answer: i for i, answer in enumerate(answers)}
     config.update({"label2id": label2id, "id2label": dict(enumerate(answers))})
-    image_processor = ViltImageProcessorPil(
-        size={"shortest_edge": config.image_size}, size_divisor=config.patch_size
-    )
+    image_processor = ViltImageProcessorPil(size={"shortest_edge": config.image_size}, size_divisor=config.patch_size)
     processor = ViltProcessor(image_processor, build_tokenizer(rows["question"], config.max_position_embeddings))
     args = ViltTrainingArguments(**options.training())
     model_class = ViltForQuestionAnswering if project else transformers.ViltForQuestionAnswering

@@ -110,7 +110,7 @@ class SharedTrainingArguments(TrainingArguments):
         default=True,
         metadata={
             "help": "FP16 mixed precision; --bf16 True switches it off. Without a GPU the run takes bf16 autocast or "
-            "fp32 and says so."
+            "fp32 and says so, and so does an encoder-decoder language model on a GPU, as FP16 overflows in it."
         },
     )
     eval_strategy: str = field(
@@ -219,7 +219,6 @@ class SharedTrainingArguments(TrainingArguments):
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 precision = "bf16 autocast" if self.bf16 else "fp32"
                 logger.warning("No GPU here: using %s instead of FP16.", precision)
-
 
     def leave_fp16(self, reason: str) -> None:
         """Takes bf16 in the place of FP16, or fp32 where the device has none, and says so.
@@ -336,7 +335,7 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     )
     quantization: str | None = field(
         default=None,
-        metadata={"help": "Load the base model in 4bit or 8bit (needs bitsandbytes).", "choices": ["4bit", "8bit"]},
+        metadata={"help": "Load the frozen base in 4bit or 8bit (needs bitsandbytes).", "choices": ["4bit", "8bit"]},
     )
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate generated answers."})
 

@@ -1,4 +1,7 @@
-"""FP16 as a GPU computes it: what is trained is fp32, nothing overflows, and losses keep step with those of fp32."""
+"""FP16 as a GPU computes it: what is trained is fp32, nothing overflows, and losses keep step with those of fp32.
+
+`python -m benchmarks.gpu` runs these tests on a GPU.
+"""
 
 import logging
 import math
@@ -14,11 +17,10 @@ from modeling.families import FAMILIES
 from modeling.training import arguments as training_arguments
 from tests.modeling.blip2.tiny_runs import EVERYTHING, arguments, starter_arguments
 from tests.modeling.vilt.arguments import arguments as vilt_arguments
-from tests.support.fp16_on_cpu import use_fp16
+from tests.support.fp16_on_cpu import INITIAL_SCALE, use_fp16
 from tests.support.tiny_blip2 import tiny_blip2
 
 STEPS = {"save_strategy": "no", "eval_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "warmup_steps": 0}
-SCALE = 1024.0
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,12 @@ def arguments_of(bases, tmp_path):
         if name == "starter":
             return vilt_arguments(folder, model_name_or_path="starter", **options)
         if name == "blip2_starter":
-            options |= {"max_steps": 2, "learning_rate": 1e-5, "per_device_train_batch_size": 4, "alignment_epochs": 0.02}
+            options |= {
+                "max_steps": 2,
+                "learning_rate": 1e-5,
+                "per_device_train_batch_size": 4,
+                "alignment_epochs": 0.02,
+            }
             whole = ["qformer", "vision_top", "language_projection"]
             return starter_arguments(folder, modules_to_save=whole, **options)
         return arguments(bases.get(name, name), folder, **({"lora_targets": EVERYTHING} | options))
@@ -74,7 +81,7 @@ def test_training_in_fp16_keeps_step_with_fp32(arguments_of, dataset, monkeypatc
     assert len(losses) == trainer.state.global_step
     norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
     assert all(math.isfinite(norm) and norm > 0 for norm in norms)
-    assert trainer.accelerator.scaler.get_scale() == SCALE
+    assert trainer.accelerator.scaler.get_scale() == INITIAL_SCALE
     assert trained_dtypes(trainer) == {torch.float32}
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     if trainer.args.model_type == "blip2":
@@ -83,9 +90,7 @@ def test_training_in_fp16_keeps_step_with_fp32(arguments_of, dataset, monkeypatc
 
 @pytest.mark.parametrize("name", ["opt", "llama"])
 @pytest.mark.parametrize("whole", ["qformer", "language_projection"])
-def test_what_is_trained_whole_over_a_base_in_fp16_is_fp32(
-    arguments_of, dataset, monkeypatch, tmp_path, name, whole
-):
+def test_what_is_trained_whole_over_a_base_in_fp16_is_fp32(arguments_of, dataset, monkeypatch, tmp_path, name, whole):
     options = {"modules_to_save": [whole], "lora_targets": ["language_model"], "max_steps": 3}
     _, expected = train(arguments_of(name, **options), dataset)
     trainer, losses = train(use_fp16(arguments_of(name, **options), monkeypatch), dataset)
@@ -146,7 +151,10 @@ def test_encoder_decoder_trains_in_bf16_or_fp32_and_says_so(
     caplog.set_level(logging.WARNING)
     trainer, losses = train(args, dataset)
     assert not overflows
-    assert f"{overflowing}: an encoder-decoder language model, in which FP16 overflows: using {said} instead." in caplog.text
+    assert (
+        f"{overflowing}: an encoder-decoder language model, in which FP16 overflows: using {said} instead."
+        in caplog.text
+    )
     assert (args.fp16, args.bf16) == (False, said == "bf16")
     assert trainer.model.get_base_model().language_model.dtype == dtype
     assert trained_dtypes(trainer) == {torch.float32}

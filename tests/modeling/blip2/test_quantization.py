@@ -11,7 +11,7 @@ from modeling.asking.predictor import Predictor
 from modeling.blip2.adapter import build_model
 from modeling.blip2.family import build_trainer, read_answers
 from tests.modeling.blip2.tiny_runs import EVERYTHING, KINDS, arguments, trained, untrained
-from tests.support.fp16_on_cpu import use_fp16
+from tests.support.fp16_on_cpu import INITIAL_SCALE, use_fp16
 from tests.support.tiny_blip2 import tiny_blip2
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; pip install -e '.[quantization]'")
@@ -116,7 +116,7 @@ def test_fp16_over_a_quantized_base_keeps_its_scale(wide_bases, dataset, tmp_pat
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]
-    assert trainer.accelerator.scaler.get_scale() == 1024
+    assert trainer.accelerator.scaler.get_scale() == INITIAL_SCALE
     assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
     layer = next(m for m in trainer.model.modules() if type(m).__name__ == LAYERS[bits])
     assert getattr(layer, "compute_dtype", torch.float16) == torch.float16
