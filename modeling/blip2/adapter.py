@@ -156,7 +156,8 @@ def load_trained(name: str, dtype: torch.dtype) -> tuple[Blip2ForQuestionAnsweri
     quantization = Answering.from_pretrained(name).quantization
     if quantization is not None and not is_bitsandbytes_available():
         logger.warning(
-            "%s: trained over a base in %s, which needs bitsandbytes; without it the base is in %s, and answers may differ.",
+            "%s: trained over a base in %s, which needs bitsandbytes; without it the base is in %s and answers may "
+            "differ.",
             name,
             quantization,
             str(dtype).removeprefix("torch."),

@@ -229,7 +229,9 @@ class SharedTrainingArguments(TrainingArguments):
         dtype = instead_of_fp16()
         self.fp16, self.bf16 = False, dtype == torch.bfloat16
         self.mixed_precision = "bf16" if self.bf16 else "no"
-        self.fp16_full_eval, self.bf16_full_eval = False, self.bf16_full_eval or (self.fp16_full_eval and self.bf16)
+        if self.fp16_full_eval:
+            self.fp16_full_eval: bool = False
+            self.bf16_full_eval: bool = self.bf16
         if self.process_index == 0:
             logger.warning("%s: using %s instead.", reason, "bf16" if self.bf16 else "fp32")
 

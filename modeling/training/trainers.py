@@ -61,8 +61,8 @@ def keep_features(
 ) -> KeptFeatures | None:
     """The features of all images of a data set by a frozen network; None where `feature_cache_gb` is 0.
 
-    The network computes them on the run's device and ends on the CPU. There it computes at each use what can't be kept:
-    the workers of a data loader are forks, in which a GPU can't be used.
+    The network computes them on the run's device and ends on the CPU. There it computes at each use what can't be
+    kept: the workers of a data loader are forks, in which a GPU can't be used.
 
     Args:
         network: no part of the model, which the Trainer moves to the device.

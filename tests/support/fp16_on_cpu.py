@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from modeling.training.arguments import AnyTrainingArguments
 
-INITIAL_SCALE = 1024.0  # PyTorch's own, 65536, is found too large in the first steps of many models
+INITIAL_SCALE = 64.0  # PyTorch's own, 65536, is found too large in the first steps of many models
 
 _init = Accelerator.__init__
 
