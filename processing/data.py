@@ -4,7 +4,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import datasets
 from processing.errors import UserError, shorten
 from processing.problems import describe_problems
 from processing.sources import read_source
-from processing.sources.rows import Row
+from processing.sources.rows import Row, Source
 from processing.sources.slake import read_slake_boxes
 from processing.sources.values import language_code, text_of
 from processing.splits import hold_out_tuning_rows, refuse_leaks, split_by_image
@@ -40,24 +40,65 @@ SCHEMA = datasets.Features(
     }
 )
 
-# What a model card says of the data: the home of a data set on the Hub, its licence and who made it.
+# Columns that a data set has only where its rows do: several gold answers, of which `answer` is the most frequent one;
+# the options of a question with choices, as the data set writes them, and the letter of the right one.
+OPTIONAL = {
+    "answers": datasets.List(datasets.Value("string")),
+    "choices": datasets.List(datasets.Value("string")),
+    "answer_label": datasets.Value("string"),
+}
+
+
+@dataclass
+class SourceInfo(datasets.DatasetInfo):
+    """What a model card says of the data: its name and home, its licence, who made it, and which commit was read.
+
+    Attributes:
+        revision: the commit of a Hub data set; its configuration is `config_name`.
+    """
+
+    revision: str | None = None
+
+
 DATA_SETS = {
-    "slake": datasets.DatasetInfo(
+    "slake": SourceInfo(
         dataset_name="SLAKE",
         homepage="https://huggingface.co/datasets/BoKelvin/SLAKE",
         license="cc-by-4.0",
         citation='Liu et al., "SLAKE: A Semantically-Labeled Knowledge-Enhanced Dataset for Medical Visual Question '
         'Answering", ISBI 2021',
     ),
-    "vqa_rad": datasets.DatasetInfo(
+    "vqa_rad": SourceInfo(
         dataset_name="VQA-RAD",
         homepage="https://huggingface.co/datasets/flaviagiammarino/vqa-rad",
         license="cc0-1.0",
         citation='Lau et al., "A dataset of clinically generated visual questions and answers about radiology '
         'images", Scientific Data 2018',
     ),
-    "phantom": datasets.DatasetInfo(dataset_name="generated phantom images", license="apache-2.0"),
-    "table": datasets.DatasetInfo(dataset_name="own data"),  # its real name may be private
+    "phantom": SourceInfo(dataset_name="generated phantom images", license="apache-2.0"),
+    "table": SourceInfo(dataset_name="own data"),  # its real name may be private
+}
+PMC_VQA = SourceInfo(
+    dataset_name="PMC-VQA",
+    license="cc-by-sa",  # its card names no version
+    citation='Zhang et al., "PMC-VQA: Visual Instruction Tuning for Medical Visual Question Answering", 2023',
+)
+HUB_DATA_SETS = {  # those that are read as tables
+    "flaviagiammarino/vqa-rad": DATA_SETS["vqa_rad"],
+    "flaviagiammarino/path-vqa": SourceInfo(
+        dataset_name="PathVQA",
+        license="mit",
+        citation='He et al., "PathVQA: 30000+ Questions for Medical Visual Question Answering", 2020',
+    ),
+    "mdwiratathya/SLAKE-vqa-english": SourceInfo(dataset_name="SLAKE (English)", citation=DATA_SETS["slake"].citation),
+    "khanhduong/SLAKE_en": SourceInfo(dataset_name="SLAKE (English)", citation=DATA_SETS["slake"].citation),
+    "SimulaMet-HOST/Kvasir-VQA": SourceInfo(
+        dataset_name="Kvasir-VQA",
+        license="cc-by-nc-4.0",
+        citation='Gautam et al., "Kvasir-VQA: A Text-Image Pair GI Tract Dataset", 2024',
+    ),
+    "xmcmic/PMC-VQA": PMC_VQA,
+    "RadGenome/PMC-VQA": PMC_VQA,
 }
 
 NAMED_LANGUAGES = 10  # that a message names
@@ -72,6 +113,8 @@ def load_vqa_dataset(
     language: str = "en",
     column_names: Iterable[str] = (),
     image_folder: str | None = None,
+    dataset_config: str | None = None,
+    dataset_revision: str | None = None,
     on_bad_rows: str = "skip",
     drop_leaking_rows: bool = False,
     allow_no_answer: bool = False,
@@ -85,6 +128,7 @@ def load_vqa_dataset(
         dataset: see `processing.sources.read_source`.
         language: `en`, `zh` or `all`; rows of a data set that names no language are always kept.
         column_names, image_folder: for tables, see `read_source`.
+        dataset_config, dataset_revision: for data sets that have them, see `read_source`.
         on_bad_rows: `skip` warns and writes them to `skipped_rows_file`; `error` refuses the data set.
         drop_leaking_rows: see `processing.splits.refuse_leaks`.
         allow_no_answer: keeps rows with an empty answer.
@@ -98,7 +142,7 @@ def load_vqa_dataset(
     Raises:
         UserError: the data set can't be used; the message says why and what to do.
     """
-    source = read_source(dataset, column_names, image_folder)
+    source = read_source(dataset, column_names, image_folder, config=dataset_config, revision=dataset_revision)
     source.rows = _filter_language(source.rows, language)
     good, bad = validate(source, allow_no_answer=allow_no_answer)
     if bad:
@@ -119,10 +163,25 @@ def load_vqa_dataset(
     rows = refuse_leaks(split_by_image(good, split_seed), drop_leaking_rows=drop_leaking_rows)
     if tuning_split:
         rows = hold_out_tuning_rows(rows, split_seed)
-    kind = source.kind
-    if kind == "slake" and dataset != SLAKE_ID and all(row["checked"].digest != SLAKE_IMAGE for row in rows):
+    return _to_dataset_dict(rows, _describe(source, rows))
+
+
+def _describe(source: Source, rows: list[Row]) -> SourceInfo:
+    """Which data set it is."""
+    kind, repo = source.kind, source.repo
+    hub_id = repo.id if repo else None
+    if kind == "slake" and hub_id != SLAKE_ID and all(row["checked"].digest != SLAKE_IMAGE for row in rows):
         kind = "table"  # somebody's own data in SLAKE's layout
-    return _to_dataset_dict(rows, DATA_SETS[kind])
+    if repo is None:
+        return DATA_SETS[kind]
+    if kind == "table":
+        info = HUB_DATA_SETS.get(repo.id) or SourceInfo(dataset_name=repo.id, license=repo.license or "")
+        info = info.copy()
+        info.homepage = f"https://huggingface.co/datasets/{repo.id}"
+    else:
+        info = DATA_SETS[kind].copy()
+    info.revision, info.config_name = repo.commit, repo.config
+    return info
 
 
 def _filter_language(rows: list[Row], language: str) -> list[Row]:
@@ -153,19 +212,21 @@ def _filter_language(rows: list[Row], language: str) -> list[Row]:
     return kept
 
 
-def _to_dataset_dict(rows: list[Row], info: datasets.DatasetInfo) -> datasets.DatasetDict:
+def _to_dataset_dict(rows: list[Row], info: SourceInfo) -> datasets.DatasetDict:
     """The splits that have rows; numbers of rows count on from split to split."""
     splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for row in rows:
         splits[row["split"]].append(row)
     features = SCHEMA.copy()
+    features.update({name: kind for name, kind in OPTIONAL.items() if any(row.get(name) for row in rows)})
     if all(_is_int64(row["question_id"]) for row in rows):
         features["question_id"] = datasets.Value("int64")
     result, start = datasets.DatasetDict(), 0
     for split, members in splits.items():
         if members:
-            columns = _columns(members, start, features)
-            result[split] = datasets.Dataset.from_dict(columns, info=replace(info, features=features))
+            split_info = info.copy()
+            split_info.features = features
+            result[split] = datasets.Dataset.from_dict(_columns(members, start, features), info=split_info)
             start += len(members)
     return result
 

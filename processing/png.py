@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
-from processing.sixteen_bits import Samples, split_alpha
+from processing.sixteen_bits import Samples, join_bytes, split_alpha
 
 # Pillow's raw modes of 16 bits: the upper bytes, and those that give the lower bytes of numbers in PNG's order.
 LOWER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
@@ -40,7 +40,7 @@ class Png(PngImageFile):
         if self._raw_mode in LOWER_BYTES:
             lower = Png(BytesIO(self.data))
             lower._decode_as(LOWER_BYTES[self._raw_mode])
-            colour, alpha = split_alpha(np.asarray(self).astype(np.uint16) << 8 | np.asarray(lower), 3)
+            colour, alpha = split_alpha(join_bytes(self, lower), 3)
             if transparent is not None:
                 alpha = _opaque(np.any(colour != np.array(transparent), axis=-1))
             return colour, alpha

@@ -1,9 +1,10 @@
 """Why rows can't be used, and how people are told."""
 
 from collections import defaultdict
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from processing.sources.rows import Row
+if TYPE_CHECKING:
+    from processing.sources.rows import Row  # sources name problems too
 
 NAMED_ROWS = 3  # rows named for each kind of problem
 
@@ -20,7 +21,7 @@ class Problem(NamedTuple):
     detail: str
 
 
-def describe_problems(bad: list[Row], total: int) -> str:
+def describe_problems(bad: "list[Row]", total: int) -> str:
     """A summary for people: each kind of problem, its count and the first rows that have it.
 
     Args:

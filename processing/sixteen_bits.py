@@ -9,6 +9,14 @@ Samples = tuple[np.ndarray, np.ndarray | None]  # grey (rows, columns) or RGB (r
 TWELVE_BITS = 2**12
 
 
+def join_bytes(upper: Image.Image, lower: Image.Image) -> np.ndarray:
+    """The numbers of 16 bits ``(rows, columns, n)`` of which two images hold a byte each."""
+    numbers = np.asarray(upper).astype(np.uint16)
+    numbers <<= 8
+    numbers |= np.asarray(lower)
+    return numbers
+
+
 def split_alpha(numbers: np.ndarray, colours: int, premultiplied: bool = False) -> Samples:
     """The samples of uint16 ``(rows, columns, n)``, whose first `colours` are grey or RGB and whose next is alpha.
 
@@ -31,14 +39,14 @@ def draw_sixteen_bits(colour: np.ndarray, alpha: np.ndarray | None) -> Image.Ima
     Grey is stretched between the percentiles of what is not wholly transparent, and three equal channels are grey.
     Colours keep the upper 8 of their 16 bits, or of 12 where no number needs more.
     """
-    visible = np.ones(colour.shape[:2], bool) if alpha is None else alpha > 0
+    visible = None if alpha is None else alpha > 0
     if colour.ndim == 3 and np.array_equal(colour[..., 0], colour[..., 1]) and np.array_equal(*colour.T[1:]):
         colour = colour[..., 0]
     if colour.ndim == 2:
         eight = stretch(colour, visible)
     else:
-        highest = colour.max(axis=-1)[visible].max(initial=0)
-        eight = np.minimum(colour >> (4 if highest < TWELVE_BITS else 8), 255).astype(np.uint8)
+        highest = np.max(colour, initial=0, where=True if visible is None else visible[..., None])
+        eight = (colour >> (4 if highest < TWELVE_BITS else 8)).astype(np.uint8)  # of what is seen
     image = Image.fromarray(eight)
     if alpha is not None:
         image.putalpha(Image.fromarray((alpha >> 8).astype(np.uint8)))

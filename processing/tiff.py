@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from processing.sixteen_bits import Samples, split_alpha
+from processing.sixteen_bits import Samples, join_bytes, split_alpha
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF, little- and big-endian
 
@@ -115,7 +115,7 @@ class Tiff(TiffImageFile):
                 args: Any = tile.args
                 raw_mode = args[0][:-1] + LOWER_BYTES[args[0][-1]]
                 lower.tile[at] = tile._replace(args=(raw_mode, *args[1:]))
-            return split_alpha(np.asarray(self).astype(np.uint16) << 8 | np.asarray(lower), 3, premultiplied)
+            return split_alpha(join_bytes(self, lower), 3, premultiplied)
         return None
 
 

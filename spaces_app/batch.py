@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from processing.errors import BROKEN_ZIP, UserError
 from processing.images import MAX_IMAGE_BYTES, ImageSource
+from processing.sources.columns import find_column
 from processing.sources.csv_tables import parse_csv
-from processing.sources.tables import find_column
 from processing.sources.text_files import decode_text
 from processing.storage import csv_text
 from spaces_app.limits import BATCHES

@@ -9,8 +9,8 @@ from processing.errors import UserError, shorten
 from processing.image_paths import MISSING, OUTSIDE, ImageFolder
 from processing.image_source import label_of
 from processing.problems import Problem
+from processing.sources.columns import find_column
 from processing.sources.csv_tables import read_csv
-from processing.sources.tables import find_column
 from processing.storage import csv_text, write_atomically
 
 ANSWER_COLUMNS = ("prediction", "confidence", "error")

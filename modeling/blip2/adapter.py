@@ -123,13 +123,14 @@ def find_base(name: str) -> Base:
 
 
 def load_adapter(model: nn.Module, config: LoraConfig, name: str, trainable: bool = False) -> PeftModel:
-    """Puts the adapter of a folder or Hub id on its base model.
+    """Puts the adapter of a folder or Hub id on its base model, to train on or as it is.
 
     Raises:
         UserError: it does not fit, or its weights are pickled.
     """
     if find_file(name, "adapter_model.safetensors") is None:  # PEFT would take pickled ones
         raise UserError(f"{name}: it has no weights as safetensors; save it again with save_pretrained.")
+    config.inference_mode = not trainable  # saved as True, by which PEFT would freeze all of it
     try:
         peft_model = _with_fp32_copies(PeftModel(model, config))  # before they are read, or they would be rounded
         loaded = peft_model.load_adapter(name, "default", is_trainable=trainable, use_safetensors=True)

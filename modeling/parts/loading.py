@@ -1,6 +1,7 @@
 """The one loader of pretrained files: no code of a repo, safetensors alone, and errors in one sentence."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from transformers.utils import cached_file
 from processing.errors import UserError, quoted
 
 ADAPTER_CONFIG = "adapter_config.json"
+INDEX = "model.safetensors.index.json"  # which file of a sharded model holds which weight
+SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
+OWN_ATTENTION = (None, "eager", "sdpa")  # of transformers and torch
 
 
 def load_pretrained(pretrained_class: Any, name: Any, **options: Any) -> Any:
@@ -49,7 +53,23 @@ def load_config(name: Any, **options: Any) -> PreTrainedConfig:
     for part in vars(config).values():
         if isinstance(part, PreTrainedConfig):
             part._name_or_path = ""
+    _take_orders(config)
     return config
+
+
+def _take_orders(config: PreTrainedConfig) -> None:
+    """Takes out of a config, and of its parts, what has transformers load something beside the model's own files.
+
+    An attention or experts of another name are a kernel of the Hub, whose code would run. `transformers_weights` names
+    other weights, pickled ones too.
+    """
+    if config._attn_implementation not in OWN_ATTENTION:
+        config._attn_implementation = None
+    config._experts_implementation = None
+    vars(config).pop("transformers_weights", None)
+    for part in vars(config).values():
+        if isinstance(part, PreTrainedConfig):
+            _take_orders(part)
 
 
 def load_weights(
@@ -63,13 +83,33 @@ def load_weights(
         dtype: of the weights in memory.
 
     Raises:
-        UserError: an adapter lies there, which transformers would load too, of whatever kind it is.
+        UserError: an adapter lies there, which transformers would load too, of whatever kind it is, or the index of
+            the weights names something else than safetensors beside it.
     """
     if find_file(name, ADAPTER_CONFIG, options.get("revision")) is not None:
         raise UserError(f"{name}: an adapter, where a whole model is needed; choose the model that it was trained on.")
+    index = find_file(name, INDEX, options.get("revision"))
+    if index is not None and (reason := why_unsafe(index)):
+        raise UserError(f"{name}: its {INDEX} {reason}; save or download the model again.")
     return load_pretrained(
         model_class, name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
     )
+
+
+def why_unsafe(index: Path) -> str | None:
+    """What is wrong with the index of a sharded model, None where all its weights are safetensors beside it.
+
+    transformers unpickles shards of other names, and follows their paths.
+    """
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        shards = set(content["weight_map"].values())
+        if not isinstance(content["metadata"], dict) or not all(isinstance(shard, str) for shard in shards):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "is damaged"
+    wrong = sorted(shard for shard in shards if not SHARD.fullmatch(shard))
+    return f"names {quoted(wrong[0])}, which is no safetensors file beside it" if wrong else None
 
 
 def load_adapter_config(name: str) -> LoraConfig | None:
@@ -118,8 +158,18 @@ def loading_errors(name: str, hint: str = "") -> Iterator[None]:
         yield
     except UserError:
         raise
+    except ImportError as error:  # of what a quantized model needs
+        raise UserError(
+            f"{name}: it needs a package that is not installed ({_first_line(error)}); install it, or choose another "
+            "model."
+        ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(f"{name}: it needs code of its own, which is never run; choose another model.") from error
-        reason = str(error).strip().splitlines()[0].rstrip(".:")
-        raise UserError(f"{name}: can't be loaded as a folder or from the Hub ({reason}){hint}.") from error
+        raise UserError(
+            f"{name}: can't be loaded as a folder or from the Hub ({_first_line(error)}){hint}."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")

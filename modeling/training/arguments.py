@@ -35,9 +35,17 @@ class DataArguments:
     dataset: str = field(
         default="phantom",
         metadata={
-            "help": "A SLAKE or VQA-RAD folder, a folder of tables, one JSON, JSONL or CSV file, the Hub id "
-            "(user/name) of a data set repo in SLAKE's format, or phantom or phantom:N for 60 or N generated images."
+            "help": "A SLAKE or VQA-RAD folder, a folder of tables, one Parquet, JSON, JSONL or CSV file, the Hub id "
+            "(user/name) of a data set repo, or phantom or phantom:N for 60 or N generated images."
         },
+    )
+    dataset_config: str | None = field(
+        default=None,
+        metadata={"help": "Configuration of the data set, where its README.md has several."},
+    )
+    dataset_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of a Hub data set; main by default."},
     )
     language: str = field(
         default="en",

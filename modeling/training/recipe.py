@@ -11,6 +11,8 @@ RECIPE_FIELDS = frozenset(
     {
         # rows
         "dataset",
+        "dataset_config",
+        "dataset_revision",
         "language",
         "column_names",
         "on_bad_rows",

@@ -65,6 +65,8 @@ def write_record(data_args: DataArguments, args: AnyTrainingArguments, dataset: 
         "dataset": {
             "name": info.dataset_name,
             "id": hub_id,
+            "revision": info.revision,
+            "config": info.config_name,
             "license": info.license or None,
             "language": data_args.language,
             "citation": info.citation or None,

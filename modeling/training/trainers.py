@@ -8,27 +8,25 @@ import datasets
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, Trainer
 
 from modeling.parts.kept_features import KeptFeatures
 from modeling.training.arguments import AnyTrainingArguments
 from processing.sampling import ImageGroupedSampler
 
 
-class EvaluatesEveryRow:
-    """A mixin for Trainers: `dataloader_drop_last` is for training, and evaluation answers every row."""
-
-    args: Any
+class EvaluatesEveryRow(Trainer):
+    """A Trainer whose `dataloader_drop_last` is for training alone; evaluation answers every row."""
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """With the last batch, however small."""
         with self._last_batch():
-            return super().get_eval_dataloader(eval_dataset)  # type: ignore[misc]
+            return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """With the last batch, however small."""
         with self._last_batch():
-            return super().get_test_dataloader(test_dataset)  # type: ignore[misc]
+            return super().get_test_dataloader(test_dataset)
 
     @contextmanager
     def _last_batch(self) -> Iterator[None]:

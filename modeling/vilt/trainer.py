@@ -26,7 +26,7 @@ from processing.box_questions import add_box_questions
 from processing.collators import ViltCollator
 
 
-class ViltTrainer(EvaluatesEveryRow, Trainer):
+class ViltTrainer(EvaluatesEveryRow):
     """A Trainer with `questions_per_image` and `vision_learning_rate`."""
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

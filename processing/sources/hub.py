@@ -1,50 +1,55 @@
-"""A data set repo of the Hub in SLAKE's format, as a local SLAKE folder."""
+"""A data set repo of the Hub: in SLAKE's format, unpacked once as a SLAKE folder, or with tables of any kind."""
 
 import shutil
 import stat
 import tempfile
 import zipfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from tqdm import tqdm
 
 from processing.errors import BROKEN_ZIP, DISK_FULL, UserError, quoted
+from processing.sources.data_files import find_tables, read_card
+from processing.sources.generic import read_tables
+from processing.sources.hub_repo import HubRepo, open_repo
+from processing.sources.rows import Repo, Source
+from processing.sources.slake import read_slake
+from processing.sources.tables import split_files
 from processing.storage import cache_dir
 
 ARCHIVE = "imgs.zip"
 MAX_UNPACKED_BYTES = 50 * 2**30  # SLAKE takes 0.2 GB; more than this is a decompression bomb
 
 
-def download_slake(repo_id: str) -> Path:
-    """Downloads a data set repo such as `BoKelvin/SLAKE` and unpacks its `imgs.zip` once.
+def read_repo(
+    repo_id: str, revision: str | None, config: str | None, column_names: Iterable[str], image_folder: str | None
+) -> Source:
+    """Reads a data set repo; the arguments are those of `processing.sources.read_source`.
 
-    Returns:
-        A folder with the repo's JSON files and `imgs/`.
+    Only the files of the configuration are downloaded, and no script of a repo runs.
 
     Raises:
-        UserError: the repo can't be reached or is not in SLAKE's format.
+        UserError: the repo can't be reached or is refused, or it holds no data set that can be read.
     """
-    try:
-        snapshot = Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=["*.json", ARCHIVE]))
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"--dataset {repo_id}: the Hub has no such data set, or it is private; check the name, or log in with "
-            "`hf auth login`."
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"--dataset {repo_id}: the Hub can't be reached ({type(error).__name__}); check the connection, or give a "
-            "folder."
-        ) from error
-    archive = snapshot / ARCHIVE
-    if not archive.is_file():
-        raise UserError(f"--dataset {repo_id}: the repo has no {ARCHIVE}; it is not in SLAKE's format.")
-    commit = snapshot.name[:12]
-    folder = cache_dir() / "datasets" / f"{repo_id.replace('/', '--')}-{commit}"
+    repo = open_repo(repo_id, revision)
+    top = [name for name in repo.files if "/" not in name]
+    if ARCHIVE in top and split_files(top, (".json",), repo.label):
+        return replace(read_slake(_slake_folder(repo)), repo=Repo(repo_id, repo.commit))
+    card = read_card(repo)
+    source = read_tables(repo, find_tables(repo, card, config), column_names, image_folder)
+    chosen = (config or card.default) if card.configs else None
+    return replace(source, repo=Repo(repo_id, repo.commit, chosen, card.license))
+
+
+def _slake_folder(repo: HubRepo) -> Path:
+    """A folder with the repo's JSON files and the `imgs/` of its archive, unpacked once."""
+    tables = [name for name in repo.files if name.endswith(".json") and "/" not in name]
+    repo.fetch([*tables, ARCHIVE])
+    folder = cache_dir() / "datasets" / f"{repo.id}-{repo.commit[:12]}"
     if not folder.is_dir():
-        _unpack(archive, [file for file in snapshot.iterdir() if file.suffix == ".json"], folder)
+        _unpack(repo.root / ARCHIVE, [repo.root / name for name in tables], folder)
     return folder
 
 

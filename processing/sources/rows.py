@@ -28,7 +28,9 @@ FIELDS = (
 
 FACTS = FIELDS[3:]  # about a row: in them, a word such as NA says that nothing is known
 
-Row = dict[str, Any]  # `FIELDS`, unchecked, and `where`: file and number of the row, for messages
+# `FIELDS`, unchecked, and `where`: file and number of the row, for messages. Where a table has them, `answers`
+# (several gold answers), `choices` (the options) and `answer_label` (the letter of the right one).
+Row = dict[str, Any]
 
 
 @dataclass
@@ -39,8 +41,27 @@ class Source:
         kind: `slake`, `vqa_rad`, `phantom` or `table`.
         root: the folder that all its images must lie in.
         rows: in the order of the files.
+        repo: of the Hub, where it comes from there.
     """
 
     kind: str
     root: Path
     rows: list[Row]
+    repo: "Repo | None" = None
+
+
+@dataclass(frozen=True)
+class Repo:
+    """Where on the Hub a data set comes from.
+
+    Attributes:
+        id: `user/name`.
+        commit: of its files.
+        config: the name of its configuration, where it has any.
+        license: as its card says.
+    """
+
+    id: str
+    commit: str
+    config: str | None = None
+    license: str | None = None

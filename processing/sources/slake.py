@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from processing.sources.folder import local_folder
 from processing.sources.rows import Source
 from processing.sources.tables import read_records, split_files
 
@@ -13,9 +14,10 @@ def read_slake(folder: Path) -> Source:
     Raises:
         UserError: a file can't be read, or two name the same split.
     """
-    rows = []
-    for split, file in split_files(folder, (".json",)).items():
-        for record in read_records(file, split):
+    rows, label = [], f"--dataset {folder}"
+    files = split_files(local_folder(label, folder, deep=False).files, (".json",), label)
+    for split, file in files.items():
+        for record in read_records(folder / file, split):
             values = record.values
             rows.append(
                 record.row

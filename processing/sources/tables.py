@@ -1,11 +1,11 @@
 """Tables of rows: JSON, JSON Lines and CSV files."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from processing.errors import UserError, quoted
+from processing.sources.columns import ColumnFinder, label_column, option_columns, options_of, split_answers
 from processing.sources.csv_tables import read_csv
 from processing.sources.json_tables import RepeatedField, read_json
 from processing.sources.rows import FIELDS, SPLITS, Row
@@ -18,9 +18,8 @@ READERS: Mapping[str, Callable[[Path], list[Any]]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
 }
-TABLE_SUFFIXES = tuple(READERS)
-REQUIRED = ("image", "question", "answer")
-NAMED_COLUMNS = 20  # that a message names
+PARQUET = ".parquet"  # which `processing.sources.parquet` reads
+TABLE_SUFFIXES = (PARQUET, *READERS)
 
 
 class Record(NamedTuple):
@@ -29,111 +28,77 @@ class Record(NamedTuple):
     Attributes:
         values: by the names that the file gives its columns; None where they are missing.
         row: the beginning of the raw row that is made of it: `split` and `where`.
+        image_id: what the file calls an image that is kept inside it.
     """
 
     values: dict[str, Any]
     row: Row
+    image_id: str | None = None
 
 
-def split_files(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """The one file of each split that the folder holds under any of the split's usual names.
+def split_files(files: Iterable[str], suffixes: Iterable[str], label: str) -> dict[str, str]:
+    """The one file of each split among these, under any of the split's usual names.
+
+    Args:
+        files: names relative to a folder; those in folders of it are left out.
+        label: how a message begins.
 
     Raises:
         UserError: two files name the same split.
     """
-    names: dict[str, list[Path]] = {}
-    for file in sorted(folder.iterdir()):
-        if file.is_file():
-            names.setdefault(file.name.lower(), []).append(file)
-    found: dict[str, Path] = {}
+    names: dict[str, list[str]] = {}
+    for file in sorted(files):
+        names.setdefault(file.lower(), []).append(file)
+    found: dict[str, str] = {}
     for split, aliases in SPLITS.items():
-        files = [file for alias in aliases for suffix in suffixes for file in names.get(f"{alias}{suffix}", [])]
-        if len(files) > 1:
-            both = " and ".join(file.name for file in files)
-            raise UserError(f"--dataset {folder}: {both} both name the {split} split; keep one of them.")
-        if files:
-            found[split] = files[0]
+        same = [file for alias in aliases for suffix in suffixes for file in names.get(f"{alias}{suffix}", [])]
+        if len(same) > 1:
+            raise UserError(f"{label}: {' and '.join(same)} both name the {split} split; keep one of them.")
+        if same:
+            found[split] = same[0]
     return found
 
 
-def table_rows(file: Path, records: Sequence[Record], column_names: Iterable[str]) -> list[Row]:
+def table_rows(table: Any, records: Sequence[Record], finder: ColumnFinder) -> list[Row]:
     """The raw rows of a table.
 
+    A row with several gold answers has them as `answers`, one with options as `choices` and `answer_label`.
+
     Args:
-        file: its name in messages.
-        records: of the file.
-        column_names: `field=column` pairs for columns that have other names than `FIELDS`.
+        table: its name in messages.
+        records: of the table.
+        finder: of the columns of the data set.
 
     Raises:
-        UserError: there is no row, or no column for image, question or answer; two columns have nearly the same name;
-            or a pair is not of that form.
+        UserError: there is no row, or as `ColumnFinder.find`.
     """
-    columns = _parse_column_names(column_names)
     if not records:
-        raise UserError(f"{file}: it has no rows; write them into it.")
+        raise UserError(f"{table}: it has no rows; write them into it.")
     present = {column for record in records for column in record.values}
-    found = {}
-    for field, name in columns.items():
-        if name == field and len(similar := _similar_columns(name, present)) > 1:
-            both = " and ".join(quoted(column) for column in similar[:2])
-            raise UserError(f"{file}: the columns {both} are nearly the same; keep one, or name it by --column_names.")
-        found[field] = find_column(name, present)
-    if missing := [columns[field] for field in REQUIRED if found[field] is None]:
-        names = ", ".join(quoted(name) for name in sorted(present)[:NAMED_COLUMNS])
-        raise UserError(
-            f"{file}: no column {' and no column '.join(map(repr, missing))} (found: {names or 'none'}); "
-            f"{_mend_of_columns(records, present)}"
-        )
-    columns |= {field: column for field, column in found.items() if column is not None}
+    is_nested = any(isinstance(value, dict | list) for value in records[0].values.values())
+    columns, options, label = finder.find(table, present, is_nested), option_columns(present), label_column(present)
     rows = []
     for record in records:
-        values = {field: record.values.get(column) for field, column in columns.items()}
+        values = {field: record.values.get(columns[field]) if field in columns else None for field in FIELDS}
         values["split"] = record.row["split"] or values["split"]
         values["image"] = image_path(values["image"])
-        values["image_id"] = values["image"] if values["image_id"] is None else values["image_id"]
+        if values["image_id"] is None:
+            values["image_id"] = record.image_id or values["image"]
+        values["answer"], answers = split_answers(values["answer"])
+        if answers:
+            values["answers"] = answers
+        if choices := options_of(record.values, options):
+            values["choices"] = choices
+            values["answer_label"] = record.values.get(label) if label else None
         rows.append(record.row | values)
     return rows
 
 
-def _mend_of_columns(records: Sequence[Record], present: set[str]) -> str:
-    if any(isinstance(value, dict | list) for value in records[0].values.values()):
-        return "write one flat object a row, with the fields image, question and answer."
-    if len(present) < len(REQUIRED):
-        return "save the table with commas or tabs between its columns and their names in the first line."
-    return "name yours by --column_names image=... question=..., or write their names into the first line."
-
-
-def find_column(name: str, present: Iterable[str]) -> str | None:
-    """The column of this name, else the only one whose name looks the same; None without one."""
-    if name in (present := list(present)):
-        return name
-    similar = _similar_columns(name, present)
-    return similar[0] if len(similar) == 1 else None
-
-
-def _similar_columns(name: str, present: Iterable[str]) -> list[str]:
-    """The columns whose names differ from this one in case, spaces, hyphens and underscores at most."""
-    return sorted(column for column in present if _letters(column) == _letters(name))
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[\s_-]+", "_", name.strip()).casefold()
-
-
-def _parse_column_names(column_names: Iterable[str]) -> dict[str, str]:
-    columns = {field: field for field in FIELDS}
-    for pair in column_names:
-        field, separator, column = pair.partition("=")
-        if not separator or not column or field not in columns:
-            raise UserError(f"--column_names {pair}: expected field=column with a field out of {', '.join(FIELDS)}.")
-        columns[field] = column
-    return columns
-
-
-def read_records(file: Path, split: str | None) -> list[Record]:
+def read_records(file: Path, split: str | None, name: str | None = None) -> list[Record]:
     """The records of a table; messages count them from 1.
 
     Args:
+        name: of the file, in messages; its last part by default.
         split: that of all its rows, where it is known.
 
     Raises:
@@ -149,5 +114,5 @@ def read_records(file: Path, split: str | None) -> list[Record]:
         if isinstance(values, RepeatedField):
             raise UserError(f"{file} row {number}: two fields are named {quoted(values.name)}; keep one of them.")
         present = {name: None if is_missing(value) else value for name, value in values.items()}
-        records.append(Record(present, {"split": split, "where": f"{file.name} row {number}"}))
+        records.append(Record(present, {"split": split, "where": f"{name or file.name} row {number}"}))
     return records

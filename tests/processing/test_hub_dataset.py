@@ -1,7 +1,6 @@
 """processing.sources.hub: a data set repo of the Hub, fetched by the real client over HTTP and unpacked once."""
 
 import io
-import json
 import stat
 import zipfile
 from pathlib import Path
@@ -92,10 +91,25 @@ def test_repo_that_does_not_exist_says_how_to_fix_it(hub):
         load_vqa_dataset("user/nothing")
 
 
-def test_repo_without_an_archive_is_refused(hub):
-    hub.repos["datasets/user/plain"] = {"train.json": json.dumps([]).encode()}
-    with pytest.raises(UserError, match="the repo has no imgs.zip"):
+def test_repo_without_a_table_names_what_it_holds_and_the_next_step(hub):
+    hub.repos["datasets/user/plain"] = {"README.md": b"# Rows", "shard-0.tar": b"x", "shard-1.tar": b"x"}
+    with pytest.raises(UserError) as error:
         load_vqa_dataset("user/plain")
+    assert str(error.value) == (
+        "--dataset user/plain: it holds no table that can be read (found: README.md, shard-0.tar, shard-1.tar "
+        "(2 .tar, 1 .md)); give a SLAKE or VQA-RAD folder, or write the rows as Parquet, CSV, JSON or JSON Lines with "
+        "the columns image, question and answer."
+    )
+
+
+def test_table_of_a_repo_without_a_column_names_those_it_has(hub):
+    hub.repos["datasets/user/plain"] = {"train.csv": b"image,text,label\na.png,x,y\n"}
+    with pytest.raises(UserError) as error:
+        load_vqa_dataset("user/plain")
+    assert str(error.value) == (
+        "--dataset user/plain: train.csv: no column 'question' (found: 'image', 'label', 'text'); name yours by "
+        "--column_names image=... question=..., or write their names into the first line."
+    )
 
 
 def test_unreachable_hub_is_one_sentence(monkeypatch):

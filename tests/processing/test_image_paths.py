@@ -240,7 +240,8 @@ LONG = "x" * 300
 @pytest.mark.parametrize(
     "change",
     [
-        *({field: ["y" * 300]} for field in ("question", "answer", "modality", "question_id", "image_id", "location")),
+        *({field: ["y" * 300]} for field in ("question", "modality", "question_id", "image_id", "location")),
+        {"answer": [["y" * 300]]},
         {"image": f"{'scan ' * 60}.png"},
         {"image": f"../{LONG}.png"},
         {"image": f"/{LONG}.png"},

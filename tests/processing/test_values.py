@@ -139,7 +139,7 @@ def test_numbers_of_csv_are_text_but_for_whole_numbers_that_pandas_wrote_as_floa
         assert {row["answer"] for row in rows_of(load_vqa_dataset(str(tmp_path / "t.csv")))} == expected
 
 
-@pytest.mark.parametrize("answer", [True, False, ["yes"], {"yes": 1}], ids=str)
+@pytest.mark.parametrize("answer", [True, False, [["yes"]], {"yes": 1}], ids=str)
 def test_what_is_neither_text_nor_number_is_no_answer(table, caplog, answer):
     assert len(rows_of(load_vqa_dataset(str(table({"answer": answer}))))) == 11
     assert "1 x answer is not a string: rows.json row 1" in caplog.text

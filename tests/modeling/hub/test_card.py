@@ -192,6 +192,14 @@ def test_questions_of_boxes_are_told_beside_the_data(tmp_path):
     assert told not in str(model_card(write_run(tmp_path)))
 
 
+def test_card_of_a_tuning_run_says_that_its_figures_are_for_choosing(tmp_path):
+    told = (
+        "these figures are for choosing a recipe, and the data set's own validation and test splits were not looked at"
+    )
+    assert told in str(model_card(write_run(tmp_path, {"tuning_split": True})))
+    assert told not in str(model_card(write_run(tmp_path)))
+
+
 def test_all_languages_are_named(tmp_path):
     card = model_card(write_run(tmp_path, dataset={**RECORD["dataset"], "language": "all"}))
     assert metadata(card)["language"] == ["en", "zh"]

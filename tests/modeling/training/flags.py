@@ -73,7 +73,6 @@ BOTH_FAMILIES: list[dict[str, str]] = [
         "dataloader_pin_memory": "False",
         "questions_per_image": "2",
         "feature_cache_gb": "0.5",
-        "target_risk": "0.3",
         "do_predict": "True",
         "max_train_samples": "12",
         "max_eval_samples": "7",
@@ -146,6 +145,9 @@ RUNS: dict[str, list[dict[str, str]]] = {
 
 REFUSED: dict[str, Refusal] = {
     "dataset": Refusal("nowhere", "--dataset nowhere: there is no such file or folder"),
+    "dataset_config": Refusal("name", "--dataset_config: "),
+    "dataset_revision": Refusal("main", "--dataset_revision is for data sets of the Hub, and "),
+    "target_risk": Refusal("0.3", "--target_risk 0.3: needs 100 validation rows or more"),
     "column_names": Refusal("image=image", "--column_names is for tables, and "),
     "image_folder": Refusal("nowhere", "--image_folder nowhere: there is no such folder"),
     "output_dir": Refusal("/dev/null/out", "--output_dir /dev/null/out: can't be written to (Not a directory)"),
