@@ -90,7 +90,7 @@ REFUSED = {
     "--lr_scheduler_kwargs {}x": "--lr_scheduler_kwargs {}x: not valid JSON",
     "--lr_scheduler_kwargs [1]": "--lr_scheduler_kwargs [1]: must be a JSON object",
     '--lr_scheduler_kwargs {"cycles":2}': "unexpected keyword argument 'cycles'",
-    "--optim adamw_8bit": "--optim adamw_8bit: You need to install `bitsandbytes`",
+    "--optim schedule_free_adamw": "You need to install `schedulefree`",
     "--optim galore_adamw": "--optim galore_adamw: You need to install `galore_torch`",
     "--optim apollo_adamw": "--optim apollo_adamw: You need to install `apollo_torch`",
     "--optim adamw_torch_4bit": "You need to have `torchao>=0.4.0`",
