@@ -10,14 +10,15 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import Blip2Processor
+from transformers.utils import is_bitsandbytes_available
 
 from modeling.blip2.answering import Answering
-from modeling.blip2.base import check_base_kind, load_base
+from modeling.blip2.base import check_base_kind, is_encoder_decoder, load_base
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
 from modeling.parts.loading import SHOWN_KEYS, load_adapter_config
 from modeling.parts.model_files import ModelFiles, open_model
-from modeling.training.arguments import Blip2TrainingArguments
+from modeling.training.arguments import Blip2TrainingArguments, instead_of_fp16
 from modeling.training.checks import check_starter
 from processing.errors import UserError
 
@@ -75,6 +76,10 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     with args.main_process_first(desc="finding the base model"):
         base = open_base(name, args.model_revision)
         base.model.weights(read_pickled=True)
+    if (args.fp16 or args.fp16_full_eval) and is_encoder_decoder(base.model):
+        args.leave_fp16(f"{base.model.name}: an encoder-decoder language model, in which FP16 overflows")
+    if not args.do_train and "quantization" not in args.recipe:
+        args.quantization = Answering.from_pretrained(base.own).quantization
     model, processor = load_base(base.model, frozen_dtype(args), args.quantization, read_pickled=True)
     check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
@@ -100,7 +105,15 @@ def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments,
         target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
         modules_to_save=args.modules_to_save,
     )
-    return get_peft_model(model, config)
+    return _with_fp32_copies(get_peft_model(model, config))
+
+
+def _with_fp32_copies(model: PeftModel) -> PeftModel:
+    """The model with what is trained whole in FP32, also over a base in half precision; PEFT sees to LoRA alone."""
+    for name, parameter in model.named_parameters():
+        if ".modules_to_save." in name:
+            parameter.data = parameter.data.float()
+    return model
 
 
 def open_base(name: str, revision: str | None = None) -> Base:
@@ -154,7 +167,7 @@ def load_adapter(model: nn.Module, config: LoraConfig, files: ModelFiles, traina
     files.adapter_weights()
     config.inference_mode = not trainable  # saved as True, by which PEFT would freeze all of it
     try:
-        peft_model = PeftModel(model, config)
+        peft_model = _with_fp32_copies(PeftModel(model, config))  # before they are read, or they would be rounded
         loaded = peft_model.load_adapter(str(files.root), "default", is_trainable=trainable, use_safetensors=True)
         own = ("lora_", ".modules_to_save.")
         wrong = [key for key in loaded.missing_keys if any(part in key for part in own)] + list(loaded.unexpected_keys)
@@ -174,7 +187,19 @@ def load_trained(files: ModelFiles, dtype: torch.dtype) -> tuple[Blip2ForQuestio
         UserError: it can't be loaded.
     """
     base = find_base(files)
-    model, processor = load_base(base.model, dtype)
+    if dtype == torch.float16 and is_encoder_decoder(base.model):
+        dtype = instead_of_fp16()  # as in training
+    quantization = Answering.from_pretrained(files).quantization
+    if quantization is not None and not is_bitsandbytes_available():
+        logger.warning(
+            "%s: trained over a base in %s, which needs bitsandbytes; without it the base is in %s and answers may "
+            "differ.",
+            files.name,
+            quantization,
+            str(dtype).removeprefix("torch."),
+        )
+        quantization = None
+    model, processor = load_base(base.model, dtype, quantization)
     if base.adapter is not None:
         load_adapter(model, base.adapter, base.own)  # its layers now stand in the base
     return model, processor
@@ -184,7 +209,7 @@ def merge(folder: str, args: Blip2TrainingArguments) -> None:
     """Writes the base model of an adapter, changed as the adapter says, into `folder/merged`."""
     base = open_base(folder)
     assert base.adapter is not None  # it has just been saved
-    model, processor = load_base(base.model, frozen_dtype(args), args.quantization, read_pickled=True)
+    model, processor = load_base(base.model, frozen_dtype(args), read_pickled=True)  # in 4 bit a sum would be rounded
     merged = load_adapter(model, base.adapter, base.own).merge_and_unload()
     merged.save_pretrained(Path(folder) / "merged")
     processor.save_pretrained(Path(folder) / "merged")

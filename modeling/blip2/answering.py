@@ -32,6 +32,7 @@ class Answering:
         confidence_scale: slope and offset that calibrate its confidence, by `metrics.calibration.scaled`.
         end_token_id: ended each answer in training; None stands for the tokenizer's.
         threshold: the model gives no answer whose confidence is below it. Above 1 it never gives one.
+        quantization: of the base under it, 4bit or 8bit.
     """
 
     prompt: str = Blip2TrainingArguments.prompt
@@ -41,6 +42,7 @@ class Answering:
     confidence_scale: list[float] | None = None
     threshold: float = 0.0
     end_token_id: int | None = None
+    quantization: str | None = None
 
     def calibrated(self, confidences: np.ndarray) -> np.ndarray:
         """Confidences of the model, 0 to 1, by `confidence_scale`."""
@@ -89,6 +91,8 @@ class Answering:
             if answering.prompt.count("{}") != 1 or min(answering.max_new_tokens, answering.num_beams) < 1:
                 raise ValueError
             if not 0 <= answering.threshold <= SILENT_EVERYWHERE:
+                raise ValueError
+            if answering.quantization not in (None, "4bit", "8bit"):
                 raise ValueError
             answering.calibrated(np.array([0.5]))
             if not isinstance(answering.end_token_id, int | None):

@@ -50,6 +50,7 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
             self.candidates or None,
             threshold=0.0 if self.args.target_risk is None else SILENT_EVERYWHERE,  # until one is chosen
             end_token_id=self.data_collator.end_token_id,
+            quantization=self.args.quantization,
         )
         self.trie = None
         if candidates:
@@ -146,9 +147,7 @@ def build_trainer(
     base: Any = model.get_base_model()
     features = None
     if args.feature_cache_gb > 0:
-        network = base.take_frozen_vision().to(args.device)
-        features = keep_features(network, processor.image_processor, args, dataset)
-        network.to("cpu")
+        features = keep_features(base.take_frozen_vision(), processor.image_processor, args, dataset)
     decoder_only = base.config.use_decoder_only_language_model
     ends = end_tokens(base, processor.tokenizer)
     own = None if args.do_train else open_base(args.model_name_or_path, args.model_revision).own

@@ -2,14 +2,17 @@
 
 import json
 import logging
+import shutil
 import sys
 
 import pytest
 import torch
 import transformers
 
+from modeling.asking.predictor import Predictor
+from modeling.blip2 import adapter
 from modeling.blip2.adapter import build_model
-from modeling.blip2.answering import decode_with
+from modeling.blip2.answering import Answering, decode_with
 from modeling.training.arguments import Blip2TrainingArguments
 from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import EVERYTHING, KINDS, arguments, trained, untrained
@@ -126,6 +129,19 @@ def test_quantization_without_bitsandbytes_says_what_to_install(bases, dataset, 
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match="--quantization 4bit: needs bitsandbytes"):
         build_model(arguments(bases["opt"], tmp_path, quantization="4bit"), dataset)
+
+
+def test_model_of_a_quantized_base_is_asked_whole_without_bitsandbytes_and_says_so(
+    bases, tmp_path, monkeypatch, caplog
+):
+    folder = shutil.copytree(bases["opt"], tmp_path / "model")
+    Answering(quantization="8bit").save(folder)
+    monkeypatch.setattr(adapter, "is_bitsandbytes_available", lambda: False)
+    predictor = Predictor.from_pretrained(folder, dtype="float32")
+    assert {p.dtype for p in predictor.model.language_model.parameters()} == {torch.float32}
+    assert f"{folder}: trained over a base in 8bit, which needs bitsandbytes; without it the base is in float32" in (
+        caplog.text
+    )
 
 
 def test_padding_of_other_processes_is_not_read_as_tokens(bases, dataset, tmp_path):

@@ -187,5 +187,5 @@ REFUSED: dict[str, Refusal] = {
     "generation_max_length": Refusal("3", "--generation_max_length must be left out: --max_new_tokens limits"),
     "generation_config": Refusal("nowhere", "--generation_config must be left out: --generation_num_beams and"),
     "alignment_epochs": Refusal("1", "--alignment_epochs needs --modules_to_save qformer"),
-    "quantization": Refusal("4bit", "--quantization 4bit: needs bitsandbytes; pip install bitsandbytes"),
+    "quantization": Refusal("2bit", "--quantization: invalid choice: '2bit'"),
 }
