@@ -34,6 +34,7 @@ class Setting(NamedTuple):
     shared_confidence: float  # share of the variance of the log-odds that an image's questions have in common
     correlation: float  # of the errors of two questions of an image, at one confidence
     target: float  # risk
+    rare: float = 0.0  # probability that an image has MOST_QUESTIONS instead, with no right answer
 
 
 class Result(NamedTuple):
@@ -72,6 +73,8 @@ def draw(setting: Setting, generator: np.random.Generator) -> tuple[np.ndarray, 
     sizes = np.full(setting.images, QUESTIONS)
     if not setting.equal_sizes:
         sizes = np.minimum(generator.geometric(1 / QUESTIONS, setting.images), MOST_QUESTIONS)
+    is_rare = generator.random(setting.images) < setting.rare
+    sizes = np.where(is_rare, MOST_QUESTIONS, sizes)
     images = np.repeat(np.arange(setting.images), sizes)
     shared = math.sqrt(setting.shared_confidence) * generator.normal(size=setting.images)[images]
     own = math.sqrt(1 - setting.shared_confidence) * generator.normal(size=len(images))
@@ -84,19 +87,21 @@ def draw(setting: Setting, generator: np.random.Generator) -> tuple[np.ndarray, 
     else:
         weight = 1 / setting.correlation - 1
         risks = betaincinv(doubts * weight, confidences * weight, quantiles)
-    return confidences, (generator.random(len(images)) >= risks).astype(float), images
+    correct = (generator.random(len(images)) >= risks) & ~is_rare[images]
+    return confidences, correct.astype(float), images
 
 
-def true_curve() -> tuple[np.ndarray, np.ndarray]:
+def true_curve(rare: float) -> tuple[np.ndarray, np.ndarray]:
     """Falling thresholds, and the true risk of each."""
     confidences = np.sort(expit(np.random.default_rng(9).normal(MEAN, DEVIATION, 400_000)))[::-1]
-    return confidences, (1 - confidences).cumsum() / np.arange(1, len(confidences) + 1)
+    share = rare * MOST_QUESTIONS / (rare * MOST_QUESTIONS + (1 - rare) * QUESTIONS)
+    return confidences, share + (1 - share) * (1 - confidences).cumsum() / np.arange(1, len(confidences) + 1)
 
 
 def count_broken_promises(setting: Setting, runs: int) -> Result:
     """Chooses thresholds in that many simulated validation splits, and compares them with the truth."""
     generator = np.random.default_rng(1)
-    curve = true_curve()
+    curve = true_curve(setting.rare)
     totals = np.zeros(5)
     for _ in range(runs):
         confidences, correct, images = draw(setting, generator)
@@ -139,7 +144,13 @@ def main(argv: list[str]) -> None:
                 lines.append([f"{target:.0%}", str(images), sizes, f"{shared:.1f}", *cells])
     head = ["target", "images", "questions of each", "confidence shared", "correlation 0", "0.3", "1"]
     print(markdown_table(head, lines))
-    print(f"\nLargest share of broken promises: {worst:.1%} of {options.runs:,} runs")
+    print(f"\nLargest share of broken promises: {worst:.1%} of {options.runs:,} runs\n")
+    lines = []
+    for images, target, rare in ((100, 0.1, 0.01), (100, 0.1, 0.02), (300, 0.1, 0.01), (300, 0.1, 0.02)):
+        result = count_broken_promises(Setting(images, True, 0.0, 0.0, target, rare), options.runs)
+        lines.append([f"{target:.0%}", str(images), f"{rare:.0%}", f"{result.broken:.1%}", f"{result.coverage:.0%}"])
+    head = ["target", "images", f"images of {MOST_QUESTIONS} questions, all wrong", "broken promises", "coverage"]
+    print(markdown_table(head, lines))
 
 
 if __name__ == "__main__":

@@ -68,15 +68,18 @@ def calibration_error_interval(
     """The interval of `calibration_error`, by the basic bootstrap over images, 0 to 1.
 
     Chance alone makes an ECE larger, in each sample as much as in the data. The basic bootstrap (Davison, Hinkley
-    1997, section 5.2) mirrors the samples at the ECE of the data, which takes that much off.
+    1997, section 5.2) mirrors the samples at the ECE of the data, which takes that much off. Near 0, where an ECE
+    can't fall further, it takes off too much: the interval is widened to the ECE itself, and down to 0 where
+    ``1 - level`` or more of perfectly calibrated models have such an ECE.
     """
+    error = calibration_error(confidences, correct, bins)
     gaps = np.zeros((len(confidences), bins))
     gaps[np.arange(len(confidences)), _bin_numbers(confidences, bins)] = confidences - correct
     errors = np.abs(resampled_means(gaps, images)).sum(1)
-    high, low = 2 * calibration_error(confidences, correct, bins) - np.quantile(
-        errors, [(1 - level) / 2, (1 + level) / 2]
-    )
-    return max(0.0, float(low)), min(1.0, float(high))
+    high, low = 2 * error - np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])
+    if error <= np.quantile(_perfect_errors(confidences, bins), level):
+        low = 0.0
+    return max(0.0, float(low)), min(1.0, max(error, float(high)))
 
 
 def perfect_calibration_error(confidences: np.ndarray, bins: int = BINS, seed: int = 0) -> float:
@@ -85,12 +88,16 @@ def perfect_calibration_error(confidences: np.ndarray, bins: int = BINS, seed: i
     Each answer is right with the probability that is its confidence, drawn `DRAWS` times. With few answers chance
     alone makes an ECE of some percent.
     """
+    return float(np.mean(_perfect_errors(confidences, bins, seed)))
+
+
+def _perfect_errors(confidences: np.ndarray, bins: int, seed: int = 0) -> list[float]:
     numbers, generator = _bin_numbers(confidences, bins), np.random.default_rng(seed)
     errors = []
     for _ in range(DRAWS):
         gaps = np.bincount(numbers, confidences - (generator.random(len(confidences)) < confidences))
-        errors.append(np.abs(gaps).sum() / len(confidences))
-    return float(np.mean(errors))
+        errors.append(float(np.abs(gaps).sum() / len(confidences)))
+    return errors
 
 
 def log_loss(confidences: np.ndarray, correct: np.ndarray) -> float:
@@ -115,17 +122,25 @@ def best_temperature(confidences: np.ndarray, correct: np.ndarray) -> float:
 
 
 def fit_scale(confidences: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
-    """Platt scaling: the slope and offset of the log-odds with the least `log_loss`.
+    """Platt scaling: the slope and offset of the log-odds with the least log loss.
 
     It serves models without the logits of other answers, which a temperature would divide. The targets are those of
     Platt 1999, "Probabilistic Outputs for Support Vector Machines", section 2.2: of r right and w wrong answers, a
-    right one has (r + 1) / (r + 2) and a wrong one 1 / (w + 2). So the fit is finite where they can be separated.
+    right one has (r + 1) / (r + 2) and a wrong one 1 / (w + 2). So the fit is finite where they can be separated. The
+    loss is taken of the log-odds, unclipped, so that every answer that is too sure counts.
     """
     odds = logit(np.clip(confidences, TINY, 1 - TINY))
     right = float(correct.sum())
     wrong = len(correct) - right
     targets = np.where(correct > 0, (right + 1) / (right + 2), 1 / (wrong + 2))
-    slope, offset = minimize(lambda scale: log_loss(expit(scale[0] * odds + scale[1]), targets), [1.0, 0.0]).x
+
+    def loss(scale: np.ndarray) -> tuple[float, np.ndarray]:
+        scores = scale[0] * odds + scale[1]
+        slopes = expit(scores) - targets
+        value = (np.logaddexp(0, scores) - targets * scores).mean()
+        return float(value), np.array([(slopes * odds).mean(), slopes.mean()])
+
+    slope, offset = minimize(loss, [1.0, 0.0], jac=True).x
     return float(slope), float(offset)
 
 

@@ -16,6 +16,8 @@ BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeE
 QUOTED_LENGTH = 80  # characters of a field that a message may quote
 CHATTY = ("filelock", "fsspec", "httpcore", "httpx", "httpx2", "huggingface_hub", "urllib3")  # a line for each request
 TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # of the Hub
+URL_USER = re.compile(r"([A-Za-z][\w+.-]*://)[^/?#\s]*@")  # name and password
+URL_QUERY = re.compile(r"([A-Za-z][\w+.-]*://[^?#\s]*)[?#](?!\.\.\.)\S+")  # may be a signature
 
 
 class UserError(ValueError):
@@ -48,6 +50,11 @@ def mask_tokens(text: str) -> str:
     A message may quote a line of a recipe that can't be read, and such a line may hold a token.
     """
     return TOKEN.sub(r"\1_***", text)
+
+
+def mask_credentials(text: str) -> str:
+    """The text without tokens of the Hub, and its URLs without name, password and what follows their path."""
+    return mask_tokens(URL_QUERY.sub(r"\1?...", URL_USER.sub(r"\1", text)))
 
 
 def _without_traceback(message: str) -> str:

@@ -5,12 +5,13 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PureWindowsPath
+from typing import Any
 from urllib.parse import unquote
 
-from processing.errors import shorten
+from processing.errors import mask_credentials, shorten
 from processing.problems import Problem
 
 MISSING = "missing image"
@@ -49,6 +50,15 @@ def file_inside(root: Path, name: str) -> Path | None:
 def is_absolute(name: str) -> bool:
     """Whether a name is a whole path, of this machine or another."""
     return WHOLE_PATH.match(_bare(name)) is not None
+
+
+def for_others(value: Any) -> Any:
+    """A value of a table for a file that others may read: no folder of a machine, and nothing that opens a door."""
+    if isinstance(value, str):
+        return mask_credentials(ImageFolder.describe(value) if is_absolute(value) else value)
+    if isinstance(value, Mapping):
+        return {key: for_others(part) for key, part in value.items()}
+    return [for_others(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 class ImageFolder:
@@ -99,7 +109,8 @@ class ImageFolder:
             return Problem(OUTSIDE, self.describe(name) + self._hint(name, []))
         return Problem(MISSING, self.describe(name) + self._hint(name, similar))
 
-    def describe(self, name: str) -> str:
+    @staticmethod
+    def describe(name: str) -> str:
         """The name for a message or a file: short, and of a whole path the last part only."""
         if is_absolute(name):
             name = f".../{PureWindowsPath(name.rstrip()).name}"

@@ -88,7 +88,8 @@ def hold_out_tuning_rows(rows: list[Row], seed: int) -> list[Row]:
         UserError: there are too few groups of near-identical images.
     """
     rows = [row for row in rows if row["split"] == "train"]
-    images = list({row["checked"].pixels: row["checked"] for row in rows}.values())
+    files = sorted({row["checked"] for row in rows}, key=lambda image: image.digest, reverse=True)
+    images = list({image.pixels: image for image in files}.values())  # of equal pixels the file of the least digest
     groups = clusters([image.thumbnail for image in images]).tolist()
     members: dict[int, list[CheckedImage]] = defaultdict(list)
     for group, image in zip(groups, images, strict=True):

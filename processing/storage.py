@@ -23,18 +23,27 @@ def cache_dir() -> Path:
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:
-    """Writes a file whole or not at all: no reader sees half of it, and no killed process leaves half of it."""
-    path = Path(path)
+    """Writes a file whole or not at all: no reader sees half of it, and no killed process leaves half of it.
+
+    A file that is there keeps its permissions, and a symbolic link leads to the file that is written.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A file of `tempfile` would be private, and a process can't ask for its umask without changing it.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{secrets.token_hex(8)}")  # short, as a name has 255 bytes at most
     try:
+        # A file of `tempfile` would be private, and a process can't ask for its umask without changing it.
         with temporary.open("xb") as file:
+            if path.is_file() and (mode := _permissions(path)) != _permissions(temporary):
+                temporary.chmod(mode)
             file.write(data.encode() if isinstance(data, str) else data)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _permissions(path: Path) -> int:
+    return path.stat().st_mode & 0o777
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -46,8 +55,8 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """A CSV file with a header, safe to open in a spreadsheet.
 
-    Text that a spreadsheet would run as a formula gets an apostrophe in front; plain numbers such as -5 do not. It
-    stays there where such a file is read again.
+    Text that a spreadsheet would run as a formula gets an apostrophe in front; plain numbers such as -5 do not.
+    `processing.sources.csv_tables` takes it off again.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)

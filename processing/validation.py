@@ -6,7 +6,7 @@ from typing import Any
 
 from processing.errors import quoted
 from processing.image_checks import CheckedImage, check_images
-from processing.image_paths import EMBEDDED, MISSING, NO_PATH, URL, ImageFolder
+from processing.image_paths import EMBEDDED, MISSING, NO_PATH, URL, ImageFolder, for_others
 from processing.problems import Problem
 from processing.question_ids import make_ids_unique, problem_of_repetition
 from processing.sources.rows import FIELDS, SPLIT_NAMES, Row, Source
@@ -14,6 +14,7 @@ from processing.sources.values import text_of
 
 CHECKED_FIELDS = ("image", "question", "answer", "split")  # each by a rule of its own
 SEVERAL_FIELDS = ("answers", "choices")  # lists of texts, where a row has them
+SPREADSHEET_ERRORS = {"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!"}
 SURROGATE = re.compile(r"[\ud800-\udfff]")  # one half of a UTF-16 pair, which no encoding can write
 LONGEST_PATH = 1_000  # characters; longer text in place of an image path is data
 
@@ -23,7 +24,8 @@ def validate(source: Source, *, allow_no_answer: bool) -> tuple[list[Row], list[
 
     Good rows get an absolute `image` path, an `image_id` that is none, `checked` (a `CheckedImage`, by which leaks and
     near neighbours are found), string `question` and `answer`, `split` under its standard name, and a `question_id`
-    that no other row of the split has, or None. Bad rows get `problem` (a kind) and `detail`.
+    that no other row of the split has, or None. Bad rows get `problem` (a kind) and `detail`, and lose whole paths and
+    credentials: they are written to a file.
 
     Returns:
         Good rows and bad rows, each in their first order.
@@ -41,14 +43,14 @@ def validate(source: Source, *, allow_no_answer: bool) -> tuple[list[Row], list[
         problem = _problem_of_text(row, allow_no_answer)
         if isinstance(image, Problem):
             problem = problem or image
-            row["image"] = _without_data(row["image"])
+            row["image"] = _without_data(for_others(row["image"]))
         elif problem is None:
             problem = problem_of_repetition(row, image.pixels, known)
         if problem is None and isinstance(image, CheckedImage):
             row["checked"], row["image"] = image, str(folder.root / image.name)
             good.append(row)
         elif problem is not None:
-            bad.append(row | {"problem": problem.kind, "detail": problem.detail})
+            bad.append(for_others(row | {"problem": problem.kind, "detail": problem.detail}))
     make_ids_unique(good)
     return good, bad
 
@@ -58,32 +60,39 @@ def _problem_of_text(row: Row, allow_no_answer: bool) -> Problem | None:
     if row["split"] is not None:
         split = SPLIT_NAMES.get(str(row["split"]).strip().lower())
         if split is None:
-            return Problem("unknown split", f"{quoted(row['split'])}, expected train, validation or test")
+            return Problem("unknown split", f"{_quoted(row['split'])}, expected train, validation or test")
         row["split"] = split
     for field in FIELDS:
         value = row.get(field)
         if field not in CHECKED_FIELDS and not isinstance(value, str | int | float | None):
-            return Problem("neither text nor number", f"{field}: {quoted(value)}")
+            return Problem("neither text nor number", f"{field}: {_quoted(value)}")
         if isinstance(value, str) and SURROGATE.search(value):
-            return Problem("broken character (a lone surrogate)", f"{field}: {quoted(value)}")
+            return Problem("broken character (a lone surrogate)", f"{field}: {_quoted(value)}")
     for field in SEVERAL_FIELDS:
         for value in row.get(field) or ():
             if SURROGATE.search(value):
-                return Problem("broken character (a lone surrogate)", f"{field}: {quoted(value)}")
+                return Problem("broken character (a lone surrogate)", f"{field}: {_quoted(value)}")
     for field in ("question", "answer"):
         value = row[field]
         if isinstance(value, bool):
             return Problem(f"{field} is not a string", f"{value}; write a word such as yes or no")
         if not isinstance(value, str | int | float | None):
-            return Problem(f"{field} is not a string", quoted(value))
+            return Problem(f"{field} is not a string", _quoted(value))
         row[field] = " ".join((text_of(value) or "").split())
     if row.get("answers"):
         row["answers"] = [" ".join(text.split()) for text in row["answers"]]
+    for field in ("question", "answer"):
+        if row[field] in SPREADSHEET_ERRORS:
+            return Problem("a spreadsheet's error instead of text", f"{field}: {row[field]}; mend the cell's formula")
     if not row["question"]:
         return Problem("empty question", quoted(row["question"]))
     if not row["answer"] and not allow_no_answer:
         return Problem("empty answer (SQuAD v2's no answer; kept by --allow_no_answer)", quoted(row["answer"]))
     return None
+
+
+def _quoted(value: Any) -> str:
+    return quoted(for_others(value))
 
 
 def _image_of(image: Any, images: Mapping[str, CheckedImage | Problem]) -> CheckedImage | Problem:

@@ -146,12 +146,13 @@ def find_base(own: ModelFiles) -> Base:
 
 
 def load_adapter(model: nn.Module, config: LoraConfig, files: ModelFiles, trainable: bool = False) -> PeftModel:
-    """Puts an adapter on its base model.
+    """Puts an adapter on its base model, to train on or as it is.
 
     Raises:
         UserError: it does not fit, or its weights are pickled.
     """
     files.adapter_weights()
+    config.inference_mode = not trainable  # saved as True, by which PEFT would freeze all of it
     try:
         peft_model = PeftModel(model, config)
         loaded = peft_model.load_adapter(str(files.root), "default", is_trainable=trainable, use_safetensors=True)

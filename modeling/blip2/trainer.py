@@ -65,14 +65,13 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the adapter and how to ask it. At the end of training `merge_adapter` also saves the merged model."""
-        super().save_model(output_dir, _internal_call)
-        if not self.args.should_save:
-            return
         folder = output_dir or self.args.output_dir
-        self.answering.save(folder)
-        if self.args.merge_adapter and not _internal_call:
-            merge(folder, self.args)
+        if self.args.should_save:
+            self.answering.save(folder)  # before the weights: without it, or by an older one, they would answer all
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and self.args.merge_adapter and not _internal_call:
             self.answering.save(f"{folder}/merged")
+            merge(folder, self.args)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Gives pretrained modules that are trained whole their own learning rate; the projection is new."""

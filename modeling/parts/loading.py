@@ -14,6 +14,7 @@ from modeling.parts.model_files import ADAPTER_CONFIG, ModelFiles
 from processing.errors import UserError, quoted
 
 SHOWN_KEYS = 3  # names of weights that a message holds
+OWN_ATTENTION = (None, "eager", "sdpa")  # of transformers and torch
 
 
 def load_pretrained(pretrained_class: Any, name: Any, **options: Any) -> Any:
@@ -48,7 +49,23 @@ def load_config(name: Any, **options: Any) -> PreTrainedConfig:
     for part in vars(config).values():
         if isinstance(part, PreTrainedConfig):
             part._name_or_path = ""
+    _take_orders(config)
     return config
+
+
+def _take_orders(config: PreTrainedConfig) -> None:
+    """Takes out of a config, and of its parts, what has transformers load something beside the model's own files.
+
+    An attention or experts of another name are a kernel of the Hub, whose code would run. `transformers_weights` names
+    other weights, pickled ones too.
+    """
+    if config._attn_implementation not in OWN_ATTENTION:
+        config._attn_implementation = None
+    config._experts_implementation = None
+    vars(config).pop("transformers_weights", None)
+    for part in vars(config).values():
+        if isinstance(part, PreTrainedConfig):
+            _take_orders(part)
 
 
 def load_weights(
@@ -141,8 +158,18 @@ def loading_errors(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except ImportError as error:  # of what a quantized model needs
+        raise UserError(
+            f"{name}: it needs a package that is not installed ({_first_line(error)}); install it, or choose another "
+            "model."
+        ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(f"{name}: it needs code of its own, which is never run; choose another model.") from error
-        reason = str(error).strip().splitlines()[0].rstrip(".:")
-        raise UserError(f"{name}: can't be loaded ({reason}); choose another, or download it again.") from error
+        raise UserError(
+            f"{name}: can't be loaded ({_first_line(error)}); choose another, or download it again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")

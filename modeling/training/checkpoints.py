@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from modeling.parts.model_files import INDEX, why_unsafe
 from modeling.training.arguments import AnyTrainingArguments
 from processing.errors import DISK_FULL, UserError
 
@@ -53,6 +55,25 @@ def why_incomplete(checkpoint: str | Path) -> str | None:
     return None
 
 
+def why_untrusted(checkpoint: str | Path) -> str | None:
+    """Which file of a whole checkpoint no run can have written, and why; None where there is none.
+
+    Everything that the Trainer unpickles is read as the Trainer does, but for the numbers in it.
+    """
+    folder = Path(checkpoint)
+    if (index := folder / INDEX).is_file() and (reason := why_unsafe(index)):
+        return f"{INDEX} {reason}"
+    for file in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
+        try:
+            with safe_globals():  # numpy's random state
+                state = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+            if not isinstance(state, dict):
+                raise TypeError
+        except Exception:  # whatever another's pickle leads to
+            return f"{file.name} holds something else than a state of training"
+    return None
+
+
 def _is_model_alone(checkpoint: str | Path) -> bool:
     """Whether `--save_only_model True` left out what training resumes from."""
     folder = Path(checkpoint)  # FSDP and DeepSpeed write folders
@@ -84,6 +105,8 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
             logger.warning("%s is incomplete (%s), so it is skipped.", folder, reason)
         elif _is_model_alone(folder):
             logger.warning("%s holds the model alone (--save_only_model True), so it is skipped.", folder)
+        elif reason := why_untrusted(folder):
+            logger.warning("%s can't be trusted (%s), so it is skipped.", folder, reason)
         else:
             return str(folder)
     return None
@@ -100,7 +123,8 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | No
         None where training starts anew, or there is none.
 
     Raises:
-        UserError: it belongs to a run with another model or answer vocabulary, or the one asked for is not whole.
+        UserError: it belongs to a run with another model or answer vocabulary, or the one asked for is not whole
+            or holds what no run has written.
     """
     if not args.do_train:
         return None
@@ -118,6 +142,8 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | No
             f"--resume_from_checkpoint {checkpoint}: it holds the model alone (--save_only_model True); start from "
             f"its weights by --model_name_or_path {checkpoint}."
         )
+    elif reason := why_untrusted(checkpoint):
+        raise UserError(f"--resume_from_checkpoint {checkpoint}: it can't be trusted ({reason}); choose another.")
     for file in ("config.json", "adapter_config.json"):
         if (Path(checkpoint) / file).is_file():
             saved = json.loads((Path(checkpoint) / file).read_text(encoding="utf-8"))

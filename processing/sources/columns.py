@@ -2,13 +2,14 @@
 
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from processing.errors import UserError, quoted
 from processing.sources.rows import FIELDS
-from processing.sources.values import is_missing, text_of
+from processing.sources.values import is_missing, text_of, texts_in_cell
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ def split_answers(value: Any) -> tuple[Any, list[str] | None]:
     Of several the most frequent is trained on, and the first among as frequent ones. What is no list of texts stays
     as it is.
     """
+    value = texts_in_cell(value)
     if not isinstance(value, list) or not all(_is_plain_value(item) for item in value):
         return value, None
     texts = [text for item in value if (text := text_of(item)) is not None]
@@ -156,7 +158,7 @@ def split_answers(value: Any) -> tuple[Any, list[str] | None]:
 
 def options_of(values: Mapping[str, Any], columns: list[str]) -> list[str] | None:
     """The options of a row as the table has them; None where they are no texts."""
-    cells = [values.get(column) for column in columns]
+    cells = [texts_in_cell(values.get(column)) for column in columns]
     if len(cells) == 1 and isinstance(cells[0], list):
         cells = cells[0]
     if not cells or not all(_is_plain_value(cell) for cell in cells) or all(is_missing(cell) for cell in cells):
@@ -174,4 +176,4 @@ def _similar_columns(name: str, present: Iterable[str]) -> list[str]:
 
 
 def _letters(name: str) -> str:
-    return re.sub(r"[\s_-]+", "_", name.strip()).casefold()
+    return re.sub(r"[\s_-]+", "_", unicodedata.normalize("NFC", name).strip()).casefold()

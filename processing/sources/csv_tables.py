@@ -11,11 +11,13 @@ from pathlib import Path
 from processing.errors import UserError, quoted
 from processing.sources.rows import FIELDS
 from processing.sources.text_files import read_text
+from processing.storage import FORMULA, PLAIN_NUMBER
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 DELIMITER_LINE = re.compile(r'"?sep=([^"\w\r\n])"?(?:\r\n|\n|\r)', re.IGNORECASE)  # Excel's own first line
 JSON_BEGINNING = re.compile(r'\s*(\[\s*)?\{\s*"[^"]*"\s*:')
 HEADER_LENGTH = 2**16  # characters that hold a header
+GUARDED = re.compile(r'="((?:[^"]|"")*)"')  # Excel's way to keep a text that looks like a number or a date
 WHOLE_NUMBER = re.compile(r"-?\d+\.0")
 INVISIBLE = " \t\r\n\xa0\ufeff\u200b"  # around a name
 CONSISTENT_LINES = 20  # by which the delimiter is found
@@ -91,7 +93,7 @@ def _read_lines(text: str, delimiter: str, file: Path, first_line: int) -> list[
     try:
         for row in reader:
             if not _is_blank(row):
-                rows.append(row)
+                rows.append([_without_guard(cell) for cell in row])
                 if any(_holds_rows(field, delimiter, len(rows[0])) for field in row if "\n" in field):
                     suspects.append(line)
             line = first_line + reader.line_num
@@ -102,7 +104,10 @@ def _read_lines(text: str, delimiter: str, file: Path, first_line: int) -> list[
                 "for one that is text."
             ) from error
         line = first_line + reader.line_num - 1
-        raise UserError(f"{file} line {line}: not valid CSV ({error}); correct or remove it.") from error
+        mend = (
+            "write two quotes for one inside of a field" if "expected after" in str(error) else "correct or remove it"
+        )
+        raise UserError(f"{file} line {line}: not valid CSV ({error}); {mend}.") from error
     if suspects:
         logger.warning(
             "%s line %d: a field in quotes holds what look like whole rows%s; if they are rows, write two quotes for "
@@ -112,6 +117,13 @@ def _read_lines(text: str, delimiter: str, file: Path, first_line: int) -> list[
             f", and so do {len(suspects) - 1:,} more" if len(suspects) > 1 else "",
         )
     return rows
+
+
+def _without_guard(cell: str) -> str:
+    """The text of a cell that is guarded against a spreadsheet: `="0012"`, or an apostrophe before =, +, - or @."""
+    if match := GUARDED.fullmatch(cell):
+        return match[1].replace('""', '"')
+    return cell[1:] if cell[:1] == "'" and FORMULA.match(cell[1:]) and not PLAIN_NUMBER.fullmatch(cell[1:]) else cell
 
 
 def _holds_rows(field: str, delimiter: str, columns: int) -> bool:

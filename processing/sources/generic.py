@@ -4,6 +4,7 @@ import posixpath
 from collections.abc import Iterable
 from pathlib import Path
 
+from processing.errors import UserError, quoted
 from processing.image_paths import LINK, MISSING, ImageFolder, is_absolute
 from processing.image_store import ImageStore, StoredImage
 from processing.images import MAX_IMAGE_BYTES
@@ -64,7 +65,7 @@ def read_tables(
 def _find_images(folder: DataFolder, table: str, rows: list[Row], images: ImageFolder, store: ImageStore) -> None:
     """Brings the names of a table's images into names of `images`, or of the store where they lie in zip files."""
     names = dict.fromkeys(row["image"] for row in rows if _is_name(row["image"]))
-    start = _common_folder(folder, posixpath.dirname(table), list(names))
+    start = _common_folder(folder, table, list(names))
     inside = {name: posixpath.join(start, name) if start and _is_relative(name) else name for name in names}
     folder.fetch(sorted({name for name in inside.values() if name in folder.known}))
     places = {name: folder.image_name(path) if _is_relative(name) else name for name, path in inside.items()}
@@ -80,12 +81,30 @@ def _find_images(folder: DataFolder, table: str, rows: list[Row], images: ImageF
             row["image"] = found.get(name, places[name])
 
 
-def _common_folder(folder: DataFolder, beside: str, names: list[str]) -> str:
-    """The folder that holds most of the images of a table: its own, that of the data set, or another one."""
+def _common_folder(folder: DataFolder, table: str, names: list[str]) -> str:
+    """The folder that holds most of the images of a table: its own, that of the data set, or another one.
+
+    Of others that hold as many, it is the one that has the table's name.
+
+    Raises:
+        UserError: several others hold as many, and none has the table's name.
+    """
     tried = [posixpath.normpath(name) for name in names[:TRIED_NAMES] if _is_relative(name)]
+    beside = posixpath.dirname(table)
     others = sorted({posixpath.dirname(name) for name in folder.files})[:TRIED_FOLDERS]
     candidates = list(dict.fromkeys((beside, "", *others)))
-    return max(candidates, key=lambda start: sum(folder.has(posixpath.join(start, name)) for name in tried))
+    counts = {start: sum(folder.has(posixpath.join(start, name)) for name in tried) for start in candidates}
+    best = [start for start in candidates if counts[start] == max(counts.values())]
+    if best[0] in (beside, ""):
+        return best[0]
+    stem = posixpath.splitext(posixpath.basename(table))[0].lower()
+    named = [start for start in best if posixpath.basename(start).lower() == stem]
+    if len(best) > 1 and len(named) != 1:
+        raise UserError(
+            f"{folder.title(table)}: {quoted(best[0])} and {quoted(best[1])} hold images of the same names; choose "
+            "one by --image_folder, or write the folder into the table, as in folder/name.png."
+        )
+    return (named or best)[0]
 
 
 def _store_files(rows: list[Row], images: ImageFolder, store: ImageStore) -> None:

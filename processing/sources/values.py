@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 WORDS_FOR_MISSING = {"na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nil"}
-LONGEST_CELL = 4_000  # characters of an image's cell that holds a path
+LONGEST_CELL = 4_000  # characters of a cell that is read as a list or an object
 LONGEST_NUMBER = 21  # digits before or after the point; beyond them an exponent is easier to read
 SEVERAL = re.compile(r"[/,;+&|]|\band\b")  # stands between the names of several languages
 ENGLISH = "en|eng|engl|english|anglais|englisch|inglés|英文|英语|英語"
@@ -37,16 +37,28 @@ def image_path(value: Any) -> Any:
 
     They write `{"bytes": null, "path": "a.png"}`, `["a.png"]`, and in CSV files the same as Python shows it.
     """
-    if isinstance(value, str) and value.strip()[:1] in ("{", "[") and len(value) < LONGEST_CELL:
-        for read in (json.loads, ast.literal_eval):
-            try:
-                return image_path(read(value.strip()))
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
+    value = _parsed(value)
     if isinstance(value, list) and len(value) == 1:
         return image_path(value[0])
     if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):
         return value["path"]
+    return value
+
+
+def texts_in_cell(value: Any) -> Any:
+    """The list of texts that a cell of a CSV file holds as pandas writes it, `['yes', 'no']`; else the cell."""
+    parsed = _parsed(value)
+    return parsed if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed) and parsed else value
+
+
+def _parsed(value: Any) -> Any:
+    """What a cell holds that is a list or an object in JSON or as Python shows it; other cells as they are."""
+    if isinstance(value, str) and value.strip()[:1] in ("{", "[") and len(value) < LONGEST_CELL:
+        for read in (json.loads, ast.literal_eval):
+            try:
+                return read(value.strip())
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
     return value
 
 

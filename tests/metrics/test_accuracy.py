@@ -48,7 +48,7 @@ def test_answers_of_signs_alone_are_as_no_answer_to_exact_match():
 
 
 def test_chinese_answers_count_by_both_normalisations():
-    assert equal_for_exact_match(rows_of("阳性，左", "阳性左", language="zh")) == [("阳性左", "阳性，左")]  # noqa: RUF001
+    assert equal_for_exact_match(rows_of("阳性，左", "阳性左", language="zh")) == [("阳性，左", "阳性左")]  # noqa: RUF001
     assert equal_for_exact_match(rows_of("阳性，左", "阳性左")) == []  # noqa: RUF001
     assert equal_for_exact_match(rows_of("5%", "5", language="zh")) == [("5", "5%")]
 

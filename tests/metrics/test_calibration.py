@@ -100,6 +100,13 @@ def test_scale_of_answers_that_confidence_separates_stays_finite():
     assert everything == pytest.approx(np.full(100, 101 / 102), abs=1e-3)
 
 
+def test_scale_counts_every_answer_that_is_too_sure():
+    steps = np.linspace(0.3, 0.9, 1_000)
+    assert fit_scale(steps, (steps > 0.6) * 1.0) == pytest.approx((21.93, -8.91), abs=0.01)
+    certain, correct = 1 - 10 ** -np.linspace(6.1, 9, 1_000), np.arange(1_000) % 10 < 7
+    assert scaled(certain, *fit_scale(certain, correct * 1.0)) == pytest.approx(np.full(1_000, 0.7), abs=2e-3)
+
+
 def test_scale_turns_log_odds_and_bears_full_certainty():
     np.testing.assert_allclose(scaled(np.array([0.5, 0.8]), 2, 1), expit(2 * logit(np.array([0.5, 0.8])) + 1))
     ends = scaled(np.array([0.0, 1.0]), 1, 0)
@@ -144,3 +151,14 @@ def test_interval_of_the_calibration_error_takes_off_what_chance_adds():
         errors.append(calibration_error(confidences, correct))
         middles.append(np.mean(calibration_error_interval(confidences, correct, list(map(str, range(500))))))
     assert np.mean(middles) < 0.7 * np.mean(errors)
+
+
+def test_interval_of_the_calibration_error_holds_itself_and_nothing_where_there_is_none():
+    generator, held, images = np.random.default_rng(1), 0, [str(i) for i in range(400)]
+    for _ in range(60):
+        confidences = expit(generator.normal(2, 2, 400))
+        correct = (generator.random(400) < confidences).astype(float)
+        low, high = calibration_error_interval(confidences, correct, images)
+        assert low <= calibration_error(confidences, correct) <= high
+        held += low == 0
+    assert held >= 54

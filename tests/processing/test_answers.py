@@ -23,6 +23,10 @@ SAME = [
     ("5 mm.", "5 mm"),
     ("x-ray", "X-Ray"),
     ("hepatitis A", "Hepatitis a."),
+    ("yes", "yes\u200b", "\u200eYes"),
+    ("5 \u03bcm", "5 \u00b5m"),
+    ("x-ray", "x\u2011ray"),
+    ("<5 mm", "\uff1c5 mm"),
 ]
 DIFFERENT = [
     ("HER2+", "HER2-", "HER2"),
@@ -46,13 +50,14 @@ DIFFERENT = [
     ("IV", "I.V", "I-V"),
     ("左肺", "右肺"),
     ("A", "A'", "A''"),
+    ("A positive", "positive", "AB positive"),
+    ("A B", "B", "AB", "A C", "C"),
 ]
 
 
 @pytest.mark.parametrize("pair", SAME, ids=str)
 def test_spellings_of_an_answer_are_the_same(pair):
-    one, other = pair
-    assert answer_identity(one) == answer_identity(other)
+    assert len({answer_identity(answer) for answer in pair}) == 1
 
 
 @pytest.mark.parametrize("answers", DIFFERENT, ids=str)
@@ -88,6 +93,15 @@ def test_an_identity_is_its_own_identity():
         ("The left lung.", "left lung", True),
         ("lung, heart", "lung heart", True),
         ("T1/T2", "T1T2", False),
+        ("Grade I-II", "Grade III", False),
+        ("A-B", "AB", False),
+        ("I,II", "III", False),
+        ("1;2", "12", False),
+        ("t(9;22)", "t(922)", False),
+        ("1/12", "11/2", False),
+        ("1.15", "11.5", False),
+        ("T-cell", "tcell", True),
+        ("non-small-cell", "nonsmallcell", True),
     ],
 )
 def test_signs_that_exact_match_ignores(one, other, same):
@@ -101,8 +115,8 @@ def test_opposite_answers_of_a_table_are_classes_of_their_own(table):
     assert build_vocabulary(answers) == ["1.5 cm", "15 cm", "<5", ">5", "HER2+", "HER2-", "lung"]
 
 
-@pytest.mark.parametrize(("language", "count"), [("en", 219), ("zh", 253)])
-def test_slake_has_as_many_answers_as_by_the_normalisation_of_squad(slake, language, count):
+@pytest.mark.parametrize(("language", "count"), [("en", 219), ("zh", 252)])
+def test_slake_has_as_many_answers_as_by_the_normalisation_of_squad_but_for_a_wide_comma(slake, language, count):
     assert len(build_vocabulary(load_vqa_dataset(str(slake), language=language)["train"]["answer"])) == count
 
 

@@ -1,6 +1,8 @@
 """Tables that are nearly right: names in another case, empty splits, blank lines, numbers beyond all bounds."""
 
 import json
+import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -191,6 +193,53 @@ def test_one_object_and_an_empty_split_are_taken(folder):
     (folder / "validation.json").write_text(json.dumps(rows([11])[0]))
     (folder / "train.json").write_text(json.dumps(rows(range(9))))
     assert sizes(folder) == {"train": 9, "validation": 1}
+
+
+def test_texts_guarded_for_a_spreadsheet_are_read_as_text(folder):
+    cells = ['="1-2"', '"=""007"""', "'-a", "'=5", "'5", "-5"]
+    lines = [f"{n}.png,Is it?,{cells[n % 6]}" for n in range(12)]
+    found = {row["answer"] for row in read(folder, "\n".join(["image,question,answer", *lines]))}
+    assert found == {"1-2", "007", "-a", "=5", "'5", "-5"}
+
+
+def test_lists_of_pandas_in_cells_are_lists(folder):
+    lines = [f"{n}.png,Is it?,\"['yes', 'maybe', 'yes']\",\"['<1 cm', '>1 cm']\"" for n in range(12)]
+    [first, *_] = read(folder, "\n".join(["image,question,answer,options", *lines]))
+    assert (first["answer"], first["answers"]) == ("yes", ["yes", "maybe", "yes"])
+    assert first["choices"] == ["<1 cm", ">1 cm"]
+    lines = [f"{n}.png,Is it?,[1]" for n in range(12)]
+    assert read(folder, "\n".join(["image,question,answer", *lines]))[0]["answer"] == "[1]"
+
+
+def test_errors_of_a_spreadsheet_are_no_answers(folder, caplog):
+    lines = [f"{n}.png,Is it?,{'#NAME?' if n < 2 else 'yes'}" for n in range(12)]
+    assert len(read(folder, "\n".join(["image,question,answer", *lines]))) == 10
+    assert "2 x a spreadsheet's error instead of text: rows.csv row 1 (answer: #NAME?; mend the cell's" in caplog.text
+
+
+@pytest.mark.parametrize(("table", "found"), [("qa.csv", None), ("masks.csv", "masks")])
+def test_images_of_one_name_in_two_folders_are_not_taken_at_random(folder, tmp_path, table, found):
+    root = tmp_path / "set"
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+        for number in range(12):
+            shutil.copy(folder / f"{number}.png", root / name)
+    (root / table).write_text("image,question,answer\n" + "".join(f"{n}.png,Is it?,yes\n" for n in range(12)))
+    if found is None:
+        with pytest.raises(
+            UserError, match="'images' and 'masks' hold images of the same names; choose one by --image"
+        ):
+            load_vqa_dataset(str(root))
+        assert len(read(root, (root / table).read_text(), table, image_folder=str(root / "masks"))) == 12
+    else:
+        rows = [row for part in load_vqa_dataset(str(root)).values() for row in part]
+        assert {row["image_id"].split("/")[0] for row in rows} == {found}
+
+
+def test_column_name_in_another_form_of_unicode_is_found(folder):
+    lines = [f"{n}.png,Is it?,oui" for n in range(12)]
+    text = "\n".join([unicodedata.normalize("NFD", "image,question,R\u00e9ponse"), *lines])
+    assert len(read(folder, text, column_names=["answer=R\u00e9ponse"])) == 12
 
 
 REFUSALS = {

@@ -100,6 +100,20 @@ def test_tuning_rows_are_whole_groups_of_a_tenth_of_the_training_images(table, t
     )
 
 
+def test_tuning_rows_do_not_depend_on_the_order_of_rows_or_files(table, tmp_path):
+    names = []
+    for number, picture in enumerate(picture for body in range(20) for picture in slices(1, body)):
+        picture.save(tmp_path / f"{number}_a.png")
+        picture.save(tmp_path / f"{number}_b.tif")  # the same pixels in another file
+        names += [f"{number}_a.png", f"{number}_b.tif"]
+    held_out = set()
+    for order in (names, names[::-1]):
+        file = table(*({"image": name, "split": "train"} for name in order), count=40)
+        held_out.add(frozenset(load_vqa_dataset(str(file), tuning_split=True)["validation"]["image_id"]))
+    [images] = held_out
+    assert len(images) == 4
+
+
 def test_tuning_rows_of_one_body_are_refused(table, tmp_path):
     for number, picture in enumerate(slices(12, 0)):
         picture.save(tmp_path / f"same{number}.png")

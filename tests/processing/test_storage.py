@@ -36,6 +36,34 @@ def test_written_file_has_the_usual_permissions_and_the_process_keeps_its_own(tm
     assert (tmp_path / "new" / "file.txt").read_bytes() == b"text"
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])
+def test_a_file_that_is_written_again_keeps_its_permissions(tmp_path, mode):
+    file = tmp_path / "file.txt"
+    file.write_text("old")
+    file.chmod(mode)
+    write_atomically(file, "new")
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+    assert file.read_text() == "new"
+
+
+def test_a_symbolic_link_stays_one_and_its_file_is_written(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    link, target = tmp_path / "link.txt", tmp_path / "elsewhere" / "target.txt"
+    link.symlink_to(target)
+    for text in ("first", "second"):  # the target is not there yet, then it is
+        write_atomically(link, text)
+        assert link.readlink() == target
+        assert target.read_text() == text
+    assert [file.name for file in target.parent.iterdir()] == ["target.txt"]
+
+
+@pytest.mark.parametrize("length", [240, 255])
+def test_the_longest_names_of_files_are_written(tmp_path, length):
+    name = "n" * (length - 5) + ".json"
+    write_atomically(tmp_path / name, "text")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "text")]
+
+
 def test_failed_write_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch):
     write_atomically(tmp_path / "file.txt", "old")
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))

@@ -134,3 +134,39 @@ def test_clean_data_leaves_no_warning_and_no_file(table, tmp_path, caplog):
         load_vqa_dataset(str(table()), skipped_rows_file=tmp_path / "skipped.jsonl")
     assert not caplog.records
     assert not (tmp_path / "skipped.jsonl").exists()
+
+
+TOKEN = "hf_" + "TokenInData" * 4
+SECRETS = ("TokenInData", "doe", "hunter2", "signature")
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "kept"),
+    [
+        ({"image": f"https://doe:{TOKEN}@hub.org/x.png?token={TOKEN}"}, "image", "https://hub.org/x.png?..."),
+        ({"image": "s3://doe:hunter2@a.org/x.png#signature"}, "image", "s3://a.org/x.png?..."),
+        ({"image": "/home/doe/private/x.png"}, "image", ".../x.png"),
+        ({"image": "C:\\Users\\doe\\x.png"}, "image", ".../x.png"),
+        ({"image": ["/home/doe/x.png", "~/doe/y.png"]}, "image", "['.../x.png', '.../y.png']"),
+        ({"image": "0.png", "question": "", "location": f"by {TOKEN}"}, "location", "by hf_***"),
+        ({"image": "0.png", "question": ["~/doe/x.png"]}, "question", [".../x.png"]),
+        ({"image": "0.png", "question": "", "answer": "ftp://doe:hunter2@a.org"}, "answer", "ftp://a.org"),
+        ({"image": "0.png", "split": f"https://a.org/?signature={TOKEN}"}, "split", "https://a.org/?..."),
+    ],
+    ids=range(9),
+)
+def test_skipped_rows_are_listed_without_credentials_and_whole_paths(table, tmp_path, caplog, change, field, kept):
+    splits = [{"split": "validation" if i == 1 else "train"} for i in range(12)]
+    file, skipped = table(splits[0] | change, *splits[1:]), tmp_path / "out" / "skipped.jsonl"
+    load_vqa_dataset(str(file), skipped_rows_file=skipped)
+    row = json.loads(skipped.read_text())
+    assert row[field] == kept
+    assert not [secret for secret in SECRETS if secret in skipped.read_text() + caplog.text]
+
+
+def test_absolute_path_of_an_image_in_the_folder_is_shortened_where_its_row_is_skipped(table, tmp_path):
+    file, skipped = table({"image": str(tmp_path / "0.png"), "question": ""}), tmp_path / "out" / "skipped.jsonl"
+    load_vqa_dataset(str(file), skipped_rows_file=skipped)
+    row = json.loads(skipped.read_text())
+    assert (row["image"], row["image_id"], row["problem"]) == (".../0.png", "0.png", "empty question")
+    assert str(tmp_path) not in skipped.read_text()

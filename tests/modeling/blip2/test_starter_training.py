@@ -9,7 +9,7 @@ from modeling.asking.predictor import Predictor
 from modeling.blip2.adapter import build_model
 from modeling.blip2.family import build_trainer, read_answers
 from processing.errors import UserError
-from tests.modeling.blip2.tiny_runs import starter_arguments
+from tests.modeling.blip2.tiny_runs import starter_arguments, weights
 
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 
@@ -70,6 +70,22 @@ def test_adapter_reloads_over_a_rebuilt_base_to_the_same_answers(trained, predic
     again = build_trainer(args, *build_model(args, dataset), dataset).predict(rows).predictions
     assert (output.predictions[0] == again[0]).all()
     assert output.predictions[1] == pytest.approx(again[1], rel=1e-4)
+
+
+def test_training_goes_on_from_an_adapter(trained, dataset, tmp_path):
+    folder, trainer, _ = trained
+    options = {"max_steps": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "eval_strategy": "no"}
+    args = starter_arguments(tmp_path, model_name_or_path=str(folder), save_strategy="no", **options)
+    second = build_trainer(args, *build_model(args, dataset), dataset)
+    before = weights(trainer)
+    assert weights(second).keys() == before.keys()
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(second).items())
+    second.train()
+    second.save_model()
+    moved = {name for name, weight in weights(second).items() if not torch.equal(weight, before[name])}
+    assert {name.split(".")[2] for name in moved} == {"qformer", "language_projection", "language_model"}
+    configs = [(place / "adapter_config.json").read_text() for place in (folder, tmp_path)]
+    assert configs[0] == configs[1]
 
 
 def test_predictor_answers_as_the_trainer_does(trained, predicted):

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 import train
 from modeling.training.checkpoints import checkpoints, last_checkpoint, why_incomplete
@@ -88,6 +89,39 @@ def test_incomplete_checkpoint_that_is_asked_for_is_refused(folder, phantoms):
     (folder / "checkpoint-6" / "rng_state.pth").write_bytes(b"")
     with pytest.raises(UserError, match=r"checkpoint-6: it is incomplete \(rng_state.pth is incomplete\); choose"):
         run(phantoms, folder, "--resume_from_checkpoint", str(folder / "checkpoint-6"))
+
+
+class Evil:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("content", ["evil", "text"])
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt"])
+def test_state_that_no_run_has_written_is_one_sentence(folder, phantoms, tmp_path, caplog, name, content):
+    last = folder / "checkpoint-6"
+    torch.save(Evil(tmp_path / "ran") if content == "evil" else "text", last / name)
+    reason = f"{name} holds something else than a state of training"
+    with pytest.raises(UserError) as error:
+        run(phantoms, tmp_path / "new", "--resume_from_checkpoint", str(last))
+    said = f"--resume_from_checkpoint {last}: it can't be trusted ({reason}); choose another."
+    assert str(error.value) == said
+    assert last_checkpoint(folder) == str(folder / "checkpoint-4")
+    assert f"checkpoint-6 can't be trusted ({reason}), so it is skipped." in caplog.text
+    assert not (tmp_path / "ran").exists()
+
+
+def test_index_of_a_checkpoint_that_leads_out_of_it_is_refused(folder, phantoms):
+    last = folder / "checkpoint-6"
+    content = {"metadata": {}, "weight_map": {"x": "../checkpoint-4/model.safetensors"}}
+    (last / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"model.safetensors.index.json names '../checkpoint-4/model.safetensors', wh"):
+        run(phantoms, folder, "--resume_from_checkpoint", str(last))
 
 
 @pytest.fixture

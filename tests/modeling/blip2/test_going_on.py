@@ -1,0 +1,43 @@
+"""modeling.blip2.adapter: a training that goes on from a saved adapter."""
+
+import pytest
+import torch
+
+from tests.modeling.blip2.tiny_runs import trained, untrained, weights
+
+WHOLE = {"modules_to_save": ["qformer", "language_projection"], "lora_targets": ["language_model"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("opt", {"feature_cache_gb": 0}),
+        ("opt", WHOLE | {"feature_cache_gb": 1}),
+        ("llama", WHOLE | {"feature_cache_gb": 0}),
+        ("t5", {"feature_cache_gb": 1}),
+    ],
+    ids=["opt", "opt whole cached", "llama whole", "t5 cached"],
+)
+def test_training_goes_on_from_an_adapter(bases, dataset, tmp_path, kind, options):
+    """The starter's: tests/modeling/blip2/test_starter_training.py."""
+    first = trained(bases[kind], tmp_path / "first", dataset, **options)
+    first.save_model()
+    before, tokens = weights(first), first.predict(dataset["validation"]).predictions[0]
+    start = untrained(tmp_path / "first", tmp_path / "start", dataset, **options)
+    assert weights(start).keys() == before.keys()
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(start).items())
+    assert (start.predict(dataset["validation"]).predictions[0] == tokens).all()
+    second = trained(tmp_path / "first", tmp_path / "second", dataset, **options)
+    second.save_model()
+    moved = {name for name, weight in weights(second).items() if not torch.equal(weight, before[name])}
+    assert {part for name in moved for part in ("lora_A", "lora_B", "modules_to_save") if part in name} == (
+        {"lora_A", "lora_B", "modules_to_save"} if options.get("modules_to_save") else {"lora_A", "lora_B"}
+    )
+    losses = [
+        entry["train_loss"] for run in (first, second) for entry in run.state.log_history if "train_loss" in entry
+    ]
+    assert losses[1] < losses[0]
+    again = untrained(tmp_path / "second", tmp_path / "again", dataset, do_train=False, **options)
+    assert not [name for name, p in again.model.named_parameters() if p.requires_grad]
+    expected = second.predict(dataset["validation"]).predictions[0]
+    assert (again.predict(dataset["validation"]).predictions[0] == expected).all()
