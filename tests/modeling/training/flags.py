@@ -151,7 +151,7 @@ REFUSED: dict[str, Refusal] = {
     "column_names": Refusal("image=image", "--column_names is for tables, and "),
     "image_folder": Refusal("nowhere", "--image_folder nowhere: there is no such folder"),
     "output_dir": Refusal("/dev/null/out", "--output_dir /dev/null/out: can't be written to (Not a directory)"),
-    "model_revision": Refusal("v1", "--model_revision v1: "),
+    "model_revision": Refusal("v1", "revision v1"),
     "model_type": Refusal("bert", "--model_type: invalid choice: 'bert'"),
     "model_name_or_path": Refusal("/dev/null", "/dev/null: there is no such folder, and it is no Hub id"),
     "optim_target_modules": Refusal("all-linear", "--optim_target_modules needs one of the optimizers galore_"),
