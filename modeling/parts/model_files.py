@@ -18,11 +18,10 @@ from processing.sources import HUB_ID
 
 SMALL_FILES = ["*.json", "*.txt", "*.model"]  # at the top of a repo: configs and tokenizers, nothing that can run code
 WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"  # which file of a sharded model holds which weight
 PICKLED_WEIGHTS = "pytorch_model.bin"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"  # which file of a sharded model holds which weight
-SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 FILE_NAME = re.compile(r"[\w-][\w.-]*")  # of a shard: no folder
 
 
@@ -74,14 +73,10 @@ class ModelFiles:
         """
         if self.commit is not None and (converted := find_converted(self.name, self.commit)):
             return converted
-        shards = self._shards(INDEX)
-        if self.fetch(shards or [WEIGHTS]):
+        if self.fetch(self._shards(WEIGHTS)):
             return self.root
-        if shards:
-            missing = next(name for name in shards if self.find(name) is None)
-            raise UserError(f"{self.name}: it lacks {missing}, which its {INDEX} names; save or download it again.")
         if read_pickled:
-            names = self._shards(f"{PICKLED_WEIGHTS}.index.json") or [PICKLED_WEIGHTS]
+            names = self._shards(PICKLED_WEIGHTS)
             if self.fetch(names):
                 return convert(self.name, self.commit, self.root, names)
             raise UserError(f"{self.name}: it has no weights, {WEIGHTS} or {PICKLED_WEIGHTS}; name another model.")
@@ -127,35 +122,39 @@ class ModelFiles:
             _snapshot(self.name, self.commit, [glob.escape(name) for name in names])
         return are_here()
 
-    def _shards(self, index: str) -> list[str]:
-        """The files that an index of weights names."""
-        path = self.find(index)
-        if path is not None and index == INDEX and (reason := why_unsafe(path)):
-            raise UserError(f"{self.name}: its {INDEX} {reason}; save or download the model again.")
-        content = self.read_json(index)
-        if content is None:
-            return []
-        shards = content.get("weight_map")
-        names = set(shards.values()) if isinstance(shards, dict) else set()
-        if not names or not all(isinstance(name, str) and FILE_NAME.fullmatch(name) for name in names):
-            raise UserError(f"{self.name}: its {index} is damaged; save or download the model again.")
-        return sorted(names)
+    def _shards(self, file: str) -> list[str]:
+        """The files of weights that an index names, or the one file where there is no index.
+
+        Raises:
+            UserError: the index is damaged, or names files that are not beside it.
+        """
+        index = self.find(f"{file}.index.json")
+        if index is None or self.find(file) is not None:
+            return [file]
+        if reason := why_unsafe(index):
+            raise UserError(f"{self.name}: its {index.name} {reason}; save or download the model again.")
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not self.fetch(names):
+            missing = next(name for name in names if self.find(name) is None)
+            raise UserError(f"{self.name}: {missing} of its weights is missing; save or download the model again.")
+        return names
 
 
 def why_unsafe(index: Path) -> str | None:
-    """What is wrong with the index of a sharded model, None where all its weights are safetensors beside it.
+    """What is wrong with the index of a sharded model, None where it names nothing but files of its format beside it.
 
     transformers unpickles shards of other names, and follows their paths.
     """
+    ending = index.name.removesuffix(".index.json").rpartition(".")[2]
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         shards = set(content["weight_map"].values())
-        if not isinstance(content["metadata"], dict) or not all(isinstance(shard, str) for shard in shards):
+        if not shards or not isinstance(content["metadata"], dict) or not all(isinstance(s, str) for s in shards):
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "is damaged"
-    wrong = sorted(shard for shard in shards if not SHARD.fullmatch(shard))
-    return f"names {quoted(wrong[0])}, which is no safetensors file beside it" if wrong else None
+    wrong = sorted(shard for shard in shards if not FILE_NAME.fullmatch(shard) or not shard.endswith(f".{ending}"))
+    return f"names {quoted(wrong[0])}, which is no {ending} file beside it" if wrong else None
 
 
 def open_model(name: str, revision: str | None = None) -> ModelFiles:
