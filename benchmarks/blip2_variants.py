@@ -1,4 +1,6 @@
-"""The two sides of `benchmarks.blip2_training`: the plain recipe and this project, over the same small BLIP-2."""
+"""The two sides of `benchmarks.blip2_training`: the plain recipe and this project, over the same small BLIP-2.
+
+`benchmarks.gpu` has the plain side too, over large ones."""
 
 from typing import Any
 
@@ -15,7 +17,6 @@ from processing.collators import Blip2Collator
 
 PROMPT = "Question: {} Answer:"
 VOCABULARY = 5400
-IMAGE_TOKEN = VOCABULARY - 1
 QUERY_TOKENS = 32
 CONFIG: dict[str, Any] = {
     "vision_config": {
@@ -49,24 +50,27 @@ CONFIG: dict[str, Any] = {
         "eos_token_id": 1,
     },
     "num_query_tokens": QUERY_TOKENS,
-    "image_token_index": IMAGE_TOKEN,
+    "image_token_index": VOCABULARY - 1,
 }
 GREEDY = GenerationConfig(max_new_tokens=8, pad_token_id=0, eos_token_id=1, num_beams=1, do_sample=False)
 
 
-def make_processor(rows: list[dict]) -> Blip2Processor:
-    """Images of 224 pixels, and a byte-level tokenizer of the words of the rows, with OPT's start token."""
+def make_processor(rows: list[dict], image_size: int = 224, decoder_only: bool = True) -> Blip2Processor:
+    """Images of a size in pixels, and a byte-level tokenizer of the words of the rows, with OPT's start token or T5's
+    end token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet)
     tokenizer.train_from_iterator([text for row in rows for text in (row["question"], row["answer"])], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 1)])
+    template = "</s> $A" if decoder_only else "$A </s>"
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("</s>", 1)])
     fast_tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="</s>", padding_side="left"
     )
-    return Blip2Processor(BlipImageProcessorPil(size={"height": 224, "width": 224}), fast_tokenizer, QUERY_TOKENS)
+    image_processor = BlipImageProcessorPil(size={"height": image_size, "width": image_size})
+    return Blip2Processor(image_processor, fast_tokenizer, QUERY_TOKENS)
 
 
 def add_lora(model: Any) -> PeftModel:
@@ -94,38 +98,49 @@ class Plain:
 
     def __init__(self, collator: Blip2Collator, model: Any, rows: list[dict]) -> None:
         self.collator, self.model = collator, model
-        self.length = max(sum(map(len, self._prompt_and_answer(row))) for row in rows)  # tokens of each sequence
+        self.image_tokens = [model.config.image_token_index] * model.config.num_query_tokens
+        lengths = [tuple(map(len, self._prompt_and_answer(row))) for row in rows]
+        self.length = max(map(sum, lengths))  # tokens of each sequence
+        self.prompt_length, self.answer_length = (max(part) for part in zip(*lengths, strict=True))
 
     def _prompt_and_answer(self, row: dict) -> tuple[list[int], list[int]]:
         """The tokens of the image's places and the prompt, and those of the answer."""
         prompt = self.collator.tokenizer(PROMPT.replace("{}", row["question"]))["input_ids"]
-        return [IMAGE_TOKEN] * QUERY_TOKENS + prompt, self.collator.answer_ids(row["answer"])
+        return self.image_tokens + prompt, self.collator.answer_ids(row["answer"])
 
     def batch(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """A training batch."""
         ids, labels = [], []
         for row in rows:
             prompt, answer = self._prompt_and_answer(row)
-            fill = self.length - len(prompt) - len(answer)
-            ids.append(prompt + answer + [0] * fill)
-            labels.append([-100] * len(prompt) + answer + [-100] * fill)
+            if self.collator.decoder_only:
+                fill = self.length - len(prompt) - len(answer)
+                ids.append(prompt + answer + [0] * fill)
+                labels.append([-100] * len(prompt) + answer + [-100] * fill)
+            else:
+                ids.append(prompt + [0] * (self.prompt_length - len(prompt)))
+                labels.append(answer + [-100] * (self.answer_length - len(answer)))
         input_ids, label_ids = torch.tensor(ids), torch.tensor(labels)
+        answers = label_ids != -100 if self.collator.decoder_only else torch.zeros_like(input_ids, dtype=torch.bool)
         return {
             "pixel_values": pixels_of(self.collator, [row["image"] for row in rows]),
             "input_ids": input_ids,
-            "attention_mask": ((label_ids != -100) | (input_ids != 0)).long(),
+            "attention_mask": (answers | (input_ids != 0)).long(),
             "labels": label_ids,
         }
 
-    def generate(self, rows: list[dict]) -> list[list[int]]:
+    def generate(self, rows: list[dict], config: GenerationConfig = GREEDY) -> list[list[int]]:
         """The tokens of answers, by the stock class. Prompts are padded on the left."""
         prompts = [self._prompt_and_answer(row)[0] for row in rows]
         longest = max(map(len, prompts))
-        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        pixels = pixels_of(self.collator, [row["image"] for row in rows])
-        tokens = self.model.generate(pixel_values=pixels, input_ids=ids, attention_mask=mask, generation_config=GREEDY)
-        return tokens[:, longest:].tolist()
+        batch = {
+            "pixel_values": pixels_of(self.collator, [row["image"] for row in rows]),
+            "input_ids": torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts]),
+            "attention_mask": torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
+        }
+        inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        tokens = self.model.generate(**inputs, generation_config=config)
+        return tokens[:, longest if self.collator.decoder_only else 1 :].tolist()
 
 
 class Project:

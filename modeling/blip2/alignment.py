@@ -128,7 +128,7 @@ def align(
         MAX_QUESTION_LENGTH,
         share_images=True,
         features=features,
-        states=kept_states(head.text_encoder, tokenizer, MAX_QUESTION_LENGTH, {"train": rows}),
+        states=kept_states(head.text_encoder.to(args.device), tokenizer, MAX_QUESTION_LENGTH, {"train": rows}),
     )
     _AlignmentTrainer(head, _alignment_arguments(args), data_collator=collator, train_dataset=rows).train()
     base.language_model = language_model

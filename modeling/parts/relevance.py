@@ -63,7 +63,9 @@ def gradient_weighted(target: torch.Tensor, attention: dict[nn.Module, torch.Ten
     """
     gradients = torch.autograd.grad(target, list(attention.values()))
     pairs = zip(attention.items(), gradients, strict=True)
-    return {module: (gradient * part.detach()).float().clamp_min(0).mean(1) for (module, part), gradient in pairs}
+    return {  # in half precision the products of small numbers are 0
+        module: (gradient.float() * part.detach().float()).clamp_min(0).mean(1) for (module, part), gradient in pairs
+    }
 
 
 def self_relevance(layers: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import SchedulerType
+from transformers.utils import is_torch_bf16_gpu_available
 
 from modeling.training.checks import (
     check_adapter,
@@ -117,7 +118,7 @@ class SharedTrainingArguments(TrainingArguments):
         default=True,
         metadata={
             "help": "FP16 mixed precision; --bf16 True switches it off. Without a GPU the run takes bf16 autocast or "
-            "fp32 and says so."
+            "fp32 and says so, and so does an encoder-decoder language model on a GPU, as FP16 overflows in it."
         },
     )
     eval_strategy: str = field(
@@ -155,6 +156,10 @@ class SharedTrainingArguments(TrainingArguments):
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator needs the raw columns."}
+    )
+    model_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of --model_name_or_path on the Hub; main by default."},
     )
     questions_per_image: int = field(
         default=1,
@@ -226,6 +231,21 @@ class SharedTrainingArguments(TrainingArguments):
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 precision = "bf16 autocast" if self.bf16 else "fp32"
                 logger.warning("No GPU here: using %s instead of FP16.", precision)
+
+    def leave_fp16(self, reason: str) -> None:
+        """Takes bf16 in the place of FP16, or fp32 where the device has none, and says so.
+
+        Args:
+            reason: the first half of what is said.
+        """
+        dtype = instead_of_fp16()
+        self.fp16, self.bf16 = False, dtype == torch.bfloat16
+        self.mixed_precision = "bf16" if self.bf16 else "no"
+        if self.fp16_full_eval:
+            self.fp16_full_eval: bool = False
+            self.bf16_full_eval: bool = self.bf16
+        if self.process_index == 0:
+            logger.warning("%s: using %s instead.", reason, "bf16" if self.bf16 else "fp32")
 
 
 @dataclass
@@ -329,7 +349,7 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     )
     quantization: str | None = field(
         default=None,
-        metadata={"help": "Load the base model in 4bit or 8bit (needs bitsandbytes).", "choices": ["4bit", "8bit"]},
+        metadata={"help": "Load the frozen base in 4bit or 8bit (needs bitsandbytes).", "choices": ["4bit", "8bit"]},
     )
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate generated answers."})
 
@@ -348,6 +368,15 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
 
 TRAINING_ARGUMENTS = {"vilt": ViltTrainingArguments, "blip2": Blip2TrainingArguments}
 AnyTrainingArguments = ViltTrainingArguments | Blip2TrainingArguments
+
+
+def instead_of_fp16() -> torch.dtype:
+    """bf16 where the GPU multiplies it by itself, as NVIDIA's do from Ampere on; else fp32."""
+    if torch.cuda.is_available():
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = is_torch_bf16_gpu_available()
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def cpu_has_bf16() -> bool:

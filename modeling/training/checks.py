@@ -175,12 +175,12 @@ def check_adapter(args: Any) -> None:
         raise UserError("--alignment_epochs needs --modules_to_save qformer: else nothing would be aligned.")
     if args.qformer_learning_rate is not None and not whole & {"qformer", "vision_top"}:
         raise UserError("--qformer_learning_rate needs --modules_to_save qformer or vision_top.")
-    for name, targets in PARTS_OF_MODULES.items():
-        if name in whole and set(args.lora_targets) <= set(targets):
-            raise UserError(
-                f"--lora_targets {' '.join(args.lora_targets)}: --modules_to_save {name} trains all of it already; "
-                "add another target, such as language_model."
-            )
+    trained_whole = [name for name in PARTS_OF_MODULES if name in whole]
+    if set(args.lora_targets) <= {target for name in trained_whole for target in PARTS_OF_MODULES[name]}:
+        raise UserError(
+            f"--lora_targets {' '.join(args.lora_targets)}: --modules_to_save {' '.join(trained_whole)} trains all of "
+            "it already; add another target, such as language_model."
+        )
 
 
 def check_metric(args: Any) -> None:
@@ -206,6 +206,8 @@ def check_start(args: Any) -> None:
     """
     name = args.model_name_or_path
     if name == "starter" or name.startswith("scratch:"):
+        if args.model_revision is not None:
+            raise UserError(f"--model_revision {args.model_revision}: {name} is not on the Hub; leave the flag out.")
         check_starter(args, name == "starter")
 
 

@@ -57,12 +57,20 @@ def grouped_by_image(args: AnyTrainingArguments, rows: datasets.Dataset) -> Imag
 def keep_features(
     network: nn.Module, image_processor: Any, args: AnyTrainingArguments, dataset: datasets.DatasetDict
 ) -> KeptFeatures | None:
-    """The features of all images of a data set by a frozen network; None where `feature_cache_gb` is 0."""
+    """The features of all images of a data set by a frozen network; None where `feature_cache_gb` is 0.
+
+    The network computes them on the run's device and ends on the CPU. There it computes at each use what can't be
+    kept: the workers of a data loader are forks, in which a GPU can't be used.
+
+    Args:
+        network: no part of the model, which the Trainer moves to the device.
+    """
     if args.feature_cache_gb <= 0:
         return None
-    features = KeptFeatures(network, image_processor, args.feature_cache_gb)
+    features = KeptFeatures(network.to(args.device), image_processor, args.feature_cache_gb)
     with args.main_process_first(desc="computing image features"):
         features.fill(image for split in dataset.values() for image in split["image"])
+    network.to("cpu")
     return features
 
 

@@ -1,5 +1,7 @@
 """Trains ViLT and its starter."""
 
+import copy
+
 import datasets
 import torch
 from torch import nn
@@ -66,9 +68,10 @@ def build_trainer(
         model.vision_top.requires_grad_(False)
     features = states = None
     if hasattr(model, "vision"):
-        features = keep_features(model.vision, processor.image_processor, args, dataset)
+        features = keep_features(copy.deepcopy(model.vision), processor.image_processor, args, dataset)
     if hasattr(model, "text_encoder"):
-        states = kept_states(model.text_encoder, processor.tokenizer, config.max_position_embeddings, training)
+        encoder = copy.deepcopy(model.text_encoder).to(args.device)
+        states = kept_states(encoder, processor.tokenizer, config.max_position_embeddings, training)
     answers = {answer for rows in dataset.values() for answer in rows["answer"]}
     collator = ViltCollator(
         processor,

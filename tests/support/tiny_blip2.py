@@ -12,15 +12,15 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 QUERIES = 16  # enough for questions to share them
 
 
-def text_config(kind: str, vocab_size: int):
+def text_config(kind: str, vocab_size: int, width: int):
     common = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": 1}
     if kind == "t5":
-        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
-        return T5Config(**common, **sizes, decoder_start_token_id=0)
-    common |= {"bos_token_id": 1, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        sizes = {"d_model": width, "d_kv": width // 2, "d_ff": 2 * width, "num_layers": 2, "num_heads": 2}
+        return T5Config(**common, **sizes, dropout_rate=0.0, decoder_start_token_id=0)
+    common |= {"bos_token_id": 1, "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2}
     if kind == "opt":
-        return OPTConfig(**common, ffn_dim=64, word_embed_proj_dim=32, dropout=0.0)
-    return LlamaConfig(**common, intermediate_size=64)
+        return OPTConfig(**common, ffn_dim=2 * width, word_embed_proj_dim=width, dropout=0.0)
+    return LlamaConfig(**common, intermediate_size=2 * width)
 
 
 def make_tokenizer(kind: str, texts) -> PreTrainedTokenizerFast:
@@ -37,16 +37,16 @@ def make_tokenizer(kind: str, texts) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **names)
 
 
-def tiny_blip2(kind: str, dataset: datasets.DatasetDict, folder: Path) -> Path:
+def tiny_blip2(kind: str, dataset: datasets.DatasetDict, folder: Path, width: int = 32) -> Path:
     """Saves an untrained model whose language model is an `opt`, `llama` or `t5`, as the Hub's are laid out."""
     texts = [text for row in dataset["train"] for text in (row["question"], row["answer"])]
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)
     tokenizer = make_tokenizer(kind, texts)
     config = Blip2Config(
         vision_config=small | {"image_size": 64, "patch_size": 16},
         qformer_config=small | {"vocab_size": 10, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-        text_config=text_config(kind, len(tokenizer) + 1),
+        text_config=text_config(kind, len(tokenizer) + 1, width),
         num_query_tokens=QUERIES,
         image_token_index=len(tokenizer),
     )

@@ -151,8 +151,9 @@ REFUSED: dict[str, Refusal] = {
     "column_names": Refusal("image=image", "--column_names is for tables, and "),
     "image_folder": Refusal("nowhere", "--image_folder nowhere: there is no such folder"),
     "output_dir": Refusal("/dev/null/out", "--output_dir /dev/null/out: can't be written to (Not a directory)"),
+    "model_revision": Refusal("v1", "revision v1"),
     "model_type": Refusal("bert", "--model_type: invalid choice: 'bert'"),
-    "model_name_or_path": Refusal("/dev/null", "/dev/null: can't be loaded as a folder or from the Hub"),
+    "model_name_or_path": Refusal("/dev/null", "/dev/null: there is no such folder, and it is no Hub id"),
     "optim_target_modules": Refusal("all-linear", "--optim_target_modules needs one of the optimizers galore_"),
     "label_smoothing_factor": Refusal("0.1", "--label_smoothing_factor must stay 0.0: the models compute"),
     "torch_compile": Refusal("True --torch_compile_backend none", "--torch_compile_backend none: "),
@@ -186,5 +187,5 @@ REFUSED: dict[str, Refusal] = {
     "generation_max_length": Refusal("3", "--generation_max_length must be left out: --max_new_tokens limits"),
     "generation_config": Refusal("nowhere", "--generation_config must be left out: --generation_num_beams and"),
     "alignment_epochs": Refusal("1", "--alignment_epochs needs --modules_to_save qformer"),
-    "quantization": Refusal("4bit", "--quantization 4bit: needs bitsandbytes; pip install bitsandbytes"),
+    "quantization": Refusal("2bit", "--quantization: invalid choice: '2bit'"),
 }

@@ -90,7 +90,7 @@ REFUSED = {
     "--lr_scheduler_kwargs {}x": "--lr_scheduler_kwargs {}x: not valid JSON",
     "--lr_scheduler_kwargs [1]": "--lr_scheduler_kwargs [1]: must be a JSON object",
     '--lr_scheduler_kwargs {"cycles":2}': "unexpected keyword argument 'cycles'",
-    "--optim adamw_8bit": "--optim adamw_8bit: You need to install `bitsandbytes`",
+    "--optim schedule_free_adamw": "You need to install `schedulefree`",
     "--optim galore_adamw": "--optim galore_adamw: You need to install `galore_torch`",
     "--optim apollo_adamw": "--optim apollo_adamw: You need to install `apollo_torch`",
     "--optim adamw_torch_4bit": "You need to have `torchao>=0.4.0`",
@@ -126,6 +126,8 @@ REFUSED = {
     "--do_train False --do_eval False": "so there is nothing to do.",
     f"{BLIP2}--modules_to_save qformer": "attention: --modules_to_save qformer trains all of it already",
     f"{BLIP2}--lora_targets projection --modules_to_save language_projection": "trains all of it already; add another",
+    f"{BLIP2}--lora_targets dense projection --modules_to_save qformer language_projection": "dense projection: "
+    "--modules_to_save qformer language_projection trains all of it already; add another target, such as language",
     f"{BLIP2}--qformer_learning_rate 1e-4": "--qformer_learning_rate needs --modules_to_save qformer or vision_top.",
 }
 

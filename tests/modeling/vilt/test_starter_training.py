@@ -5,11 +5,14 @@ import logging
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import train
-from modeling.vilt.checkpoints import build_model
+from modeling.vilt import trainer as trainer_module
+from modeling.vilt.checkpoints import check_base
 from modeling.vilt.family import build_trainer
 from processing.errors import UserError
+from processing.images import open_image
 from tests.modeling.vilt.arguments import starter_arguments
 
 
@@ -88,6 +91,34 @@ def test_evaluating_again_reads_kept_features_to_the_same_answers(phantoms, data
     assert predictions[0] == predictions[1]
 
 
-def test_starter_can_not_be_evaluated_untrained(dataset, tmp_path):
+def test_starter_can_not_be_evaluated_untrained(tmp_path):
     with pytest.raises(UserError, match="nothing to evaluate"):
-        build_model(starter_arguments(tmp_path, do_train=False), dataset)
+        check_base(starter_arguments(tmp_path, do_train=False))
+
+
+def test_features_and_states_are_computed_on_the_device_of_the_run(starter, dataset, tmp_path, monkeypatch):
+    moves = []
+
+    def record(module, device, *_, **__):  # there is no GPU to move to
+        moves.append((type(module).__name__, torch.device(device).type))
+        return module
+
+    args = starter_arguments(tmp_path, feature_cache_gb=1)
+    monkeypatch.setattr(type(args), "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.nn.Module, "to", record)
+    monkeypatch.setattr(trainer_module, "ViltTrainer", lambda *_, data_collator, **__: data_collator)
+    build_trainer(args, *starter, dataset)
+    assert moves == [("FrozenEfficientNet", "cuda"), ("FrozenEfficientNet", "cpu"), ("BertModel", "cuda")]
+
+
+def test_workers_compute_on_the_cpu_what_is_not_kept(starter, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))  # without the features of other tests
+    model, processor = starter
+    rows = dataset["train"].select(range(3))
+    args = starter_arguments(tmp_path, feature_cache_gb=1e-9, dataloader_num_workers=1)
+    trainer = build_trainer(args, model, processor, dataset)
+    pixels = processor.image_processor([open_image(rows["image"][0])], return_tensors="pt")["pixel_values"]
+    expected = model.vision(pixels)[0]
+    model.to("meta")  # as the Trainer moves it to a GPU, where a fork can't compute
+    batch = next(iter(DataLoader(rows, 3, collate_fn=trainer.data_collator, num_workers=1)))
+    torch.testing.assert_close(batch["image_embeds"][0], expected)
