@@ -23,7 +23,7 @@ from modeling.families import FAMILIES
 from modeling.hub.card import model_card
 from modeling.publish import pop_destination, preflight, publish
 from modeling.training.arguments import AnyTrainingArguments, DataArguments
-from modeling.training.checkpoints import StopOnSigterm, explain_full_disk, find_checkpoint
+from modeling.training.checkpoints import StopOnSigterm, explain_full_disk, find_checkpoint, pin_revision
 from modeling.training.checks import check_output_dir, check_rows
 from modeling.training.evaluation import TEST, VALIDATION, Evaluation, evaluate
 from modeling.training.parser import parse_arguments
@@ -48,6 +48,9 @@ def main(argv: list[str]) -> None:
     base_license = None
     if destination and args.process_index == 0:
         base_license = preflight(destination, base_model_of(args.model_name_or_path))
+    pin_revision(args)
+    with args.main_process_first(desc="finding the base model"):
+        family.check_base(args)
 
     set_seed(args.seed)
     dataset = load_data(data_args, args)

@@ -71,10 +71,12 @@ def load(folder: str) -> Measured:
 def compute_features(folder: str) -> Measured:
     """Computes and keeps the features of all images by the image network of the starter."""
     from modeling.parts.kept_features import KeptFeatures
+    from modeling.parts.model_files import ModelFiles
     from modeling.vilt.checkpoints import load_checkpoint
     from modeling.vilt.starter import starter_checkpoint
 
-    model, processor = load_checkpoint(str(starter_checkpoint()), {"label2id": {"a": 0}, "id2label": {0: "a"}})
+    labels: dict[str, dict] = {"label2id": {"a": 0}, "id2label": {0: "a"}}
+    model, processor = load_checkpoint(ModelFiles("starter", starter_checkpoint()), labels, new=".")
     images = [str(image) for image in sorted(Path(folder).glob("imgs/*/source.jpg"))]
     memory, started = PeakMemory(), time.perf_counter()
     KeptFeatures(model.vision, processor.image_processor, max_gb=1_000).fill(images)

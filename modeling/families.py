@@ -10,6 +10,7 @@ from transformers.trainer_utils import PredictionOutput
 
 from modeling.blip2 import family as blip2
 from modeling.parts.family_predictor import FamilyPredictor
+from modeling.parts.model_files import ModelFiles
 from modeling.vilt import family as vilt
 
 
@@ -23,6 +24,17 @@ class Family(Protocol):
 
     MODEL_TYPES: tuple[str, ...]
     MAX_CASES: int
+
+    def check_base(self, args: Any) -> None:
+        """Checks what a run starts from before data and weights are fetched, and pins `args.model_revision`.
+
+        Args:
+            args: the family's TrainingArguments.
+
+        Raises:
+            UserError: there is no such model, or it is not of this family.
+        """
+        ...
 
     def build_model(self, args: Any, dataset: datasets.DatasetDict) -> tuple[Any, Any]:
         """Loads or makes the model and its processor.
@@ -73,8 +85,8 @@ class Family(Protocol):
         """
         ...
 
-    def load_predictor(self, folder: str, device: torch.device, dtype: torch.dtype) -> FamilyPredictor:
-        """The trained model of a folder, ready to answer.
+    def load_predictor(self, files: ModelFiles, device: torch.device, dtype: torch.dtype) -> FamilyPredictor:
+        """A trained model, ready to answer.
 
         Raises:
             UserError: it can't be loaded.

@@ -91,6 +91,8 @@ class Blip2Collator:
         questions_per_image: largest number of questions that share an image in one sequence (decoder-only).
         decoder_only: the kind of the language model.
         features: features of the vision encoder by image path, ``(patches, width)``, instead of pixels.
+        end_token_id: ends an answer; by default the tokenizer's.
+        max_length: tokens of a prompt and its answer together; longer answers are cut. None is no limit.
     """
 
     def __init__(
@@ -100,12 +102,16 @@ class Blip2Collator:
         questions_per_image: int,
         decoder_only: bool,
         features: FeatureLookup | None = None,
+        end_token_id: int | None = None,
+        max_length: int | None = None,
     ) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.prompt = prompt
         self.questions_per_image = questions_per_image
         self.decoder_only = decoder_only
+        self.end_token_id = end_token_id
+        self.max_length = max_length
         self.images = BatchImages(processor.image_processor, ResizedImages(processor.image_processor), features)
 
     def with_image_for_each_row(self) -> "Blip2Collator":
@@ -116,11 +122,15 @@ class Blip2Collator:
 
     def answer_ids(self, answer: str) -> list[int]:
         """Tokens of an answer, the end token last."""
-        return answer_ids(self.tokenizer, answer, self.decoder_only)
+        return answer_ids(self.tokenizer, answer, self.decoder_only, self.end_token_id)
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Tokens of the prompt with a question."""
+        return prompt_ids(self.tokenizer, self.prompt, question)
 
     def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
         """Returns what `Blip2ForQuestionAnswering.forward` takes."""
-        pairs = [question_answer_ids(self.tokenizer, self.prompt, row, self.decoder_only) for row in rows]
+        pairs = [self._pair(row) for row in rows]
         paths = [row["image"] for row in rows]
         if self.decoder_only:
             return self._packed(pairs, paths)
@@ -130,6 +140,12 @@ class Blip2Collator:
             "labels": padded([pair.answer for pair in pairs], -100),
             **self.images.batch(paths),
         }
+
+    def _pair(self, row: Mapping[str, Any]) -> QuestionAnswer:
+        pair = question_answer_ids(self.tokenizer, self.prompt, row, self.decoder_only, self.end_token_id)
+        if self.max_length is None:
+            return pair
+        return pair._replace(answer=pair.answer[: max(1, self.max_length - len(pair.prompt))])
 
     def _packed(self, pairs: Sequence[QuestionAnswer], paths: Sequence[str]) -> dict[str, torch.Tensor]:
         """Pairs about one image share sequences where the batch shares images; otherwise each has its own."""
@@ -147,7 +163,7 @@ class Blip2Collator:
 
     def prompts(self, rows: Rows) -> dict[str, torch.Tensor]:
         """Returns what `Blip2ForQuestionAnswering.generate` takes, and `row` ``(B,)``."""
-        prompts = [prompt_ids(self.tokenizer, self.prompt, row["question"]) for row in rows]
+        prompts = [self.prompt_ids(row["question"]) for row in rows]
         return {
             # Padding goes between image and prompt, where absolute positions skip it. T5's positions are relative,
             # so there it comes last.

@@ -90,20 +90,29 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, question: str)
     return tokenizer(prompt.replace("{}", question))["input_ids"]
 
 
-def answer_ids(tokenizer: "PreTrainedTokenizerBase", answer: str, decoder_only: bool) -> list[int]:
+def answer_ids(
+    tokenizer: "PreTrainedTokenizerBase", answer: str, decoder_only: bool, end_token_id: int | None = None
+) -> list[int]:
     """Token ids of an answer, the end token last.
 
     Args:
         decoder_only: the answer follows the prompt in the same text, so it begins with a space.
+        end_token_id: by default the tokenizer's.
     """
     text = f" {answer}" if decoder_only else answer
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    end = tokenizer.eos_token_id if end_token_id is None else end_token_id
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], end]
 
 
 def question_answer_ids(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, row: Mapping[str, Any], decoder_only: bool
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    row: Mapping[str, Any],
+    decoder_only: bool,
+    end_token_id: int | None = None,
 ) -> QuestionAnswer:
     """The tokenised pair of a row's `question` and `answer`; the arguments are those of the functions above."""
     return QuestionAnswer(
-        prompt_ids(tokenizer, prompt, row["question"]), answer_ids(tokenizer, row["answer"], decoder_only)
+        prompt_ids(tokenizer, prompt, row["question"]),
+        answer_ids(tokenizer, row["answer"], decoder_only, end_token_id),
     )

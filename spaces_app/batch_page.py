@@ -11,7 +11,7 @@ from processing.images import MAX_IMAGE_BYTES, open_image
 from spaces_app.answers import count, show_error
 from spaces_app.batch import ImageQuestion, answer_all, as_csv, ask_of_each, read_archive, read_questions
 from spaces_app.content import BURNT_IN, PROBES
-from spaces_app.limits import BATCHES
+from spaces_app.limits import BATCHES, DECODING
 
 if TYPE_CHECKING:
     from modeling.predictor import Predictor  # the page is painted before torch is loaded
@@ -97,7 +97,8 @@ class BatchPage:
             UserError: the files can't be used.
         """
         if self.image is not None and self.table is not None:
-            image = open_image(self.image)
+            with DECODING:
+                image = open_image(self.image)
             questions = read_questions(self.table.getvalue(), self.table.name)
             return [ImageQuestion(self.image.name, image, question) for question in questions]
         if self.archive is None:

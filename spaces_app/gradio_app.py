@@ -47,8 +47,8 @@ if not __package__:  # run as a file: the packages are beside its folder
 import gradio as gr
 import torch
 from gradio.components.label import LabelConfidence, LabelData
+from gradio.data_classes import FileData
 from gradio.route_utils import API_PREFIX
-from gradio_client.utils import is_http_url_like
 from PIL import Image
 from starlette.middleware import Middleware
 from starlette.routing import Route
@@ -58,10 +58,12 @@ from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES, open_image
 from processing.utils import MAX_QUESTION_CHARACTERS
 from spaces_app.content import BURNT_IN, DEFAULT_MODEL, DISCLAIMER, GENERAL, KEPT, example_images, why_silent
-from spaces_app.limits import LIMITER, QUESTIONS, client_address, trusted_proxies
+from spaces_app.gradio_routes import AllowedRoutes, plain_error, refuse_addresses, without_quotes
+from spaces_app.limits import DECODING, LIMITER, QUESTIONS, client_address, trusted_proxies
 from spaces_app.uploads import UploadFolder, UploadLimit
 
 KEPT_SECONDS = 1800  # after the last question about it an image is deleted from the disk
+PREVIEW = 2048  # pixels of the longer side of an image that is shown, at most
 FORGET_SECONDS = 60  # between two looks for such images
 INTRODUCTION = f"""# Ask a medical image
 Do not upload images of people who can be identified. {KEPT} {BURNT_IN}"""
@@ -94,6 +96,11 @@ def ranked_label(answers: list[tuple[str, float]] | None) -> LabelData:
     return LabelData(label=answers[0][0], confidences=entries)
 
 
+def uploaded_path(file: FileData | None) -> str | None:
+    """Where a file that a `gr.File` holds lies on the server."""
+    return file.path if file else None
+
+
 class Panel:
     """What the page does at a click or a call of its API, over one model.
 
@@ -113,20 +120,19 @@ class Panel:
     ) -> tuple[list[tuple[str, float]], dict[str, Any]]:
         """Answers a question about a medical image: every answer with its confidence, and the same as an object."""
         if image is None:
-            raise _error("There is no image; upload one or choose an example.")
-        peer = request.client.host if request.client else None
+            raise plain_error("There is no image; upload one or choose an example.")
         try:  # here and not in `answer`, whose changes of an object stay in another process
-            LIMITER.take(client_address(peer, request.headers.getlist("x-forwarded-for")), QUESTIONS)
+            picture = _open(image, request)
         except UserError as error:
-            raise _error(str(error)) from None
-        return self.answer_on_gpu(image, question)
+            raise plain_error(str(error)) from None
+        return self.answer_on_gpu(picture, question)
 
-    def answer(self, image: str, question: str) -> tuple[list[tuple[str, float]], dict[str, Any]]:
-        """The same, of an image that is there, as often as it is asked."""
+    def answer(self, picture: Image.Image, question: str) -> tuple[list[tuple[str, float]], dict[str, Any]]:
+        """The same, of an image that was opened, as often as it is asked."""
         try:
-            result = self.predictor.answer(_upload(image), question)
+            result = self.predictor.answer(picture, question)
         except UserError as error:
-            raise _error(str(error)) from None  # only the message of a gr.Error comes back from another process
+            raise plain_error(str(error)) from None  # only the message of a gr.Error comes back from another process
         if result.question_cut:
             gr.Warning("The question is longer than the model reads; its end was left out.")
         if result.silent:
@@ -135,12 +141,13 @@ class Panel:
         ranked += [(other.answer, other.confidence) for other in result.alternatives]
         return [(text or "(no answer)", confidence) for text, confidence in ranked], asdict(result)
 
-    def show(self, image: str | None) -> tuple[Image.Image | None, None, None]:
+    def show(self, image: str | None, request: gr.Request) -> tuple[Image.Image | None, None, None]:
         """The chosen image; answer and details are emptied, because they were about another one."""
         picture = None
         if image is not None:
             try:
-                picture = open_image(_upload(image))
+                picture = _open(image, request)
+                picture.thumbnail((PREVIEW, PREVIEW))
             except UserError as error:  # an exception would leave what was shown before
                 gr.Warning(html.escape(str(error), quote=False), title="Error")
         return picture, None, None
@@ -163,6 +170,8 @@ def build(predictor: Predictor) -> gr.Blocks:
                 file.async_move_resource_to_block_cache = refuse_addresses(  # type: ignore[method-assign]  # as below
                     file.async_move_resource_to_block_cache
                 )
+                # Gradio's own makes an empty file each time
+                file.preprocess = uploaded_path  # type: ignore[method-assign, assignment]  # as below
                 gallery = gr.Gallery(
                     examples,
                     elem_id="examples",
@@ -181,7 +190,10 @@ def build(predictor: Predictor) -> gr.Blocks:
                 )
             with gr.Column(min_width=300):
                 question = gr.Textbox(label="Question", placeholder=GENERAL[0], max_length=MAX_QUESTION_CHARACTERS)
-                gr.Examples([[text] for text in GENERAL], question, label="Suggestions", api_visibility="private")
+                # `gr.Examples` would go around the queue
+                suggested = gr.Dataset(
+                    components=[question], samples=[[text] for text in GENERAL], label="Suggestions", type="values"
+                )
                 button = gr.Button("Ask", variant="primary")
                 label = gr.Label(label="Answer and confidence")
                 # Gradio's own sorts by confidence; a subclass would have Gradio write a .pyi file beside this one
@@ -191,7 +203,9 @@ def build(predictor: Predictor) -> gr.Blocks:
         shown = [preview, label, details]
         file.change(panel.show, file, shown, show_progress="hidden", api_visibility="private")
         gallery.select(panel.choose_example, None, file, show_progress="hidden", api_visibility="private")
+        suggested.click(lambda texts: texts[0], suggested, question, show_progress="hidden", api_visibility="private")
         gr.on([button.click, question.submit], panel.ask, [file, question], [label, details], api_name="answer")
+    app.process_api = without_quotes(app.process_api)  # type: ignore[method-assign]  # as above
     # one question at a time: the model takes all cores, and more would only wait inside
     return app.queue(max_size=32, default_concurrency_limit=1)
 
@@ -224,7 +238,7 @@ def _launch_options(folder: UploadFolder, app: gr.Blocks) -> dict[str, Any]:
         "app_kwargs": {
             # before Gradio's own, which keeps a file under its own name
             "routes": [Route(f"{API_PREFIX}/upload", folder.save, methods=["POST"])],
-            "middleware": [Middleware(UploadLimit, held=folder.held)],
+            "middleware": [Middleware(AllowedRoutes, folder=folder.path), Middleware(UploadLimit, held=folder.held)],
             "lifespan": forget_uploads(folder, app),
         },
     }
@@ -251,34 +265,21 @@ def forget_uploads(folder: UploadFolder, app: gr.Blocks) -> Callable[[Any], Abst
     return lifespan
 
 
-def refuse_addresses(move: Callable[..., Any]) -> Callable[..., Any]:
-    """What Gradio does to have a file, but for an address on the internet, which it would fetch without a bound."""
-
-    async def move_local(path: str | Path | None) -> str | None:
-        if is_http_url_like(str(path)):
-            raise _error("The image is an address on the internet; send the file itself.")
-        return await move(path)
-
-    return move_local
-
-
-def _upload(path: str) -> io.BytesIO:
-    """An uploaded file without a name: errors must not show its path on the server.
+def _open(path: str, request: gr.Request) -> Image.Image:
+    """An uploaded image. To see it or to ask about it counts as a question of the client.
 
     Raises:
-        UserError: it is no longer kept.
+        UserError: the limit is reached, the file is no longer kept, or it can't be opened.
     """
+    peer = request.client.host if request.client else None
+    LIMITER.take(client_address(peer, request.headers.getlist("x-forwarded-for")), QUESTIONS)
     try:
         os.utime(path)  # it is in use
-        with open(path, "rb") as stream:
-            return io.BytesIO(stream.read(MAX_IMAGE_BYTES + 1))  # one more shows that it is too large
+        with DECODING, open(path, "rb") as stream:
+            # without a name: errors must not show its path on the server; one byte more shows that it is too large
+            return open_image(io.BytesIO(stream.read(MAX_IMAGE_BYTES + 1)))
     except FileNotFoundError:
         raise UserError("The image is no longer kept; upload it again.") from None
-
-
-def _error(message: str) -> gr.Error:
-    """An error whose text is plain: the page takes it for HTML."""
-    return gr.Error(html.escape(message, quote=False), print_exception=False)
 
 
 def main(_: list[str] | None = None) -> None:

@@ -5,6 +5,7 @@ X-Forwarded-For, by default 0. With 0 that header is never believed.
 """
 
 import ipaddress
+import itertools
 import math
 import os
 import threading
@@ -13,9 +14,12 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
 from processing.errors import UserError, quoted
 
-ADDRESSES = 10_000  # whose use is remembered; the one that was longest away is forgotten first
+ADDRESSES = 10_000  # that are counted at once, for each limit
 SLOTS = 30  # a period is counted in so many parts
 UNVOUCHED = "forwarded"  # all whose address only a header says that no trusted proxy wrote
 
@@ -33,11 +37,17 @@ class Limit:
     sentence: str
 
 
-# An answer of one model, a heat map and the question behind an image's suggestions count 1 each.
+# An answer of one model, a heat map and the question behind an image's suggestions count 1 each; in the Gradio app an
+# image that is shown, too.
 QUESTIONS = Limit(30, 60, "More than 30 questions a minute")
 # A batch counts its questions. A thousand take about a minute of two cores.
 BATCHES = Limit(1_000, 600, "More than 1,000 questions of tables and archives in ten minutes")
 UPLOADS = Limit(512 * 2**20, 600, "More than 512 MB of files in ten minutes")
+# Of the Streamlit app: pages that are opened, and what their clicks say of all that stands on them, some KB each.
+VISITS = Limit(100, 600, "More than 100 visits in ten minutes")
+MESSAGES = Limit(32 * 2**20, 600, "More than 32 MB of clicks in ten minutes")
+
+DECODING = threading.Lock()  # one image is opened at a time: each may take some hundred MB meanwhile
 
 
 class LimitError(UserError):
@@ -48,12 +58,14 @@ class Limiter:
     """Counts what each client address has had; several threads may use it.
 
     A period is cut into `SLOTS` parts and each part is forgotten as a whole, so that an address takes a bounded amount
-    of memory. What was taken is forgotten at most one part later than `seconds` after it.
+    of memory. What was taken is forgotten at most one part later than `seconds` after it, and never before: while
+    `ADDRESSES` of them are counted, others have to wait.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._taken: OrderedDict[tuple[str, Limit], deque[tuple[int, int]]] = OrderedDict()  # slot and amount
+        # of each limit and address slots and amounts; the address that took something last is the last
+        self._taken: dict[Limit, OrderedDict[str, deque[tuple[int, int]]]] = {}
 
     def take(self, address: str, limit: Limit, amount: int = 1) -> None:
         """Counts an amount for an address.
@@ -67,10 +79,12 @@ class Limiter:
         length = limit.seconds / SLOTS
         with self._lock:
             now = time.monotonic()
-            slots = self._taken.setdefault((address, limit), deque())
-            self._taken.move_to_end((address, limit))
-            while len(self._taken) > ADDRESSES:
-                self._taken.popitem(last=False)
+            known = self._taken.setdefault(limit, OrderedDict())
+            while known and (free := _end(next(iter(known.values()))[-1][0], length, limit)) <= now:
+                known.popitem(last=False)
+            if address not in known and len(known) >= ADDRESSES:
+                raise _wait("More visitors than the app can count", free - now)
+            slots = known.get(address, deque())
             while slots and _end(slots[0][0], length, limit) <= now:
                 slots.popleft()
             excess = sum(taken for _, taken in slots) + amount - limit.amount
@@ -79,13 +93,17 @@ class Limiter:
                 if slots and slots[-1][0] == slot:
                     amount += slots.pop()[1]
                 slots.append((slot, amount))
+                known[address] = slots
+                known.move_to_end(address)
                 return
-            for slot, taken in slots:
-                excess -= taken
-                if excess <= 0:
-                    wait = math.ceil(_end(slot, length, limit) - now)
-                    break
-        raise LimitError(f"{limit.sentence}; try again in {wait} second{'s' if wait > 1 else ''}.")
+            had = itertools.accumulate(taken for _, taken in slots)
+            last = next(slot for (slot, _), total in zip(slots, had, strict=True) if total >= excess)
+        raise _wait(limit.sentence, _end(last, length, limit) - now)
+
+
+def _wait(sentence: str, seconds: float) -> LimitError:
+    whole = math.ceil(seconds)
+    return LimitError(f"{sentence}; try again in {whole} second{'s' if whole > 1 else ''}.")
 
 
 def _end(slot: int, length: float, limit: Limit) -> float:
@@ -108,8 +126,14 @@ def trusted_proxies() -> int:
     return int(value)
 
 
+def address_of(scope: Scope) -> str:
+    """The address by which the client of an ASGI connection is counted."""
+    peer = scope["client"][0] if scope["client"] else None
+    return client_address(peer, Headers(scope=scope).getlist("x-forwarded-for"))
+
+
 def client_address(peer: str | None, forwarded_for: Iterable[str]) -> str:
-    """The address by which a client is counted, of IPv6 its network of 64 bits.
+    """The address by which a client is counted, of IPv6 its network of 48 bits, as one customer may have all of it.
 
     Each proxy adds the address of whoever asked it at the right end of X-Forwarded-For. With two trusted proxies the
     client is the second from the right. What stands further left a client may have written itself.
@@ -138,5 +162,5 @@ def _network(text: str) -> str:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped:
             return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((int(address), 64), strict=False))
+        return str(ipaddress.ip_network((int(address), 48), strict=False))
     return str(address)

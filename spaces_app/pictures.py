@@ -13,7 +13,7 @@ from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES, ImageFacts, image_facts, open_image
 from spaces_app.answers import Conversation, plain
 from spaces_app.content import BURNT_IN, example_images
-from spaces_app.limits import UPLOADS
+from spaces_app.limits import DECODING, UPLOADS
 
 MAX_FILES = 100
 MAX_VISIT_BYTES = 256 * 2**20  # of all files that are shown at once
@@ -61,7 +61,8 @@ class Picture:
             UserError: the file can't be opened.
         """
         if self._image is None or self._image[0] != window:
-            self._image = window, open_image(self._file(), window=window)
+            with DECODING:
+                self._image = window, open_image(self._file(), window=window)
         return self._image[1]
 
     def png(self, window: Window | None = None) -> bytes:
@@ -74,7 +75,8 @@ class Picture:
     def thumbnail(self) -> bytes:
         """A small copy as a PNG file."""
         if self._thumbnail is None:
-            image = open_image(self._file())
+            with DECODING:
+                image = open_image(self._file())
             image.thumbnail((THUMBNAIL, THUMBNAIL))
             self._thumbnail = as_png(image)
         return self._thumbnail

@@ -51,7 +51,7 @@ APPS = {  # the files of spaces_app that only one of the apps needs
         "pictures.py",
         "visits.py",
     },
-    "gradio": {"gradio_app.py"},
+    "gradio": {"gradio_app.py", "gradio_routes.py"},
 }
 NOT_PUBLISHED = {"publish.py", "lock.py", "requirements.py"}  # of spaces_app
 PYTHON = "3.12"  # of a Gradio Space; ZeroGPU offers few versions

@@ -9,13 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from processing.images import MAX_IMAGE_BYTES
-from spaces_app.limits import LIMITER, UPLOADS, LimitError, client_address
+from spaces_app.limits import LIMITER, UPLOADS, LimitError, address_of
 
 MAX_HELD_BYTES = 2 * 2**30  # of all visitors together
 MAX_BODY_BYTES = MAX_IMAGE_BYTES + 2**20  # of a request: a file and what a form puts around it
@@ -52,8 +51,7 @@ class UploadLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        address = client_address(scope["client"][0] if scope["client"] else None, headers.getlist("x-forwarded-for"))
+        address = address_of(scope)
         length = 0
         ended = started = False
         refused: _RefusedError | None = None
@@ -122,7 +120,7 @@ class UploadFolder:
     def __init__(self, parent: str | None = None) -> None:
         if parent:
             os.makedirs(parent, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix=FOLDER, dir=parent or None))
+        self.path = Path(tempfile.mkdtemp(prefix=FOLDER, dir=parent or None)).resolve()
 
     def held(self) -> int:
         """The bytes of all its files."""

@@ -294,8 +294,11 @@ def test_accelerate_launch_with_the_gpu_config_trains_here_and_prints_the_table(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--dataset", ""], "error: --dataset is empty; name a data set"),
-        (["--dataset", "nowhere"], "error: --dataset nowhere: there is no such file or folder"),
+        (["--model_name_or_path", "scratch:tiny", "--dataset", ""], "error: --dataset is empty; name a data set"),
+        (
+            ["--model_name_or_path", "scratch:tiny", "--dataset", "nowhere"],
+            "error: --dataset nowhere: there is no such file or folder",
+        ),
         (["--learning_rat", "1"], "error: Unknown argument --learning_rat; did you mean --learning_rate?"),
     ],
 )

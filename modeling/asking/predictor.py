@@ -114,8 +114,8 @@ class Predictor:
         """
         chosen = choose_device(device)
         precision = choose_dtype(dtype, chosen)
-        family, folder = find_model(name, revision)
-        return Predictor(family.load_predictor(str(folder), chosen, precision))
+        family, files = find_model(name, revision)
+        return Predictor(family.load_predictor(files, chosen, precision))
 
     def answer(self, image: ImageSource, question: str, top_k: int = 5) -> Answer:
         """Answers a question about an image.

@@ -13,10 +13,11 @@ from transformers import Blip2Processor
 from transformers.utils import is_bitsandbytes_available
 
 from modeling.blip2.answering import Answering
-from modeling.blip2.base import is_encoder_decoder, load_base
+from modeling.blip2.base import check_base_kind, is_encoder_decoder, load_base
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
-from modeling.parts.loading import find_file, load_adapter_config
+from modeling.parts.loading import SHOWN_KEYS, load_adapter_config
+from modeling.parts.model_files import ModelFiles, open_model
 from modeling.training.arguments import Blip2TrainingArguments, instead_of_fp16
 from modeling.training.checks import check_starter
 from processing.errors import UserError
@@ -35,15 +36,32 @@ PARTS = ("vision_model", "qformer", "language_projection", "language_model")
 
 
 class Base(NamedTuple):
-    """What a name stands for: a whole model, or an adapter and the model under it."""
+    """What a name stands for: a whole model, or an adapter and the model under it.
 
-    name: str  # of the whole model, a folder or a Hub id
+    Attributes:
+        model: the files of the whole model.
+        own: the files of the name itself: the adapter's, or the whole model's.
+        adapter: the adapter's config, whose revision is the commit of the whole model.
+    """
+
+    model: ModelFiles
+    own: ModelFiles
     adapter: LoraConfig | None = None
 
-    @property
-    def revision(self) -> str | None:
-        """The revision of the whole model that the adapter was trained on."""
-        return None if self.adapter is None else self.adapter.revision
+
+def check_base(args: Blip2TrainingArguments) -> None:
+    """Checks what a run starts from, by its name and its config.json, and pins its revision to a commit.
+
+    Raises:
+        UserError: there is no such model, or it is no BLIP-2 that answers.
+    """
+    name = args.model_name_or_path
+    if name.startswith("scratch:"):
+        raise UserError(
+            f"--model_name_or_path {name}: scratch: is for ViLT; add --model_type vilt, or start from starter."
+        )
+    if name != "starter":
+        args.model_revision = open_base(name, args.model_revision).own.commit
 
 
 def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> tuple[PeftModel, Blip2Processor]:
@@ -56,22 +74,21 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     """
     name = args.model_name_or_path
     with args.main_process_first(desc="finding the base model"):
-        base = find_base(name)
-    if (args.fp16 or args.fp16_full_eval) and is_encoder_decoder(base.name, base.revision):
-        args.leave_fp16(f"{base.name}: an encoder-decoder language model, in which FP16 overflows")
+        base = open_base(name, args.model_revision)
+        base.model.weights(read_pickled=True)
+    if (args.fp16 or args.fp16_full_eval) and is_encoder_decoder(base.model):
+        args.leave_fp16(f"{base.model.name}: an encoder-decoder language model, in which FP16 overflows")
     if not args.do_train and "quantization" not in args.recipe:
-        args.quantization = Answering.from_pretrained(name).quantization
-    model, processor = load_base(base.name, frozen_dtype(args), base.revision, args.quantization)
+        args.quantization = Answering.from_pretrained(base.own).quantization
+    model, processor = load_base(base.model, frozen_dtype(args), args.quantization, read_pickled=True)
     check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
-        args.prompt = Answering.from_pretrained(name).prompt
-    assembled = name == "starter" or (base.adapter is not None and base.adapter.base_model_name_or_path == "starter")
-    if assembled:  # else PEFT writes down a path of the cache
-        model.name_or_path = model.config._name_or_path = "starter"
+        args.prompt = Answering.from_pretrained(base.own).prompt
     if base.adapter is None:
-        peft_model = _new_adapter(model, args, Path(base.name).name if assembled else None)
+        revision = base.model.root.name if name == "starter" else base.model.commit
+        peft_model = _new_adapter(model, args, revision)
     else:
-        peft_model = load_adapter(model, base.adapter, name, args.do_train)
+        peft_model = load_adapter(model, base.adapter, base.own, args.do_train)
     # No embeddings are trained; left to itself PEFT asks the Hub about the base's at every save.
     save = functools.partial(peft_model.save_pretrained, save_embedding_layers=False)
     peft_model.save_pretrained = save  # type: ignore[method-assign]  # the Trainer offers no option for it
@@ -99,83 +116,101 @@ def _with_fp32_copies(model: PeftModel) -> PeftModel:
     return model
 
 
-def find_base(name: str) -> Base:
-    """What a folder, a Hub id or `starter` stands for.
+def open_base(name: str, revision: str | None = None) -> Base:
+    """What a folder, a Hub id or `starter` stands for. Nothing but small files is fetched.
+
+    Args:
+        name: a folder, a Hub id or `starter`.
+        revision: of a Hub id.
 
     Raises:
-        UserError: it is an adapter of another kind than LoRA, or to a starter that this version does not assemble.
+        UserError: as `open_model` and `find_base`.
     """
     if name == "starter":
-        return Base(str(blip2_starter_checkpoint()))
-    adapter = load_adapter_config(name)
+        files = ModelFiles(name, blip2_starter_checkpoint())
+        return Base(files, files)
+    return find_base(open_model(name, revision))
+
+
+def find_base(own: ModelFiles) -> Base:
+    """The whole model under an adapter, or the whole model itself.
+
+    Raises:
+        UserError: it can't answer or is not there, or the adapter is of another kind than LoRA or for a starter that
+            this version does not assemble.
+    """
+    adapter = load_adapter_config(own)
     if adapter is None:
-        return Base(name)
+        check_base_kind(own)
+        return Base(own, own)
     base = str(adapter.base_model_name_or_path)
     if base != "starter":
-        return Base(base, adapter)
+        model = open_model(base, None if Path(base).expanduser().is_dir() else adapter.revision)
+        check_base_kind(model)
+        adapter.revision = model.commit  # of older adapters it is not known, and main then
+        return Base(model, own, adapter)
     folder = blip2_starter_checkpoint()
     if adapter.revision != folder.name:
         raise UserError(
-            f"{name}: this adapter does not fit its base model (trained on {adapter.revision}, this version assembles "
-            f"{folder.name}); install the version of the project that trained it."
+            f"{own.name}: this adapter does not fit its base model (trained on {adapter.revision}, this version "
+            f"assembles {folder.name}); install the version of the project that trained it."
         )
-    return Base(str(folder), adapter)
+    return Base(ModelFiles("starter", folder), own, adapter)
 
 
-def load_adapter(model: nn.Module, config: LoraConfig, name: str, trainable: bool = False) -> PeftModel:
-    """Puts the adapter of a folder or Hub id on its base model, to train on or as it is.
+def load_adapter(model: nn.Module, config: LoraConfig, files: ModelFiles, trainable: bool = False) -> PeftModel:
+    """Puts an adapter on its base model.
 
     Raises:
         UserError: it does not fit, or its weights are pickled.
     """
-    if find_file(name, "adapter_model.safetensors") is None:  # PEFT would take pickled ones
-        raise UserError(f"{name}: it has no weights as safetensors; save it again with save_pretrained.")
+    files.adapter_weights()
     config.inference_mode = not trainable  # saved as True, by which PEFT would freeze all of it
     try:
         peft_model = _with_fp32_copies(PeftModel(model, config))  # before they are read, or they would be rounded
-        loaded = peft_model.load_adapter(name, "default", is_trainable=trainable, use_safetensors=True)
+        loaded = peft_model.load_adapter(str(files.root), "default", is_trainable=trainable, use_safetensors=True)
         own = ("lora_", ".modules_to_save.")
         wrong = [key for key in loaded.missing_keys if any(part in key for part in own)] + list(loaded.unexpected_keys)
         if wrong:  # PEFT only warns, and the base would answer
-            raise ValueError(f"{wrong[0]} is not in both")
+            raise ValueError(f"not in both: {', '.join(sorted(wrong)[:SHOWN_KEYS])}")
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         base = config.base_model_name_or_path
-        raise UserError(f"{name}: this adapter does not fit its base model {base} ({reason}).") from error
+        raise UserError(f"{files.name}: this adapter does not fit its base model {base} ({reason}).") from error
     return peft_model
 
 
-def load_trained(name: str, dtype: torch.dtype) -> tuple[Blip2ForQuestionAnswering, Blip2Processor]:
+def load_trained(files: ModelFiles, dtype: torch.dtype) -> tuple[Blip2ForQuestionAnswering, Blip2Processor]:
     """A trained model to ask: an adapter in its base, or a whole model.
 
     Raises:
         UserError: it can't be loaded.
     """
-    base = find_base(name)
-    if dtype == torch.float16 and is_encoder_decoder(base.name, base.revision):
+    base = find_base(files)
+    if dtype == torch.float16 and is_encoder_decoder(base.model):
         dtype = instead_of_fp16()  # as in training
-    quantization = Answering.from_pretrained(name).quantization
+    quantization = Answering.from_pretrained(files).quantization
     if quantization is not None and not is_bitsandbytes_available():
         logger.warning(
             "%s: trained over a base in %s, which needs bitsandbytes; without it the base is in %s and answers may "
             "differ.",
-            name,
+            files.name,
             quantization,
             str(dtype).removeprefix("torch."),
         )
         quantization = None
-    model, processor = load_base(base.name, dtype, base.revision, quantization)
+    model, processor = load_base(base.model, dtype, quantization)
     if base.adapter is not None:
-        load_adapter(model, base.adapter, name)  # its layers now stand in the base
+        load_adapter(model, base.adapter, base.own)  # its layers now stand in the base
     return model, processor
 
 
 def merge(folder: str, args: Blip2TrainingArguments) -> None:
     """Writes the base model of an adapter, changed as the adapter says, into `folder/merged`."""
-    base = find_base(folder)
+    base = open_base(folder)
     assert base.adapter is not None  # it has just been saved
-    model, processor = load_base(base.name, frozen_dtype(args), base.revision)  # in 4 bit a sum would be rounded
-    merged = load_adapter(model, base.adapter, folder).merge_and_unload()
+    model, processor = load_base(base.model, frozen_dtype(args), read_pickled=True)  # in 4 bit a sum would be rounded
+    merged = load_adapter(model, base.adapter, base.own).merge_and_unload()
     merged.save_pretrained(Path(folder) / "merged")
     processor.save_pretrained(Path(folder) / "merged")
 

@@ -1,7 +1,7 @@
 """How a trained BLIP-2 is asked, and how its tokens become answers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from transformers import Blip2Processor, GenerationConfig, PreTrainedTokenizerBa
 
 from metrics.abstention import SILENT_EVERYWHERE
 from metrics.calibration import scaled
-from modeling.parts.loading import find_file
+from modeling.parts.model_files import ModelFiles
 from modeling.training.arguments import Blip2TrainingArguments
 from processing.errors import UserError
 from processing.storage import write_atomically
@@ -30,6 +30,7 @@ class Answering:
         num_beams: 1 is greedy.
         candidates: the answers to choose from, where they are not free text.
         confidence_scale: slope and offset that calibrate its confidence, by `metrics.calibration.scaled`.
+        end_token_id: ended each answer in training; None stands for the tokenizer's.
         threshold: the model gives no answer whose confidence is below it. Above 1 it never gives one.
         quantization: of the base under it, 4bit or 8bit.
     """
@@ -40,6 +41,7 @@ class Answering:
     candidates: list[str] | None = None
     confidence_scale: list[float] | None = None
     threshold: float = 0.0
+    end_token_id: int | None = None
     quantization: str | None = None
 
     def calibrated(self, confidences: np.ndarray) -> np.ndarray:
@@ -47,12 +49,17 @@ class Answering:
         return confidences if self.confidence_scale is None else scaled(confidences, *self.confidence_scale)
 
     def generation_config(
-        self, tokenizer: PreTrainedTokenizerBase, num_beams: int | None = None, num_return_sequences: int = 1
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: Sequence[int],
+        num_beams: int | None = None,
+        num_return_sequences: int = 1,
     ) -> GenerationConfig:
         """What `Blip2ForQuestionAnswering.generate` takes.
 
         Args:
-            tokenizer: its end token ends an answer.
+            tokenizer: its padding token fills the answers up.
+            ends: the tokens that end an answer.
             num_beams: by default the model's own.
             num_return_sequences: answers to each prompt, at most `num_beams`.
         """
@@ -62,7 +69,7 @@ class Answering:
             num_return_sequences=num_return_sequences,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=list(ends),
         )
 
     def save(self, folder: str | Path) -> None:
@@ -70,13 +77,13 @@ class Answering:
         write_atomically(Path(folder) / ANSWERING_FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
-    def from_pretrained(cls, name: str) -> "Answering":
-        """What a model's folder or Hub id says; the defaults where it says nothing.
+    def from_pretrained(cls, files: ModelFiles) -> "Answering":
+        """What a model's files say; the defaults where they say nothing.
 
         Raises:
             UserError: the file is damaged.
         """
-        file = find_file(name, ANSWERING_FILE)
+        file = files.find(ANSWERING_FILE)
         if file is None:
             return cls()
         try:
@@ -88,17 +95,42 @@ class Answering:
             if answering.quantization not in (None, "4bit", "8bit"):
                 raise ValueError
             answering.calibrated(np.array([0.5]))
+            if not isinstance(answering.end_token_id, int | None):
+                raise TypeError
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{file}: it does not say how to ask the model; save the model again.") from error
         return answering
 
 
-def decode_with(processor: Blip2Processor) -> Callable[[Any], list[str]]:
-    """A function from tokens ``(N, T)`` to answers."""
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens at which a model's answer ends: its own and the tokenizer's. The first one is for training to append.
+
+    BLIP-2 over OPT learned to end at a new line, which its `generation_config.json` says and its tokenizer does not.
+
+    Args:
+        model: a BLIP-2.
+        tokenizer: of the model.
+    """
+    own = model.generation_config.eos_token_id
+    own = [] if own is None else own if isinstance(own, list) else [own]
+    if tokenizer.eos_token_id in own:
+        return [tokenizer.eos_token_id, *(token for token in own if token != tokenizer.eos_token_id)]
+    return [*own, tokenizer.eos_token_id]
+
+
+def max_length(model: Any) -> int | None:
+    """How many tokens the language model can read and write after an image; None where its positions are relative."""
+    places = getattr(model.config.text_config, "max_position_embeddings", None)
+    return None if places is None else places - model.config.num_query_tokens
+
+
+def decode_with(processor: Blip2Processor, ends: Sequence[int]) -> Callable[[Any], list[str]]:
+    """A function from tokens ``(N, T)`` to answers, without the tokens that end them."""
 
     def decode(tokens: Any) -> list[str]:
         tokens = torch.as_tensor(tokens)
-        tokens = tokens.masked_fill(tokens < 0, processor.tokenizer.pad_token_id)  # Trainer pads with -100
+        skipped = (tokens < 0) | torch.isin(tokens, torch.tensor(ends))  # Trainer pads with -100
+        tokens = tokens.masked_fill(skipped, processor.tokenizer.pad_token_id)
         return [answer.strip() for answer in processor.batch_decode(tokens, skip_special_tokens=True)]
 
     return decode

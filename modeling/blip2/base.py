@@ -9,44 +9,52 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering
+from modeling.parts.kinds import check_kind
 from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors
+from modeling.parts.model_files import ModelFiles
 from processing.errors import UserError
 
 MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQuestionAnswering}
+SUGGESTION = "Salesforce/blip2-opt-2.7b"
+ANSWERING = ("Blip2ForConditionalGeneration", *(model.__name__ for model in MODELS.values()))  # classes that write
 UNQUANTIZED = ["qformer", "language_projection", "lm_head"]  # what is trained or small, and what scores the vocabulary
 SCALED_LOGITS = ("logits_scaling", "logit_scale", "final_logit_softcapping")
 
 
+def check_base_kind(files: ModelFiles) -> None:
+    """Refuses by its config.json what is no BLIP-2 that answers, before weights are fetched.
+
+    Raises:
+        UserError: it is something else.
+    """
+    check_kind(files, "blip2", ANSWERING, SUGGESTION)
+
+
 def load_base(
-    name: str, dtype: torch.dtype, revision: str | None = None, quantization: str | None = None
+    files: ModelFiles, dtype: torch.dtype, quantization: str | None = None, read_pickled: bool = False
 ) -> tuple[Blip2ForQuestionAnswering, Blip2Processor]:
     """Loads a whole model and its processor.
 
     Args:
-        name: a folder or a Hub id.
+        files: of the model.
         dtype: of the frozen weights.
-        revision: of a Hub id; by default main.
         quantization: 4bit or 8bit.
+        read_pickled: as in `ModelFiles.weights`.
 
     Raises:
-        UserError: it can't be loaded or is no BLIP-2 that answers.
+        UserError: it can't be loaded.
     """
-    revision = revision or "main"
+    name = files.name
     with loading_errors(name):
-        config = load_config(name, revision=revision)
-        if config.model_type not in MODELS:
-            raise UserError(f"{name}: a {config.model_type} model, not BLIP-2; choose another.")
+        config = load_config(files.root)
         model_class = MODELS[config.model_type]
-        model, report = load_weights(
-            model_class, config, name, dtype, revision=revision, **_quantization(quantization, dtype)
-        )
+        options = _quantization(quantization, dtype)
+        model, _ = load_weights(model_class, config, files, dtype, read_pickled=read_pickled, **options)
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False  # bitsandbytes' for inference: no gradient flows through it
-        if any(key.startswith("language_model.") for key in report["missing_keys"]):
-            raise UserError(f"{name}: it has no language model to answer with; choose another.")
-        tokenizer = load_pretrained(AutoTokenizer, name, revision=revision, padding_side="left")
-        image_processor = load_pretrained(BlipImageProcessorPil, name, revision=revision)
+        tokenizer = load_pretrained(AutoTokenizer, files.root, padding_side="left")
+        image_processor = load_pretrained(BlipImageProcessorPil, files.root)
         processor = Blip2Processor(image_processor, tokenizer, config.num_query_tokens)
     if any(getattr(config.text_config, option, None) for option in SCALED_LOGITS):
         raise UserError(f"{name}: its language model scales logits, which is not supported.")
@@ -55,14 +63,14 @@ def load_base(
     return model, processor
 
 
-def is_encoder_decoder(name: str, revision: str | None = None) -> bool:
+def is_encoder_decoder(files: ModelFiles) -> bool:
     """Whether the language model of a whole BLIP-2 is one, as Flan-T5 is.
 
     Raises:
         UserError: its config can't be loaded.
     """
-    with loading_errors(name):
-        config = load_config(name, revision=revision or "main")
+    with loading_errors(files.name):
+        config = load_config(files.root)
     return not getattr(config, "use_decoder_only_language_model", True)
 
 

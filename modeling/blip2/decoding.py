@@ -62,6 +62,7 @@ def decode_greedily(
     answers = input_ids.new_full((count, config.max_new_tokens), config.pad_token_id)
     probabilities = torch.zeros(count, config.max_new_tokens, device=device)
     rows = torch.arange(count, device=device)
+    ends = torch.tensor(config.eos_token_id, device=device)
     position_ids = (mask.cumsum(1) - 1)[:, -input_ids.shape[1] :].clamp_min(0)
     for step in range(config.max_new_tokens):
         hidden = language_model.base_model(
@@ -73,7 +74,7 @@ def decode_greedily(
         ).last_hidden_state[:, -1]
         probability, token = language_model.get_output_embeddings()(hidden).float().softmax(-1).max(-1)
         answers[rows, step], probabilities[rows, step] = token, probability
-        going = (token != config.eos_token_id).nonzero().squeeze(1)
+        going = torch.isin(token, ends, invert=True).nonzero().squeeze(1)
         if not len(going):
             break
         if len(going) < len(rows):
@@ -85,18 +86,20 @@ def decode_greedily(
     return answers[:, : step + 1], probabilities.sum(1) / lengths
 
 
-def mean_probabilities(language_model: Any, output: Any, answers: torch.Tensor, eos_token_id: int) -> torch.Tensor:
+def mean_probabilities(
+    language_model: Any, output: Any, answers: torch.Tensor, eos_token_id: int | list[int]
+) -> torch.Tensor:
     """The mean probability of each answer's tokens, up to and with the end token, ``(N,)``.
 
     Args:
         output: of transformers' `generate`, with scores.
         answers: its tokens without the prompt, ``(N, T)``.
-        eos_token_id: ends an answer.
+        eos_token_id: the token that ends an answer, or each of several.
     """
     beam_indices = getattr(output, "beam_indices", None)
     log_probabilities = language_model.compute_transition_scores(
         output.sequences, output.scores, beam_indices, normalize_logits=True
     )
-    ends = answers == eos_token_id
+    ends = torch.isin(answers, torch.tensor(eos_token_id, device=answers.device))
     real = (ends.cumsum(1) - ends.long() == 0).float()
     return (log_probabilities.exp() * real).sum(1) / real.sum(1).clamp_min(1)

@@ -14,12 +14,13 @@ from peft import PeftModel
 from transformers.trainer_utils import PredictionOutput
 
 from metrics.calibration import fit_scale
-from modeling.blip2.adapter import build_model, load_trained
+from modeling.blip2.adapter import build_model, check_base, load_trained
 from modeling.blip2.answering import ANSWERING_FILE, Answering, decode_with
 from modeling.blip2.base import MODELS
 from modeling.blip2.heat import blip2_heat
 from modeling.blip2.predictor import Blip2Predictor
 from modeling.blip2.trainer import Blip2Trainer, build_trainer
+from modeling.parts.model_files import ModelFiles
 
 __all__ = [
     "MAX_CASES",
@@ -28,6 +29,7 @@ __all__ = [
     "build_model",
     "build_trainer",
     "calibrate",
+    "check_base",
     "describe_run",
     "heat_maps",
     "load_predictor",
@@ -39,9 +41,10 @@ MAX_CASES = 60  # each needs a pass back through the language model
 
 
 def describe_run(model: PeftModel) -> dict[str, Any]:
-    """The base and the shape of the adapter."""
+    """The base at its commit and the shape of the adapter."""
     config = model.peft_config["default"].to_dict()
-    return {name: config[name] for name in ("base_model_name_or_path", "r", "lora_alpha", "target_modules")}
+    names = ("base_model_name_or_path", "revision", "r", "lora_alpha", "target_modules")
+    return {name: config[name] for name in names}
 
 
 def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, tuple[str, float]]:
@@ -51,7 +54,7 @@ def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, t
         numbers, confidence = choice
         answers = [trainer.candidates[int(number)] for number in numbers]
     else:
-        answers = decode_with(trainer.processing_class)(tokens)
+        answers = decode_with(trainer.processing_class, trainer.ends)(tokens)
     columns = zip(output.label_ids, answers, trainer.answering.calibrated(confidence), strict=True)
     return {int(row): (answer, float(sure)) for row, answer, sure in columns}
 
@@ -94,7 +97,7 @@ def heat_maps(trainer: Blip2Trainer, rows: Sequence[Mapping[str, Any]]) -> list[
         return blip2_heat(model.eval().get_base_model(), inputs)
 
 
-def load_predictor(folder: str, device: torch.device, dtype: torch.dtype) -> Blip2Predictor:
+def load_predictor(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Blip2Predictor:
     """An adapter on its base, or a whole model."""
-    model, processor = load_trained(folder, dtype)
-    return Blip2Predictor(model, processor, device, Answering.from_pretrained(folder))
+    model, processor = load_trained(files, dtype)
+    return Blip2Predictor(model, processor, device, Answering.from_pretrained(files))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling.blip2.answering import Answering, decode_with
+from modeling.blip2.answering import Answering, decode_with, end_tokens, max_length
 from modeling.blip2.candidates import AnswerTrie
 from modeling.blip2.heat import blip2_heat
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row, most_probable
@@ -23,13 +23,13 @@ class Blip2Predictor(FamilyPredictor):
         super().__init__(model, processor, device)
         self.answering = answering
         self.abstention_threshold = answering.threshold
+        self.ends = end_tokens(model, processor.tokenizer)
         self.trie = None
         if answering.candidates:
             self.trie = AnswerTrie([self._collator().answer_ids(answer) for answer in answering.candidates])
-        length = getattr(model.config.text_config, "max_position_embeddings", T5_LENGTH)
+        length = max_length(model) or T5_LENGTH - processor.num_query_tokens
         prompt = processor.tokenizer(answering.prompt)["input_ids"]
-        taken = processor.num_query_tokens + len(prompt) + answering.max_new_tokens
-        self.max_question_length = max(1, length - taken)
+        self.max_question_length = max(1, length - len(prompt) - answering.max_new_tokens)
 
     def fit_question(self, question: str) -> tuple[str, bool]:
         """The question, cut where prompt and answer leave it no room."""
@@ -65,7 +65,9 @@ class Blip2Predictor(FamilyPredictor):
 
     def _collator(self, encoded: Mapping[str, Any] | None = None) -> Blip2Collator:
         decoder_only = self.model.config.use_decoder_only_language_model
-        return Blip2Collator(self.processor, self.answering.prompt, 1, decoder_only, encoded)
+        end = self.answering.end_token_id
+        places = max_length(self.model)
+        return Blip2Collator(self.processor, self.answering.prompt, 1, decoder_only, encoded, end, places)
 
     def _calibrated(self, ranked: list[RankedAnswers]) -> list[RankedAnswers]:
         return [
@@ -74,6 +76,6 @@ class Blip2Predictor(FamilyPredictor):
         ]
 
     def _generate(self, batch: dict[str, torch.Tensor], **beams: int) -> list[tuple[str, float]]:
-        config = self.answering.generation_config(self.processor.tokenizer, **beams)
+        config = self.answering.generation_config(self.processor.tokenizer, self.ends, **beams)
         tokens, confidence = self.model.generate(**batch, generation_config=config)
-        return list(zip(decode_with(self.processor)(tokens), confidence.tolist(), strict=True))
+        return list(zip(decode_with(self.processor, self.ends)(tokens), confidence.tolist(), strict=True))

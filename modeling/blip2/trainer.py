@@ -14,9 +14,9 @@ from transformers import Blip2Processor, Seq2SeqTrainer
 
 from metrics.abstention import SILENT_EVERYWHERE
 from metrics.vqa import generation_metrics
-from modeling.blip2.adapter import merge
+from modeling.blip2.adapter import merge, open_base
 from modeling.blip2.alignment import align
-from modeling.blip2.answering import Answering, decode_with
+from modeling.blip2.answering import ANSWERING_FILE, Answering, decode_with, end_tokens, max_length
 from modeling.blip2.candidates import AnswerTrie
 from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import Blip2TrainingArguments
@@ -39,8 +39,9 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
 
     data_collator: Any
 
-    def __init__(self, *args: Any, candidates: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, ends: Sequence[int], candidates: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.ends = list(ends)
         self.candidates = list(candidates)
         self.answering = Answering(
             self.args.prompt,
@@ -48,6 +49,7 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
             self.args.generation_num_beams or 1,
             self.candidates or None,
             threshold=0.0 if self.args.target_risk is None else SILENT_EVERYWHERE,  # until one is chosen
+            end_token_id=self.data_collator.end_token_id,
             quantization=self.args.quantization,
         )
         self.trie = None
@@ -120,9 +122,10 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
         inputs = self._prepare_inputs(inputs)
         rows = inputs.pop("row")
         tokenizer = self.processing_class.tokenizer
+        config = self.answering.generation_config(tokenizer, self.ends)
         base = self.accelerator.unwrap_model(model).get_base_model()
         with self.compute_loss_context_manager():
-            tokens, confidence = base.generate(**inputs, generation_config=self.answering.generation_config(tokenizer))
+            tokens, confidence = base.generate(**inputs, generation_config=config)
             missing = self.args.max_new_tokens - tokens.shape[1]
             outputs = [nn.functional.pad(tokens, (0, missing), value=tokenizer.pad_token_id), confidence]
             if self.trie is not None:
@@ -146,7 +149,12 @@ def build_trainer(
     if args.feature_cache_gb > 0:
         features = keep_features(base.take_frozen_vision(), processor.image_processor, args, dataset)
     decoder_only = base.config.use_decoder_only_language_model
-    collator = Blip2Collator(processor, args.prompt, args.questions_per_image, decoder_only, features)
+    ends = end_tokens(base, processor.tokenizer)
+    own = None if args.do_train else open_base(args.model_name_or_path, args.model_revision).own
+    saved = None if own is None or own.find(ANSWERING_FILE) is None else Answering.from_pretrained(own)
+    end = ends[0] if saved is None else saved.end_token_id
+    places = max_length(base)
+    collator = Blip2Collator(processor, args.prompt, args.questions_per_image, decoder_only, features, end, places)
     _limit_answers(args, collator, dataset)
     candidates = build_vocabulary(dataset["train"]["answer"]) if args.answer_candidates == "train" else []
     trainer = Blip2Trainer(
@@ -156,12 +164,12 @@ def build_trainer(
         train_dataset=dataset.get("train"),
         eval_dataset=dataset.get("validation"),
         processing_class=processor,
-        compute_metrics=generation_metrics(gold_answers(dataset), decode_with(processor), candidates),
+        compute_metrics=generation_metrics(gold_answers(dataset), decode_with(processor, ends), candidates),
         callbacks=stopping_callbacks(args),
+        ends=ends,
         candidates=candidates,
     )
-    if not args.do_train:
-        saved = Answering.from_pretrained(args.model_name_or_path)
+    if saved is not None:
         trainer.answering = replace(
             trainer.answering, confidence_scale=saved.confidence_scale, threshold=saved.threshold
         )
@@ -169,12 +177,25 @@ def build_trainer(
 
 
 def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, dataset: datasets.DatasetDict) -> None:
-    """Sets `max_new_tokens` where it is not given, and counts the answers that are longer."""
+    """Sets `max_new_tokens` where it is not given, and counts the answers that are longer.
+
+    Raises:
+        UserError: the language model has no places for so many tokens after the longest question.
+    """
     lengths = {
         split: [len(collator.answer_ids(answer)) for answer in rows["answer"]] for split, rows in dataset.items()
     }
-    if args.max_new_tokens is None:
-        args.max_new_tokens = max(lengths.get("train") or max(lengths.values(), key=max))
+    longest = max(lengths.get("train") or max(lengths.values(), key=max))
+    if collator.max_length is not None:
+        questions = {question for rows in dataset.values() for question in rows["question"]}
+        room = collator.max_length - max(len(collator.prompt_ids(question)) for question in questions)
+        if room < (args.max_new_tokens or 1):
+            raise UserError(
+                f"--max_new_tokens {args.max_new_tokens or longest}: after the longest question the language model "
+                f"has places for {max(room, 0)} tokens; choose fewer, or shorten the longest questions."
+            )
+        longest = min(longest, room)
+    args.max_new_tokens = args.max_new_tokens or longest
     limit = args.max_new_tokens
     for split, counts in lengths.items():
         cut = sum(length > limit for length in counts)

@@ -156,7 +156,8 @@ def _describe(facts: CardFacts) -> str:
         return f"{text}, trained from nothing."
     if facts.base == "starter":
         return f"{text}, started from pretrained parts of ordinary registry packages."
-    return f"{text}, started from {facts.base}."
+    commit = facts.record.get("base_revision")  # records of older versions do not tell
+    return f"{text}, started from {facts.base}{f' at commit {commit}' if commit else ''}."
 
 
 def _trust(split: str, report: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from modeling.hub.retries import reason, status_of, with_retries
 from processing.errors import UserError
+from processing.hub_errors import HUB_ERRORS, hub_error, is_refusal
 
 PUSH_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)
 
@@ -109,13 +110,13 @@ def find_model(destination: Destination, flag: str, model: str) -> ModelInfo:
         flag: of the command line, which named the model; for the error.
 
     Raises:
-        UserError: the Hub has no such model, or the token may not read it.
+        UserError: the Hub has no such model, refuses it or the token, or can't be reached.
     """
     try:
         return with_retries(lambda: destination.api.model_info(model))
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise UserError(f"{flag} {model}: the Hub has no such model, or it is private; check the id.") from error
-    except (HTTPError, OSError) as error:
+    except HUB_ERRORS as error:
+        if is_refusal(error):
+            raise hub_error(error, f"{flag} {model}", "model") from error
         raise unreachable(model, error) from error
 
 

@@ -1,33 +1,29 @@
 """The one loader of pretrained files: no code of a repo, safetensors alone, and errors in one sentence."""
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, dynamic_module_utils
-from transformers.utils import cached_file
 
+from modeling.parts.model_files import ADAPTER_CONFIG, ModelFiles
 from processing.errors import UserError, quoted
 
-ADAPTER_CONFIG = "adapter_config.json"
-INDEX = "model.safetensors.index.json"  # which file of a sharded model holds which weight
-SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 OWN_ATTENTION = (None, "eager", "sdpa")  # of transformers and torch
+SHOWN_KEYS = 3  # names of weights that a message holds
 
 
 def load_pretrained(pretrained_class: Any, name: Any, **options: Any) -> Any:
-    """What a class of transformers makes of a folder or a Hub id. Code that lies there is neither run nor asked about.
+    """What a class of transformers makes of a folder. Code that lies there is neither run nor asked about.
 
     Args:
         pretrained_class: a tokenizer, an image processor or one of the `Auto*` classes; configs by `load_config`,
             models by `load_weights`.
-        name: a folder or a Hub id.
+        name: a folder.
     """
     with _no_questions():
         return pretrained_class.from_pretrained(name, trust_remote_code=False, **options)
@@ -48,7 +44,7 @@ def _no_questions() -> Iterator[None]:
 
 
 def load_config(name: Any, **options: Any) -> PreTrainedConfig:
-    """The config of a folder or a Hub id, without the paths that its parts may hold of another machine."""
+    """The config of a folder, without the paths that its parts may hold of another machine."""
     config = load_pretrained(AutoConfig, name, **options)
     for part in vars(config).values():
         if isinstance(part, PreTrainedConfig):
@@ -73,83 +69,87 @@ def _take_orders(config: PreTrainedConfig) -> None:
 
 
 def load_weights(
-    model_class: Any, config: PreTrainedConfig, name: str, dtype: torch.dtype, **options: Any
-) -> tuple[Any, dict[str, Any]]:
-    """A model with the safetensors of a folder or a Hub id, and what its weights had and lacked.
+    model_class: Any,
+    config: PreTrainedConfig,
+    files: ModelFiles,
+    dtype: torch.dtype,
+    new: str = r"(?!)",
+    ignored: str = r"(?!)",
+    read_pickled: bool = False,
+    **options: Any,
+) -> tuple[Any, list[str]]:
+    """A model with its weights, and those weights that it lacked and that stay as a new model has them.
 
     Args:
         model_class: its class of transformers, or one of ours.
         config: of the model, by `load_config`.
+        files: of the model.
         dtype: of the weights in memory.
+        new: pattern of weights that the checkpoint may lack, or have in another shape.
+        ignored: pattern of weights that the checkpoint may have and the model has not.
+        read_pickled: as in `ModelFiles.weights`.
+        options: of `from_pretrained`.
 
     Raises:
-        UserError: an adapter lies there, which transformers would load too, of whatever kind it is, or the index of
-            the weights names something else than safetensors beside it.
+        UserError: the weights are not those of the model, there are none, or an adapter lies there.
     """
-    if find_file(name, ADAPTER_CONFIG, options.get("revision")) is not None:
-        raise UserError(f"{name}: an adapter, where a whole model is needed; choose the model that it was trained on.")
-    index = find_file(name, INDEX, options.get("revision"))
-    if index is not None and (reason := why_unsafe(index)):
-        raise UserError(f"{name}: its {INDEX} {reason}; save or download the model again.")
-    return load_pretrained(
-        model_class, name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    files.check_whole()
+    folder = files.weights(read_pickled)
+    options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = load_pretrained(model_class, folder, config=config, dtype=dtype, **options)
+    reshaped = [key for key, *_ in report["mismatched_keys"]]
+    _check_keys(
+        f"{files.name}: its weights are not those of the {config.model_type} model in its config.json",
+        {
+            "missing": [key for key in report["missing_keys"] if not re.search(new, key)],
+            "unknown": [key for key in report["unexpected_keys"] if not re.search(ignored, key)],
+            "of another shape": [key for key in reshaped if not re.search(new, key)],
+        },
     )
+    model.name_or_path = model.config._name_or_path = files.name  # else PEFT writes down a path of the cache
+    return model, sorted([*report["missing_keys"], *reshaped])
 
 
-def why_unsafe(index: Path) -> str | None:
-    """What is wrong with the index of a sharded model, None where all its weights are safetensors beside it.
-
-    transformers unpickles shards of other names, and follows their paths.
-    """
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        shards = set(content["weight_map"].values())
-        if not isinstance(content["metadata"], dict) or not all(isinstance(shard, str) for shard in shards):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "is damaged"
-    wrong = sorted(shard for shard in shards if not SHARD.fullmatch(shard))
-    return f"names {quoted(wrong[0])}, which is no safetensors file beside it" if wrong else None
+def _check_keys(what: str, wrong: Mapping[str, list[str]]) -> None:
+    """Refuses weights whose names or shapes are not those of the model. Renamings of transformers are done by then."""
+    parts = []
+    for kind, keys in wrong.items():
+        if keys:
+            more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+            parts.append(f"{kind}: {', '.join(sorted(keys)[:SHOWN_KEYS])}{more}")
+    if parts:
+        raise UserError(f"{what} ({'; '.join(parts)}); choose another, or download it again.")
 
 
-def load_adapter_config(name: str) -> LoraConfig | None:
-    """The config of an adapter's folder or Hub id; None where there is no adapter.
+def load_adapter_config(files: ModelFiles) -> LoraConfig | None:
+    """The config of an adapter; None where there is no adapter.
 
     Raises:
         UserError: it is damaged, or of another kind than LoRA: PEFT loads models of their own for some.
     """
-    file = find_file(name, ADAPTER_CONFIG)
-    if file is None:
+    name, content = files.name, files.read_json(ADAPTER_CONFIG)
+    if content is None:
         return None
     try:
-        kind = json.loads(file.read_text(encoding="utf-8"))["peft_type"]
+        kind = content["peft_type"]
         if kind != "LORA":
             raise UserError(f"{name}: an adapter of the kind {quoted(kind)}, not LoRA; choose another.")
-        config = PeftConfig.from_pretrained(str(file.parent))
+        config = PeftConfig.from_pretrained(str(files.root))
         if not config.base_model_name_or_path:
             raise ValueError("it names no base model")
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name}: its {ADAPTER_CONFIG} is damaged; save or download the adapter again.") from error
+        raise UserError(f"{name}: its {ADAPTER_CONFIG} is damaged; save or download the model again.") from error
     return config
 
 
-def find_file(name: str, file: str, revision: str | None = None) -> Path | None:
-    """The path of a file of a folder or, downloaded, of a Hub id; None where it can't be had."""
-    try:
-        return Path(cached_file(name, file, revision=revision))
-    except (OSError, ValueError):  # no such file, no such repo, no such name, or no Hub
-        return None
-
-
 @contextmanager
-def loading_errors(name: str, hint: str = "") -> Iterator[None]:
+def loading_errors(name: str) -> Iterator[None]:
     """Turns what fails while a checkpoint is loaded into one sentence.
 
     Args:
         name: the folder or Hub id.
-        hint: what else the user may do, after a semicolon.
 
     Raises:
         UserError: the checkpoint can't be loaded.
@@ -167,7 +167,7 @@ def loading_errors(name: str, hint: str = "") -> Iterator[None]:
         if "trust_remote_code" in str(error):
             raise UserError(f"{name}: it needs code of its own, which is never run; choose another model.") from error
         raise UserError(
-            f"{name}: can't be loaded as a folder or from the Hub ({_first_line(error)}){hint}."
+            f"{name}: can't be loaded ({_first_line(error)}); choose another, or download it again."
         ) from error
 
 

@@ -157,6 +157,10 @@ class SharedTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator needs the raw columns."}
     )
+    model_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of --model_name_or_path on the Hub; main by default."},
+    )
     questions_per_image: int = field(
         default=1,
         metadata={"help": "Questions of an image that stay together in training and share its computation."},

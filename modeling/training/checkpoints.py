@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from modeling.parts.loading import INDEX, why_unsafe
+from modeling.parts.model_files import INDEX, why_unsafe
 from modeling.training.arguments import AnyTrainingArguments
 from processing.errors import DISK_FULL, UserError
 
@@ -148,13 +148,40 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | No
         if (Path(checkpoint) / file).is_file():
             saved = json.loads((Path(checkpoint) / file).read_text(encoding="utf-8"))
             for name, value in run.items():
-                if name in saved and saved[name] != value:
+                if saved.get(name) is not None and saved[name] != value:  # older runs knew less of themselves
                     raise UserError(
                         f"{checkpoint} is from another run (its {name} differs); choose another --output_dir, or "
                         "remove the old checkpoints."
                     )
     logger.info("The run resumes from %s.", checkpoint)
     return checkpoint
+
+
+def pin_revision(args: AnyTrainingArguments) -> None:
+    """Lets a run that resumes take its base at the commit that its checkpoint was trained on."""
+    if not args.do_train or args.model_revision is not None:
+        return
+    asked = args.resume_from_checkpoint
+    for folder in [Path(asked)] if asked is not None else checkpoints(args.output_dir):
+        name, commit = _base_of(folder)
+        if commit and name == args.model_name_or_path != "starter":
+            args.model_revision = commit
+            logger.info("%s at commit %s, as in %s.", name, commit, folder)
+            return
+
+
+def _base_of(checkpoint: Path) -> tuple[str | None, str | None]:
+    """The base on the Hub that a checkpoint names, and its commit."""
+    for file in ("adapter_config.json", "config.json"):
+        try:
+            saved = json.loads((checkpoint / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if file == "adapter_config.json":
+            return saved.get("base_model_name_or_path"), saved.get("revision")
+        name, _, commit = (saved.get("base_model") or "").partition("@")
+        return name, commit
+    return None, None
 
 
 @contextmanager

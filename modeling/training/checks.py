@@ -206,6 +206,8 @@ def check_start(args: Any) -> None:
     """
     name = args.model_name_or_path
     if name == "starter" or name.startswith("scratch:"):
+        if args.model_revision is not None:
+            raise UserError(f"--model_revision {args.model_revision}: {name} is not on the Hub; leave the flag out.")
         check_starter(args, name == "starter")
 
 

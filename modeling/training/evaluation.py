@@ -15,7 +15,7 @@ from metrics.calibration import MIN_ANSWERS
 from metrics.cases import Case, choose_cases, with_heat_map
 from metrics.report import make_report
 from metrics.vqa import ScoredAnswers, majority_answers, most_frequent_answer, score_answers, score_each
-from processing.errors import UserError
+from processing.errors import UserError, describe_error
 from processing.storage import write_jsonl
 
 if TYPE_CHECKING:
@@ -187,11 +187,13 @@ def _with_heat_maps(trainer: Any, family: "Family", cases: list[Case]) -> list[C
         logger.warning("No heat maps: the model is spread over several processes; evaluate it in one.")
         return cases
     rows = [dict(case.row) | {"answer": case.prediction} for case in cases]
-    maps = []
+    shown: list[Case] = []
     try:
         for start in tqdm(range(0, len(rows), HEAT_MAP_BATCH), desc="Heat maps"):
-            maps += family.heat_maps(trainer, rows[start : start + HEAT_MAP_BATCH])
-    except UserError as error:
-        logger.warning("No heat maps: %s", error)
-        return cases
-    return [with_heat_map(case, heat) for case, heat in zip(cases, maps, strict=True)]
+            maps = family.heat_maps(trainer, rows[start : start + HEAT_MAP_BATCH])
+            own = cases[start : start + HEAT_MAP_BATCH]
+            shown += [with_heat_map(case, heat) for case, heat in zip(own, maps, strict=True)]
+    except Exception as error:  # whatever it is, a picture must not cost the figures of the run
+        text = str(error) if isinstance(error, UserError) else describe_error(error)
+        logger.warning("No heat maps for %d of %d questions: %s", len(cases) - len(shown), len(cases), text)
+    return shown + cases[len(shown) :]

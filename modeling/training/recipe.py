@@ -27,6 +27,7 @@ RECIPE_FIELDS = frozenset(
         # model
         "model_type",
         "model_name_or_path",
+        "model_revision",
         "quantization",
         "lora_r",
         "lora_alpha",

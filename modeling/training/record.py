@@ -14,6 +14,7 @@ import yaml
 from datasets import DatasetDict
 
 from modeling.parts.loading import load_adapter_config
+from modeling.parts.model_files import ModelFiles
 from modeling.training.arguments import AnyTrainingArguments, DataArguments
 from modeling.training.recipe import recipe_values
 from processing.errors import UserError
@@ -61,6 +62,7 @@ def write_record(data_args: DataArguments, args: AnyTrainingArguments, dataset: 
     record = {
         "model_type": args.model_type,
         "base_model": base,
+        "base_revision": _base_revision(args),
         "command": command,
         "dataset": {
             "name": info.dataset_name,
@@ -118,10 +120,20 @@ def base_model_of(name: str) -> str | None:
     A folder with an adapter stands for the adapter's base.
     """
     if Path(name).is_dir():
-        adapter = load_adapter_config(name)
+        adapter = load_adapter_config(ModelFiles(name, Path(name)))
         base = None if adapter is None else str(adapter.base_model_name_or_path)
         return None if base is None or Path(base).is_dir() else base
     return name
+
+
+def _base_revision(args: AnyTrainingArguments) -> str | None:
+    """The commit of `base_model_of`; None where that is not on the Hub, or an adapter does not tell."""
+    name = args.model_name_or_path
+    if not Path(name).is_dir():
+        return args.model_revision
+    adapter = load_adapter_config(ModelFiles(name, Path(name)))
+    on_hub = adapter is not None and "/" in (base_model_of(name) or "")
+    return adapter.revision if adapter is not None and on_hub else None
 
 
 def model_folder(folder: str | Path) -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,12 +13,14 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from metrics.abstention import SILENT_EVERYWHERE
+from modeling.parts.kinds import check_kind
 from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors
+from modeling.parts.model_files import ModelFiles, open_model
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.training.checks import check_starter
 from modeling.vilt.network import ViltForQuestionAnswering
-from modeling.vilt.scratch import untrained_model
+from modeling.vilt.scratch import check_size, untrained_model
 from modeling.vilt.starter import ViltStarterForQuestionAnswering, starter_checkpoint
 from processing.errors import UserError
 
@@ -30,6 +31,39 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "vilt": (ViltForQuestionAnswering, ViltImageProcessorPil),
     "vilt_starter": (ViltStarterForQuestionAnswering, ViTImageProcessorPil),
 }
+SUGGESTION = "dandelin/vilt-b32-mlm"
+CLASSES = (  # of which each has the network that is trained here
+    "ViltForMaskedLM",
+    "ViltForQuestionAnswering",
+    "ViltForImageAndTextRetrieval",
+    "ViltForImagesAndTextClassification",
+    "ViltModel",
+    *(model.__name__ for model, _ in MODELS.values()),
+)
+HEAD = r"(^|\.)classifier\."
+OTHER_HEADS = r"^(mlm_score|rank_output|classifier)\."  # of what a ViLT was trained for before
+
+
+def check_base(args: ViltTrainingArguments) -> None:
+    """Checks what a run starts from, by its name and its config.json, and pins its revision to a commit.
+
+    Raises:
+        UserError: there is no such model, it is no ViLT, or it has nothing to evaluate.
+    """
+    name = args.model_name_or_path
+    if name == "starter" or name.startswith("scratch:"):
+        if not args.do_train:
+            raise UserError(f"{name}: an untrained model has nothing to evaluate; name a folder.")
+        if name != "starter":
+            check_size(name.removeprefix("scratch:"))
+        return
+    args.model_revision = _open_vilt(name, args.model_revision).commit
+
+
+def _open_vilt(name: str, revision: str | None) -> ModelFiles:
+    files = open_model(name, revision)
+    check_kind(files, "vilt", CLASSES, SUGGESTION)
+    return files
 
 
 def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> tuple[AnyVilt, ViltProcessor]:
@@ -41,24 +75,26 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         UserError: the checkpoint can't be loaded or is no ViLT.
     """
     name = args.model_name_or_path
-    untrained = name == "starter" or name.startswith("scratch:")
-    if untrained and not args.do_train:
-        raise UserError(f"{name}: an untrained model has nothing to evaluate; name a folder.")
     labels: dict[str, dict] = {}
     if args.do_train:
         answers = build_vocabulary(dataset["train"]["answer"])
         labels = {"label2id": {answer: i for i, answer in enumerate(answers)}, "id2label": dict(enumerate(answers))}
     if name == "starter":
         with args.main_process_first(desc="assembling the starter"):
-            checkpoint = str(starter_checkpoint())
+            files = ModelFiles(name, starter_checkpoint())
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()  # else it reports every untrained weight as missing
-        model, processor = load_checkpoint(checkpoint, labels)
+        model, processor = load_checkpoint(files, labels, new=".")
         transformers.logging.set_verbosity(verbosity)
-    elif untrained:
+    elif name.startswith("scratch:"):
         model, processor = untrained_model(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
     else:
-        model, processor = load_checkpoint(name, labels)
+        with args.main_process_first(desc="fetching the base model"):
+            files = _open_vilt(name, args.model_revision)
+            files.weights(read_pickled=True)
+        model, processor = load_checkpoint(files, labels, read_pickled=True)
+        if args.do_train:
+            model.config.base_model = f"{name}@{files.commit}" if files.commit else None
     check_starter(args, isinstance(model, ViltStarterForQuestionAnswering))
     if args.do_train:
         config = model.config  # the checkpoint's own temperature and threshold are for other answers
@@ -69,31 +105,32 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
     return model, processor
 
 
-def load_checkpoint(name: str, labels: dict[str, dict] | None = None) -> tuple[AnyVilt, ViltProcessor]:
+def load_checkpoint(
+    files: ModelFiles, labels: dict[str, dict] | None = None, new: str = HEAD, read_pickled: bool = False
+) -> tuple[AnyVilt, ViltProcessor]:
     """Loads a model and its processor.
 
     Args:
-        name: a folder or a Hub id.
+        files: of the model.
         labels: `label2id` and `id2label` of a head to train; without them the model keeps its own.
+        new: pattern of weights that a model to train may lack.
+        read_pickled: as in `ModelFiles.weights`.
 
     Raises:
-        UserError: it can't be loaded, is no ViLT, or is to keep a head that it does not have.
+        UserError: it can't be loaded, or is to keep a head that it does not have.
     """
-    labels = labels or {}
-    hint = "" if Path(name).is_dir() else "; without a Hub, start from starter or scratch:small"
-    with loading_errors(name, hint):
-        config = load_config(name)
-        if config.model_type not in MODELS:
-            raise UserError(f"{name}: a {config.model_type} model, not ViLT; choose another.")
+    name, labels = files.name, labels or {}
+    with loading_errors(name):
+        config = load_config(files.root)
         new_head = bool(labels) and config.label2id != labels["label2id"]
         model_class, image_processor_class = MODELS[config.model_type]
         config.update(labels)
-        model, report = load_weights(model_class, config, name, torch.float32, ignore_mismatched_sizes=bool(labels))
-        if report["missing_keys"] and not labels:
-            missing = min(report["missing_keys"])
-            raise UserError(f"{name}: it has no trained answers ({missing} is missing); train it first.")
-        tokenizer = load_pretrained(AutoTokenizer, name)
-        processor = ViltProcessor(load_pretrained(image_processor_class, name), tokenizer)
+        options: dict[str, Any] = {"new": new, "ignored": OTHER_HEADS, "read_pickled": read_pickled}
+        model, lacking = load_weights(model_class, config, files, torch.float32, **options)
+        if lacking and not labels:
+            raise UserError(f"{name}: it has no trained answers ({lacking[0]} is missing); train it first.")
+        tokenizer = load_pretrained(AutoTokenizer, files.root)
+        processor = ViltProcessor(load_pretrained(image_processor_class, files.root), tokenizer)
     if new_head:  # also where the sizes happen to match: the old rows mean other answers
         _reset_head(model)
     return model, processor

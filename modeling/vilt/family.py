@@ -12,7 +12,8 @@ from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput
 
 from metrics.calibration import best_temperature
-from modeling.vilt.checkpoints import MODELS, AnyVilt, build_model, load_checkpoint
+from modeling.parts.model_files import ModelFiles
+from modeling.vilt.checkpoints import MODELS, AnyVilt, build_model, check_base, load_checkpoint
 from modeling.vilt.confidence import calibrated_confidences
 from modeling.vilt.heat import vilt_heat
 from modeling.vilt.predictor import ViltPredictor
@@ -25,6 +26,7 @@ __all__ = [
     "build_model",
     "build_trainer",
     "calibrate",
+    "check_base",
     "describe_run",
     "heat_maps",
     "load_predictor",
@@ -36,9 +38,10 @@ MAX_CASES = 250
 
 
 def describe_run(model: AnyVilt) -> dict[str, Any]:
-    """The kind and size of the model and its vocabulary."""
+    """The kind and size of the model, its base on the Hub and its vocabulary."""
     config = model.config.to_dict()
-    return {name: config.get(name) for name in ("model_type", "label2id", "hidden_size", "num_hidden_layers")}
+    names = ("model_type", "label2id", "hidden_size", "num_hidden_layers", "base_model")
+    return {name: config.get(name) for name in names}
 
 
 def read_answers(output: PredictionOutput, trainer: Trainer) -> dict[int, tuple[str, float]]:
@@ -81,6 +84,6 @@ def heat_maps(trainer: Trainer, rows: Sequence[Mapping[str, Any]]) -> list[np.nd
     return vilt_heat(model.eval(), batch, [model.config.label2id[row["answer"]] for row in rows])
 
 
-def load_predictor(folder: str, device: torch.device, dtype: torch.dtype) -> ViltPredictor:
+def load_predictor(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> ViltPredictor:
     """A ViLT or its starter."""
-    return ViltPredictor(*load_checkpoint(folder), device, dtype)
+    return ViltPredictor(*load_checkpoint(files), device, dtype)

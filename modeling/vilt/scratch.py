@@ -32,6 +32,16 @@ SIZES = {
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+def check_size(size: str) -> None:
+    """Refuses a size that is none of `SIZES`.
+
+    Raises:
+        UserError: it is unknown.
+    """
+    if size not in SIZES:
+        raise UserError(f"scratch:{size}: unknown size; choose {' or '.join(sorted(SIZES))}.")
+
+
 def untrained_model(
     size: str, labels: dict[str, dict], questions: Iterable[str]
 ) -> tuple[ViltForQuestionAnswering, ViltProcessor]:
@@ -41,12 +51,7 @@ def untrained_model(
         size: one of `SIZES`.
         labels: `label2id` and `id2label` of its head.
         questions: whose words the tokenizer knows.
-
-    Raises:
-        UserError: the size is unknown.
     """
-    if size not in SIZES:
-        raise UserError(f"scratch:{size}: unknown size; choose {' or '.join(sorted(SIZES))}.")
     tokenizer = build_tokenizer(questions)
     config = ViltConfig(**SIZES[size], **labels, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     image_processor = ViltImageProcessorPil(size={"shortest_edge": config.image_size}, size_divisor=config.patch_size)

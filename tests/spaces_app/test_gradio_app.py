@@ -35,7 +35,8 @@ def log(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(trained, log):
     command = ("-m", "spaces_app.gradio_app")
-    with serve(log, *command, MODEL_ID=str(trained), MODEL_DTYPE="float32", GRADIO_SERVER_PORT="PORT") as url:
+    environment = {"MODEL_ID": str(trained), "MODEL_DTYPE": "float32", "TRUSTED_PROXIES": "1"}
+    with serve(log, *command, **environment, GRADIO_SERVER_PORT="PORT") as url:
         yield url
 
 
@@ -47,7 +48,8 @@ def client(url):
 @pytest.fixture
 def page(browser, url):
     """The page at the width of a phone; it may ask nobody but its server."""
-    page = browser.new_page(viewport={"width": 390, "height": 844})
+    visitor = {"X-Forwarded-For": "198.51.100.1"}  # uses nothing up of what programs may ask
+    page = browser.new_page(viewport={"width": 390, "height": 844}, extra_http_headers=visitor)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(url)

@@ -2,6 +2,7 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import httpx
@@ -12,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from modeling.predictor import Predictor
 from processing.errors import UserError
-from spaces_app import answers, batch_page, gradio_app, limits
+from spaces_app import answers, batch_page, gradio_app, limits, uploads
 from spaces_app.limits import BATCHES, QUESTIONS, SLOTS, Limit, Limiter, LimitError, client_address, trusted_proxies
 from tests.support.app_server import ROOT
 
@@ -94,13 +95,36 @@ def test_addresses_and_kinds_are_counted_apart():
 def test_memory_is_bounded_in_addresses_and_in_what_is_known_of_each(clock, monkeypatch):
     monkeypatch.setattr(limits, "ADDRESSES", 100)
     limiter = Limiter()
-    for step in range(5_000):
+    counted = 0
+    for step in range(5_000):  # of 250 seconds
         clock(0.05 * step)
-        limiter.take(f"{step}", QUESTIONS)
         limiter.take("busy", limits.UPLOADS, 1)
-    assert len(limiter._taken) == 100
-    assert len(limiter._taken["busy", limits.UPLOADS]) <= SLOTS + 1
-    assert sum(taken for _, taken in limiter._taken["busy", limits.UPLOADS]) == 5_000
+        with suppress(LimitError):
+            limiter.take(f"{step}", QUESTIONS)
+            counted += 1
+    assert counted == 440  # a hundred each 62 seconds
+    assert len(limiter._taken[QUESTIONS]) == 100
+    assert len(limiter._taken[limits.UPLOADS]["busy"]) <= SLOTS + 1
+    assert sum(taken for _, taken in limiter._taken[limits.UPLOADS]["busy"]) == 5_000
+
+
+def test_no_number_of_other_addresses_makes_the_limiter_forget_one(clock):
+    limiter, limit = Limiter(), Limit(30, 60, "More than 30 a minute")
+    clock(1001.0)
+    limiter.take("me", limit, 30)
+    clock(1031.0)
+    for number in range(limits.ADDRESSES - 1):
+        limiter.take(f"{number}", limit)
+    with pytest.raises(LimitError, match="^More visitors than the app can count; try again in 31 seconds.$"):
+        limiter.take("one more", limit)
+    limiter.take("1", limit)  # who is counted goes on
+    with pytest.raises(LimitError, match="^More than 30 a minute; try again in 31 seconds.$"):
+        limiter.take("me", limit)
+    clock(1062.0)
+    limiter.take("one more", limit)  # the place of the first, which had not come back
+    limiter.take("another", QUESTIONS)  # each limit has places of its own
+    with pytest.raises(LimitError, match="; try again in 30 seconds.$"):
+        limiter.take("me", limit)
 
 
 def test_threads_together_take_no_more_than_there_is():
@@ -133,7 +157,7 @@ def test_threads_together_take_no_more_than_there_is():
         ("2", "10.0.0.1", ["6.6.6.6, 198.51.100.1, 10.0.0.2"], "198.51.100.1"),
         ("2", "10.0.0.1", ["198.51.100.1"], "forwarded"),  # only one proxy has been passed
         ("1", "10.0.0.1", ["198.51.100.1, nonsense"], "forwarded"),
-        ("1", "10.0.0.1", ["2001:db8:1:2:3:4:5:6"], "2001:db8:1:2::/64"),
+        ("1", "10.0.0.1", ["2001:db8:1:2:3:4:5:6"], "2001:db8:1::/48"),
         ("", "::ffff:203.0.113.9", [], "203.0.113.9"),
         ("", None, [], "forwarded"),
     ],
@@ -156,7 +180,8 @@ def test_a_wrong_number_of_proxies_is_one_sentence(monkeypatch, value):
 @pytest.fixture
 def url(trained, monkeypatch):
     """The address of a server that nobody has asked yet."""
-    monkeypatch.setattr(gradio_app, "LIMITER", Limiter())
+    for module in (gradio_app, uploads):
+        monkeypatch.setattr(module, "LIMITER", Limiter())
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     page, url = gradio_app.launch(
         Predictor.from_pretrained(trained), server_name="127.0.0.1", prevent_thread_lock=True, quiet=True
@@ -168,12 +193,14 @@ def url(trained, monkeypatch):
 def call(url: str, path: str, headers: dict[str, str]) -> str:
     """What the API answers to one question, by plain HTTP without a session: its event and what stands in it."""
     data = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, QUESTION]}
-    event = httpx.post(f"{url}/gradio_api/call/answer", json=data, headers=headers).json()["event_id"]
-    return httpx.get(f"{url}/gradio_api/call/answer/{event}", headers=headers).text
+    called = httpx.post(f"{url}/gradio_api/call/answer", json=data, headers=headers)
+    if called.status_code != 200:
+        return called.text
+    return httpx.get(f"{url}/gradio_api/call/answer/{called.json()['event_id']}", headers=headers).text
 
 
-def send(url: str, image) -> str:
-    return httpx.post(f"{url}/gradio_api/upload", files={"files": image.read_bytes()}).json()[0]
+def send(url: str, image, headers: dict[str, str] | None = None) -> str:
+    return httpx.post(f"{url}/gradio_api/upload", files={"files": image.read_bytes()}, headers=headers).json()[0]
 
 
 def test_forty_calls_without_a_session_get_thirty_answers_whatever_they_say_of_themselves(url, phantoms):
@@ -194,6 +221,22 @@ def test_behind_a_trusted_proxy_each_visitor_is_counted(url, phantoms, monkeypat
         for n in range(3)
     ]
     assert answered == [True, True, False] * 2
+
+
+def test_a_visitor_is_still_counted_after_many_others(url, phantoms, monkeypatch):
+    monkeypatch.setenv("TRUSTED_PROXIES", "1")
+    monkeypatch.setattr(limits, "ADDRESSES", 5)
+    monkeypatch.setattr(gradio_app, "QUESTIONS", TWO)
+    path = send(url, phantoms / "imgs" / "xmlab1" / "source.jpg", {"X-Forwarded-For": "2001:db8::1"})
+    told = [
+        call(url, path, {"X-Forwarded-For": visitor})
+        for visitor in ("2001:db8::1", *(f"2001:db8::{n}:0:0:0:1" for n in range(3)), "2001:db8::1")
+    ]
+    assert ["event: complete" in text for text in told] == [True, True, False, False, False]  # a /48 is one visitor
+    told = [call(url, path, {"X-Forwarded-For": f"198.51.100.{n}"}) for n in range(6)]
+    assert ["event: complete" in text for text in told] == [True] * 4 + [False] * 2
+    assert "More visitors than the app can count; try again in" in told[-1]
+    assert REFUSED in call(url, path, {"X-Forwarded-For": "2001:db8::1"})
 
 
 def test_new_sessions_of_the_gradio_app_are_one_visitor(url, phantoms, monkeypatch):

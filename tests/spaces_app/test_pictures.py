@@ -1,10 +1,15 @@
-"""spaces_app.pictures: what the window sliders go over."""
+"""spaces_app.pictures: what the window sliders go over, and that images are opened one by one."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from processing.images import image_facts, open_image
-from spaces_app.pictures import window_sliders
+from spaces_app import pictures
+from spaces_app.pictures import Picture, as_png, window_sliders
 from tests.support.image_files import dicom, grey
 
 ADC = {"RescaleSlope": "0.000001", "RescaleIntercept": "0"}
@@ -59,3 +64,25 @@ def test_one_step_at_a_slider_of_small_values_leaves_a_picture():
         assert len(set(moved.tolist())) > 50
     full = grey(open_image(data, window=(sum(sliders.levels) / 2, sliders.widths[1])))[0]
     assert len(set(full)) > 150
+
+
+def test_one_image_is_opened_at_a_time(monkeypatch):
+    file = as_png(grey_image := Image.new("L", (200, 100), 90).convert("RGB"))
+    others, most, now = threading.Event(), [], []
+
+    def count(source, **options):
+        now.append(1)
+        most.append(len(now))
+        if len(now) > 1:
+            others.set()
+        others.wait(0.2)  # for another one to come
+        now.pop()
+        return open_image(source, **options)
+
+    monkeypatch.setattr(pictures, "open_image", count)
+    with ThreadPoolExecutor(4) as pool:  # as visits have threads of their own
+        shown = [pool.submit(Picture("a", "a.png", file).image) for _ in range(2)]
+        small = [pool.submit(Picture("a", "a.png", file).thumbnail) for _ in range(2)]
+    assert [one.result().tobytes() for one in shown] == [grey_image.tobytes()] * 2
+    assert [one.result()[:4] for one in small] == [b"\x89PNG"] * 2
+    assert most == [1] * 4

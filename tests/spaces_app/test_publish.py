@@ -225,7 +225,7 @@ def test_adapter_over_the_starter_brings_its_parts_by_docker_only(hub, model):
         ("hf_write", "other/space", MODEL, "the token of user may not write there"),
         ("hf_write", "space", MODEL, "not a valid name of a Hub repo"),
         ("hf_write", SPACE, "user/nothing", "--model user/nothing: the Hub has no such model, or it is private"),
-        ("hf_write", SPACE, "no model", "--model no model: the Hub has no such model"),
+        ("hf_write", SPACE, "no model", "--model no model: not a name that the Hub knows"),
         ("hf_write", SPACE, "user/bert", "--model user/bert: this is no ViLT, starter or BLIP-2"),
         ("hf_write", SPACE, "user/empty", "--model user/empty: this is no ViLT, starter or BLIP-2"),
         ("hf_write", SPACE, "user/pickled", "--model user/pickled: this is no ViLT, starter or BLIP-2"),

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -9,6 +10,10 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from playwright.sync_api import expect
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from modeling.predictor import Predictor
 from processing.images import MAX_IMAGE_BYTES
@@ -179,6 +184,70 @@ def serve_streamlit(log: Path, model: Path, changes: str):
     """The address of the Streamlit app with other bounds."""
     command = ("-c", START.format(changes=changes))
     return serve(log, *command, folder=ROOT, health="/_stcore/health", MODEL_ID=str(model), TRUSTED_PROXIES="1")
+
+
+def opened(url: str, visitor: int):
+    """A page of a visitor as the server knows it, a web socket."""
+    return connect(
+        f"{url.replace('http', 'ws')}/_stcore/stream",
+        subprotocols=["streamlit"],
+        additional_headers={"X-Forwarded-For": f"198.51.100.{visitor}"},
+    )
+
+
+def click(page, size: int) -> int | None:
+    """Sends a message of a few bytes more than that; the code by which the server closes the page, if it does."""
+    message = BackMsg()
+    message.rerun_script.query_string = "a" * size
+    try:
+        page.send(message.SerializeToString())
+        for _ in range(100):
+            if ForwardMsg.FromString(page.recv(timeout=60)).WhichOneof("type") == "script_finished":
+                return None
+    except ConnectionClosed as closed:
+        return closed.rcvd.code if closed.rcvd else 0
+    raise AssertionError("the script does not end")
+
+
+def test_messages_of_a_page_are_bounded(trained, tmp_path):
+    bound = "visits.MESSAGES = limits.Limit(1_900_000, 600, 'More than 1.9 MB of clicks in ten minutes')"
+    with serve_streamlit(tmp_path / "log", trained, bound) as url:
+        with opened(url, 1) as page:
+            assert click(page, 5_000_000) in (1009, 0)  # is not even held, nor read to its end
+        with opened(url, 1) as page:
+            assert click(page, 1_000_000) == 1009  # is not kept
+        with opened(url, 1) as page:
+            assert click(page, 500_000) is None
+            assert click(page, 490_000) == 1008
+        with opened(url, 1) as page:
+            assert click(page, 490_000) == 1008
+        with opened(url, 2) as page:
+            assert click(page, 490_000) is None
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_pages_of_a_visitor_and_of_all_are_bounded(trained, tmp_path):
+    changes = (
+        "visits.MAX_OPEN, visits.MAX_OPEN_IN_ALL = 2, 3\n"
+        "visits.VISITS = limits.Limit(4, 600, 'More than 4 visits in ten minutes')"
+    )
+
+    def is_open(stack: ExitStack, visitor: int) -> bool:
+        try:
+            stack.enter_context(opened(url, visitor))
+        except InvalidStatus:
+            return False
+        return True
+
+    with serve_streamlit(tmp_path / "log", trained, changes) as url:
+        with ExitStack() as pages:
+            assert [is_open(pages, 1) for _ in range(3)] == [True, True, False]
+            assert [is_open(pages, visitor) for visitor in (2, 2, 3)] == [True, False, False]
+        wait_until(lambda: is_open(pages, 1))
+        assert is_open(pages, 1)
+        pages.close()
+        assert [is_open(pages, visitor) for visitor in (1, 1, 2)] == [False, False, True]
+        pages.close()
 
 
 def held(url: str) -> str:

@@ -7,6 +7,7 @@ from modeling.asking.predictor import Predictor
 from modeling.blip2.answering import Answering
 from modeling.blip2.base import load_base
 from modeling.blip2.predictor import Blip2Predictor
+from modeling.parts.model_files import open_model
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.vilt.checkpoints import build_model
 from modeling.vilt.predictor import ViltPredictor
@@ -38,7 +39,7 @@ def untrained(dataset, tmp_path_factory):
         return Predictor(ViltPredictor(model, processor, torch.device("cpu"), torch.float32))
 
     def blip2(kind: str) -> Predictor:
-        model, processor = load_base(str(tiny_blip2(kind, dataset, folder / kind)), torch.float32)
+        model, processor = load_base(open_model(str(tiny_blip2(kind, dataset, folder / kind))), torch.float32)
         candidates = ["Yes", "No", "Left Lung"] if kind == "llama" else None
         answering = Answering(max_new_tokens=5, candidates=candidates)
         return Predictor(Blip2Predictor(model, processor, torch.device("cpu"), answering))

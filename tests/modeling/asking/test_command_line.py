@@ -19,7 +19,7 @@ def test_error_of_the_command_line_is_one_line(hub, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="^1$"):
         runpy.run_module("modeling.predictor", run_name="__main__")
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: user/unknown: not in the cache, and the Hub can't be reached (")
+    assert last.startswith("error: user/unknown: not in the cache, and HF_HUB_OFFLINE is set; load it once with")
     assert hub.requests == []
 
 

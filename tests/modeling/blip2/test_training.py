@@ -10,6 +10,7 @@ import train
 from modeling.blip2.adapter import build_model
 from modeling.blip2.answering import Answering
 from modeling.blip2.family import build_trainer
+from modeling.parts.model_files import open_model
 from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import EVERYTHING, arguments, trained, untrained, weights
 
@@ -73,7 +74,7 @@ def test_written_and_chosen_answers_are_evaluated_and_again_to_the_same_figures(
         assert {json.loads(line)["prediction"] for line in predictions[0].splitlines()} <= set(
             dataset["train"]["answer"]
         )
-    assert Answering.from_pretrained(str(second)) == Answering()  # evaluation alone leaves no model
+    assert Answering.from_pretrained(open_model(str(second))) == Answering()  # evaluation alone leaves no model
 
 
 def test_a_tiny_model_learns_its_rows_by_heart(bases, dataset, tmp_path):

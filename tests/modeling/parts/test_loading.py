@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from modeling.parts.loading import load_adapter_config, load_config
+from modeling.parts.model_files import open_model
 from modeling.training.record import base_model_of
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
@@ -124,8 +125,8 @@ def test_command_line_ends_in_one_sentence_and_writes_nothing(evil, phantoms, tm
 )
 def test_damaged_config_of_an_adapter_is_one_sentence(tmp_path, content):
     (tmp_path / "adapter_config.json").write_text(content)
-    for ask in (load_adapter_config, base_model_of):
-        with pytest.raises(UserError, match="its adapter_config.json is damaged; save or download the adapter again"):
+    for ask in (lambda name: load_adapter_config(open_model(name)), base_model_of):
+        with pytest.raises(UserError, match="its adapter_config.json is damaged; save or download the model again"):
             ask(str(tmp_path))
 
 

@@ -8,8 +8,9 @@ import transformers
 from PIL import Image
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
+from modeling.parts.model_files import open_model
 from modeling.parts.vocabulary import labels_of
-from modeling.vilt.checkpoints import build_model, load_checkpoint
+from modeling.vilt.checkpoints import build_model, check_base, load_checkpoint
 from processing.collators import ViltCollator
 from processing.errors import UserError
 from tests.modeling.vilt.arguments import arguments
@@ -89,12 +90,12 @@ def test_training_on_other_answers_starts_a_new_head_even_of_the_same_size(built
 
 def test_checkpoint_of_another_kind_is_named(dataset, tmp_path):
     transformers.BertConfig(hidden_size=32, num_attention_heads=2).save_pretrained(tmp_path / "bert")
-    with pytest.raises(UserError, match="a bert model, not ViLT"):
+    with pytest.raises(UserError, match="a model of type 'bert', not ViLT; choose dandelin/vilt-b32-mlm"):
         build_model(arguments(tmp_path, model_name_or_path=str(tmp_path / "bert")), dataset)
 
 
-def test_checkpoint_that_is_not_there_suggests_scratch(dataset, tmp_path, hub):
-    with pytest.raises(UserError, match=r"user/none: can't be loaded.*scratch:small"):
+def test_checkpoint_that_is_not_there_is_named(dataset, tmp_path, hub):
+    with pytest.raises(UserError, match=r"user/none: the Hub has no such model, or it is private"):
         build_model(arguments(tmp_path, model_name_or_path="user/none"), dataset)
 
 
@@ -105,26 +106,17 @@ def test_checkpoint_that_is_not_there_suggests_scratch(dataset, tmp_path, hub):
 )
 def test_damaged_checkpoint_is_one_sentence(saved, dataset, tmp_path, file, content):
     (saved / file).write_bytes(content)
-    with pytest.raises(UserError, match="can't be loaded as a folder or from the Hub"):
+    with pytest.raises(UserError, match=r"can't be loaded \(|its config.json is damaged"):
         build_model(arguments(tmp_path, model_name_or_path=str(saved)), dataset)
 
 
-def test_pickled_weights_are_not_read(built, dataset, tmp_path):
-    model, processor = built
-    model.config.save_pretrained(tmp_path / "p")
-    processor.save_pretrained(tmp_path / "p")
-    torch.save(model.state_dict(), tmp_path / "p" / "pytorch_model.bin")
-    with pytest.raises(UserError, match="safetensors"):
-        build_model(arguments(tmp_path, model_name_or_path=str(tmp_path / "p")), dataset)
-
-
-def test_untrained_model_can_not_be_evaluated(dataset, tmp_path):
+def test_untrained_model_can_not_be_evaluated(tmp_path):
     with pytest.raises(UserError, match="an untrained model has nothing to evaluate"):
-        build_model(arguments(tmp_path, do_train=False), dataset)
+        check_base(arguments(tmp_path, do_train=False))
 
 
 def test_models_name_the_layers_that_fsdp_shards(saved, starter):
     """Accelerate ends a run whose model has no part of a name."""
-    for model, _ in (load_checkpoint(str(saved)), starter):
+    for model, _ in (load_checkpoint(open_model(str(saved))), starter):
         assert model._no_split_modules == {"ViltLayer"}
         assert "ViltLayer" in {type(part).__name__ for part in model.modules()}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling.vilt.checkpoints import build_model
+from modeling.vilt.checkpoints import check_base
 from modeling.vilt.scratch import build_tokenizer
 from processing.errors import UserError
 from tests.modeling.vilt.arguments import arguments
@@ -25,6 +25,6 @@ def test_tokenizer_does_not_depend_on_the_order_of_questions():
     assert one == two
 
 
-def test_unknown_scratch_size_names_the_known_ones(dataset, tmp_path):
+def test_unknown_scratch_size_names_the_known_ones(tmp_path):
     with pytest.raises(UserError, match="scratch:huge: unknown size; choose small or tiny"):
-        build_model(arguments(tmp_path, model_name_or_path="scratch:huge"), dataset)
+        check_base(arguments(tmp_path, model_name_or_path="scratch:huge"))

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 import train
 from modeling.vilt import trainer as trainer_module
-from modeling.vilt.checkpoints import build_model
+from modeling.vilt.checkpoints import check_base
 from modeling.vilt.family import build_trainer
 from processing.errors import UserError
 from processing.images import open_image
@@ -91,9 +91,9 @@ def test_evaluating_again_reads_kept_features_to_the_same_answers(phantoms, data
     assert predictions[0] == predictions[1]
 
 
-def test_starter_can_not_be_evaluated_untrained(dataset, tmp_path):
+def test_starter_can_not_be_evaluated_untrained(tmp_path):
     with pytest.raises(UserError, match="nothing to evaluate"):
-        build_model(starter_arguments(tmp_path, do_train=False), dataset)
+        check_base(starter_arguments(tmp_path, do_train=False))
 
 
 def test_features_and_states_are_computed_on_the_device_of_the_run(starter, dataset, tmp_path, monkeypatch):

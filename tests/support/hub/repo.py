@@ -100,7 +100,7 @@ class Repo:
 
     def branch(self, revision: str) -> str:
         """The ref that a commit to a branch or to a pull request moves."""
-        for name in (f"refs/heads/{revision}", revision):
+        for name in (f"refs/heads/{revision}", f"refs/tags/{revision}", revision):
             if name in self.refs:
                 return name
         raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
