@@ -1,1 +1,6 @@
 """Models: built, trained, asked and published."""
+
+import logging
+
+# PEFT imports it where it is installed. It warns of each cast at each step, and tells to install what fetches code.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,6 +1,5 @@
 """The base model of a BLIP-2: a whole one of a folder or the Hub, or the starter."""
 
-import logging
 from typing import Any
 
 import torch
@@ -78,7 +77,6 @@ def is_encoder_decoder(files: ModelFiles) -> bool:
 def _quantization(bits: str | None, dtype: torch.dtype) -> dict[str, Any]:
     if bits is None:
         return {}
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of each cast at each step
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:

@@ -1,6 +1,8 @@
 """A base in 4 or 8 bit: it trains, evaluates, reloads and answers, by bitsandbytes on a CPU too."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from modeling.asking.predictor import Predictor
 from modeling.blip2.adapter import build_model
 from modeling.blip2.family import build_trainer, read_answers
 from tests.modeling.blip2.tiny_runs import EVERYTHING, KINDS, arguments, trained, untrained
+from tests.support.app_server import ROOT
 from tests.support.fp16_on_cpu import INITIAL_SCALE, use_fp16
 from tests.support.tiny_blip2 import tiny_blip2
 
@@ -120,6 +123,13 @@ def test_fp16_over_a_quantized_base_keeps_its_scale(wide_bases, dataset, tmp_pat
     assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
     layer = next(m for m in trainer.model.modules() if type(m).__name__ == LAYERS[bits])
     assert getattr(layer, "compute_dtype", torch.float16) == torch.float16
+
+
+def test_bitsandbytes_tells_nobody_to_install_what_fetches_code():
+    command = [sys.executable, "-c", "import modeling.families"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "bitsandbytes" not in done.stderr
+    assert "kernels" not in done.stderr
 
 
 def test_record_of_the_bits_stands_beside_the_adapter(runs):
