@@ -101,7 +101,7 @@ def peak_mb(log: Path) -> float:
 
 @pytest.mark.xdist_group("gradio")
 def test_gradio_app_answers_each_broken_file_in_one_sentence(trained, tmp_path):
-    corpus, log = images(), tmp_path / "log"
+    corpus, log = dict(list(images().items())[::3]), tmp_path / "log"
     command = ("-m", "spaces_app.gradio_app")
     messages = {}
     variables = {"MODEL_ID": str(trained), "GRADIO_SERVER_PORT": "PORT", "TRUSTED_PROXIES": "1"}

@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-import sys
 
 import pytest
 import torch
@@ -126,7 +125,7 @@ def test_missing_base_is_named(dataset, tmp_path, hub):
 
 
 def test_quantization_without_bitsandbytes_says_what_to_install(bases, dataset, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr("modeling.training.checks.is_bitsandbytes_available", lambda: False)
     with pytest.raises(UserError, match="--quantization 4bit: needs bitsandbytes"):
         build_model(arguments(bases["opt"], tmp_path, quantization="4bit"), dataset)
 
