@@ -26,12 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Blip2Config
 
 from benchmarks.blip2_variants import CONFIG, GREEDY, PROMPT, VARIANTS, Project, add_lora, make_processor
-from benchmarks.options import at_least, load_splits
+from benchmarks.options import at_least, rows_of_steps
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.training.arguments import cpu_has_bf16
 from processing.collators import Blip2Collator
 from processing.errors import UserError, run_command
-from processing.sampling import ImageGroupedSampler
 
 QUESTIONS_PER_IMAGE = 16
 
@@ -204,15 +203,8 @@ def main(argv: list[str]) -> None:
     if options.bf16 and not cpu_has_bf16():
         raise UserError("--bf16: this CPU has no bf16 matrix units; leave it out.")
 
-    train = load_splits(options.dataset, "train")["train"]
-    wanted = options.steps * options.batch_size
-    order = list(ImageGroupedSampler(train["image"], QUESTIONS_PER_IMAGE, seed=0))[:wanted]
-    if len(order) < wanted:
-        raise UserError(
-            f"--steps {options.steps}: it takes {wanted} training rows and {options.dataset} has {len(order)}; give "
-            "fewer steps or a smaller --batch_size."
-        )
-    rows = [{name: train[i][name] for name in ("row", "image", "question", "answer")} for i in order]
+    train = rows_of_steps(options.dataset, options.steps, options.batch_size, QUESTIONS_PER_IMAGE)
+    rows = train.select_columns(["row", "image", "question", "answer"]).to_list()
     run = Run(rows, options.steps, options.batch_size, options.bf16)
     plain, project = (in_own_process(measure, name, run) for name in ("plain", "project"))
     minimum = in_own_process(minimum_flops, rows[: options.batch_size])

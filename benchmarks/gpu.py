@@ -27,10 +27,9 @@ from transformers import Blip2Config, TrainerCallback, ViltConfig
 
 from benchmarks.cost_model import OPT_27B
 from benchmarks.gpu_variants import Options, Side, build
-from benchmarks.options import at_least, load_splits
+from benchmarks.options import at_least, rows_of_steps
 from processing.errors import UserError, run_command
 from processing.phantom.files import write_phantoms
-from processing.sampling import ImageGroupedSampler
 
 ROOT = Path(__file__).parent.parent
 PHANTOMS, IMAGE_SIZE = 60, 512  # SLAKE's images are of 240 to 1,024 pixels, half of them of 512
@@ -193,20 +192,10 @@ def _told(side: Result | None) -> str:
 
 
 def ordered_rows(dataset: str, options: Options) -> datasets.DatasetDict:
-    """The training rows of all steps, questions of an image together as the recipe orders them.
-
-    Raises:
-        UserError: the data set can't be used, or has too few rows.
-    """
-    rows = load_splits(dataset, "train")["train"]
-    wanted = options.steps * options.batch_size
-    order = list(ImageGroupedSampler(rows["image"], QUESTIONS_PER_IMAGE, seed=0))[:wanted]
-    if len(order) < wanted:
-        raise UserError(
-            f"--steps {options.steps}: it takes {wanted} training rows and {dataset} has {len(order)}; give fewer "
-            "steps or a smaller --batch_size."
-        )
-    return datasets.DatasetDict({"train": rows.select(order)})
+    """The training rows of all steps, as `rows_of_steps` gives and raises them."""
+    return datasets.DatasetDict(
+        {"train": rows_of_steps(dataset, options.steps, options.batch_size, QUESTIONS_PER_IMAGE)}
+    )
 
 
 def check_half_precision() -> str:

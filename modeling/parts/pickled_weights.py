@@ -9,7 +9,6 @@ import json
 import logging
 import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from processing.errors import DISK_FULL, UserError, describe_error
-from processing.storage import cache_dir
+from processing.storage import cache_dir, whole_folder
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +51,7 @@ def convert(name: str, commit: str | None, root: Path, files: Sequence[str]) -> 
     if target.is_dir():
         return target
     logger.info("%s: it has pickled weights alone; converting them to safetensors in %s.", name, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix="."))  # a name that `find_converted` does not find
-    try:
+    with whole_folder(target) as temporary:  # `find_converted` does not find a hidden one
         places: dict[str, str] = {}
         for number, file in enumerate(files, 1):
             shard = f"model-{number:05}-of-{len(files):05}.safetensors" if len(files) > 1 else "model.safetensors"
@@ -66,13 +63,6 @@ def convert(name: str, commit: str | None, root: Path, files: Sequence[str]) -> 
             (temporary / "model.safetensors.index.json").write_text(index, encoding="utf-8")
         if (root / "generation_config.json").is_file():  # transformers looks for it beside the weights
             shutil.copyfile(root / "generation_config.json", temporary / "generation_config.json")
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():  # otherwise another process was first
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

@@ -134,8 +134,7 @@ def _holds_rows(field: str, delimiter: str, columns: int) -> bool:
 def _with_whole_numbers(rows: list[list[str]]) -> list[list[str]]:
     """The rows; in a column of nothing but whole numbers such as 7.0, which pandas writes for a gap, they lose .0."""
     for i in range(len(rows[0]) if rows else 0):
-        cells = [row[i] for row in rows if row[i].strip()]
-        if cells and all(WHOLE_NUMBER.fullmatch(cell) for cell in cells):
+        if all(WHOLE_NUMBER.fullmatch(row[i]) for row in rows if row[i].strip()):
             for row in rows:
                 row[i] = row[i].removesuffix(".0")
     return rows

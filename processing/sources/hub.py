@@ -2,7 +2,6 @@
 
 import shutil
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,7 +16,7 @@ from processing.sources.hub_repo import HubRepo, open_repo
 from processing.sources.rows import Repo, Source
 from processing.sources.slake import read_slake
 from processing.sources.tables import split_files
-from processing.storage import cache_dir
+from processing.storage import cache_dir, whole_folder
 
 ARCHIVE = "imgs.zip"
 MAX_UNPACKED_BYTES = 50 * 2**30  # SLAKE takes 0.2 GB; more than this is a decompression bomb
@@ -54,22 +53,13 @@ def _slake_folder(repo: HubRepo) -> Path:
 
 
 def _unpack(archive: Path, tables: list[Path], folder: Path) -> None:
-    """Unpacks into a temporary folder that takes its name when it is whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    """Unpacks tables and images into a folder, which is there when it is whole."""
+    with whole_folder(folder) as temporary:
         for table in tables:
             shutil.copyfile(table, temporary / table.name)
         _unzip(archive, temporary)
         if not (temporary / "imgs").is_dir():
             raise UserError(f"{archive.name}: it has no imgs/ folder; it is not in SLAKE's format.")
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was first
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _unzip(archive: Path, target: Path) -> None:

@@ -34,9 +34,9 @@ def names(pattern="{}.jpg"):
     return [pattern.format(i) for i in range(COUNT)]
 
 
-def archive(pattern="{}.jpg", start=0, stop=COUNT, **more):
+def archive(pattern="{}.jpg", start=0, stop=COUNT, more=None):
     files = {pattern.format(i): picture(i) for i in range(start, stop)}
-    return as_zip(files | more)
+    return as_zip(files | (more or {}))
 
 
 def pictures_of(dataset) -> dict[int, bytes]:
@@ -78,7 +78,7 @@ def test_several_archives_and_loose_files_go_together(table, tmp_path):
 def test_only_what_rows_name_is_unpacked(table, tmp_path):
     file = table(names())
     extra = picture(240)
-    (tmp_path / "images.zip").write_bytes(archive(**{"other.jpg": extra}))
+    (tmp_path / "images.zip").write_bytes(archive(more={"other.jpg": extra}))
     load_vqa_dataset(file)
     stored = {path.read_bytes() for path in (cache_dir() / "images").rglob("*.jpg")}
     assert set(EVERY.values()) <= stored

@@ -1,7 +1,6 @@
 """spaces_app.gradio_routes: what a visitor gets of Gradio's own server, and what it keeps and logs of him."""
 
 import re
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +13,7 @@ from starlette.routing import Route
 from modeling.predictor import Predictor
 from spaces_app import gradio_app, uploads
 from spaces_app.limits import Limit, Limiter
+from tests.support.calls import counting_calls
 
 pytestmark = pytest.mark.xdist_group("gradio")
 QUESTION = "Is this a CT scan?"
@@ -172,18 +172,7 @@ def test_a_large_image_is_shown_smaller(app, url):
 
 
 def test_one_image_is_opened_at_a_time(app, url, image, monkeypatch):
-    others, most, now = threading.Event(), [], []
-    open_image = gradio_app.open_image
-
-    def count(source):
-        now.append(1)
-        most.append(len(now))
-        if len(now) > 1:
-            others.set()
-        others.wait(0.3)  # for another one to come
-        now.pop()
-        return open_image(source)
-
+    count, most = counting_calls(gradio_app.open_image, patience=0.3)
     monkeypatch.setattr(gradio_app, "open_image", count)
     with ThreadPoolExecutor(6) as pool:
         shown = [pool.submit(join, url, number(app, "show"), [image], f"one-{n}") for n in range(3)]

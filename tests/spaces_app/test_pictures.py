@@ -1,6 +1,5 @@
 """spaces_app.pictures: what the window sliders go over, and that images are opened one by one."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 from processing.images import image_facts, open_image
 from spaces_app import pictures
 from spaces_app.pictures import Picture, as_png, window_sliders
+from tests.support.calls import counting_calls
 from tests.support.image_files import dicom, grey
 
 ADC = {"RescaleSlope": "0.000001", "RescaleIntercept": "0"}
@@ -68,17 +68,7 @@ def test_one_step_at_a_slider_of_small_values_leaves_a_picture():
 
 def test_one_image_is_opened_at_a_time(monkeypatch):
     file = as_png(grey_image := Image.new("L", (200, 100), 90).convert("RGB"))
-    others, most, now = threading.Event(), [], []
-
-    def count(source, **options):
-        now.append(1)
-        most.append(len(now))
-        if len(now) > 1:
-            others.set()
-        others.wait(0.2)  # for another one to come
-        now.pop()
-        return open_image(source, **options)
-
+    count, most = counting_calls(open_image, patience=0.2)
     monkeypatch.setattr(pictures, "open_image", count)
     with ThreadPoolExecutor(4) as pool:  # as visits have threads of their own
         shown = [pool.submit(Picture("a", "a.png", file).image) for _ in range(2)]
