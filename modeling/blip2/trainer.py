@@ -1,8 +1,10 @@
 """Trains BLIP-2 and answers while it evaluates."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import datasets
@@ -30,6 +32,7 @@ from modeling.training.trainers import (
 )
 from processing.collators import Blip2Collator
 from processing.errors import UserError
+from processing.row_values import counts_of
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +159,7 @@ def build_trainer(
     places = max_length(base)
     collator = Blip2Collator(processor, args.prompt, args.questions_per_image, decoder_only, features, end, places)
     _limit_answers(args, collator, dataset)
-    candidates = build_vocabulary(dataset["train"]["answer"]) if args.answer_candidates == "train" else []
+    candidates = build_vocabulary(counts_of(dataset["train"], "answer")) if args.answer_candidates == "train" else []
     trainer = Blip2Trainer(
         model,
         args,
@@ -182,12 +185,13 @@ def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, datase
     Raises:
         UserError: the language model has no places for so many tokens after the longest question.
     """
-    lengths = {
-        split: [len(collator.answer_ids(answer)) for answer in rows["answer"]] for split, rows in dataset.items()
-    }
-    longest = max(lengths.get("train") or max(lengths.values(), key=max))
+    lengths: dict[str, Counter[int]] = {split: Counter() for split in dataset}
+    for split, rows in dataset.items():
+        for answer, count in counts_of(rows, "answer").items():
+            lengths[split][len(collator.answer_ids(answer))] += count
+    longest = max(lengths["train"] if "train" in lengths else chain(*lengths.values()))
     if collator.max_length is not None:
-        questions = {question for rows in dataset.values() for question in rows["question"]}
+        questions = {question for rows in dataset.values() for question in counts_of(rows, "question")}
         room = collator.max_length - max(len(collator.prompt_ids(question)) for question in questions)
         if room < (args.max_new_tokens or 1):
             raise UserError(
@@ -198,12 +202,12 @@ def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, datase
     args.max_new_tokens = args.max_new_tokens or longest
     limit = args.max_new_tokens
     for split, counts in lengths.items():
-        cut = sum(length > limit for length in counts)
+        cut = sum(count for length, count in counts.items() if length > limit)
         if cut:
             logger.warning(
                 "%d of %d %s answers are longer than --max_new_tokens %d: they can't be met.",
                 cut,
-                len(counts),
+                counts.total(),
                 split,
                 limit,
             )

@@ -24,6 +24,7 @@ from modeling.vilt.checkpoints import AnyVilt
 from modeling.vilt.confidence import ChosenAnswers
 from processing.box_questions import add_box_questions
 from processing.collators import ViltCollator
+from processing.row_values import counts_of
 
 
 class ViltTrainer(EvaluatesEveryRow):
@@ -72,7 +73,7 @@ def build_trainer(
     if hasattr(model, "text_encoder"):
         encoder = copy.deepcopy(model.text_encoder).to(args.device)
         states = kept_states(encoder, processor.tokenizer, config.max_position_embeddings, training)
-    answers = {answer for rows in dataset.values() for answer in rows["answer"]}
+    answers = {answer for rows in dataset.values() for answer in counts_of(rows, "answer")}
     collator = ViltCollator(
         processor,
         labels_of(answers, config.label2id),
