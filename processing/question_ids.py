@@ -2,6 +2,8 @@
 
 import logging
 from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from processing.answers import answer_identity
 from processing.errors import shorten
@@ -61,3 +63,15 @@ def make_ids_unique(rows: list[Row]) -> None:
             shorten(new),
             shorten(name),
         )
+
+
+def id_of_row(row: Mapping[str, Any], given: Collection[str]) -> Any:
+    """The id of a row in a file of predictions: its own, else its number, as row-7 where another's id is 7.
+
+    Args:
+        row: with `question_id` and `row`.
+        given: the ids of the split's rows, as texts.
+    """
+    if row["question_id"] is not None:
+        return row["question_id"]
+    return f"row-{row['row']}" if str(row["row"]) in given else row["row"]
