@@ -96,25 +96,26 @@ def _notes(predictions: Predictions, rows: Sequence[Answered], joined: Joined | 
     notes = []
     if joined and joined.strangers:
         notes.append(
-            f"{len(joined.strangers):,} of {len(predictions.rows):,} predictions are for no question of the {split} "
-            f"split ({first_ids(joined.strangers)}); no figure counts them."
+            f"Predictions for no question of the {split} split: {len(joined.strangers):,} of "
+            f"{len(predictions.rows):,} ({first_ids(joined.strangers)}); no figure counts them."
         )
     if joined and joined.missing:
         notes.append(
-            f"{len(joined.missing):,} questions of the {split} split have no prediction "
+            f"Questions of the {split} split without a prediction: {len(joined.missing):,} "
             f"({first_ids(joined.missing)}); no figure counts them."
         )
     if predictions.empty:
-        notes.append(f"{predictions.empty:,} predictions are missing or empty; they count as empty answers.")
+        notes.append(f"Missing or empty predictions: {predictions.empty:,}; they count as empty answers.")
     if not has_images(rows):
         notes.append("The images are not known, so intervals are over questions and may be too narrow.")
     if len({row.image_id if has_images(rows) else row.id for row in rows}) < MIN_IMAGES:
         notes.append(f"There are no intervals for fewer than {MIN_IMAGES} images.")
     untyped = [row.id for row in rows if row.answer_type is None]
     if untyped:
+        mend = "--closed_is_yes_no" if joined or not predictions.format.has_ids else "--dataset or --closed_is_yes_no"
         notes.append(
-            f"{len(untyped):,} questions have no answer type ({first_ids(untyped)}), so figures of open and closed "
-            "questions leave them out; --dataset may give it, or --closed_is_yes_no."
+            f"Questions without an answer type: {len(untyped):,} ({first_ids(untyped)}); figures of open and closed "
+            f"questions leave them out; {mend} may tell."
         )
     if joined is None or joined.vocabulary is None:
         notes.append("The training answers are not known, so mevf_accuracy counts answers out of the vocabulary too.")

@@ -10,6 +10,7 @@ from metrics.protocols.definitions import llava_med_closed, llava_med_open_recal
 from metrics.protocols.figures import Answered, make_figures
 from metrics.protocols.formats import answer_type_of, read_predictions
 from metrics.protocols.joining import join
+from processing.data import load_vqa_dataset
 from processing.errors import UserError
 
 
@@ -325,8 +326,8 @@ def test_the_command_scores_answers_to_the_questions_of_a_data_set(phantoms, tmp
     assert report["images"] == len({row["img_name"] for row in rows[1:]})
     printed = capsys.readouterr().out
     assert printed.startswith(f"answers.jsonl: LLaVA-Med's answers, {len(rows) - 1:,} questions on ")
-    assert f"1 of {len(rows):,} predictions are for no question of the test split (other); no figure" in printed
-    assert f"1 questions of the test split have no prediction ({rows[0]['qid']}); no figure counts them." in printed
+    assert f"Predictions for no question of the test split: 1 of {len(rows):,} (other); no figure counts" in printed
+    assert f"Questions of the test split without a prediction: 1 ({rows[0]['qid']}); no figure counts" in printed
 
 
 def test_closed_questions_can_be_those_of_yes_and_no(tmp_path, capsys):
@@ -334,10 +335,32 @@ def test_closed_questions_can_be_those_of_yes_and_no(tmp_path, capsys):
     file = jsonl(tmp_path / "p.jsonl", *rows)
     main([str(file)])
     printed = capsys.readouterr().out
-    assert "3 questions have no answer type (0, 1, 2), so figures of open and closed questions leave them" in printed
+    assert "Questions without an answer type: 3 (0, 1, 2); figures of open and closed questions leave them" in printed
     assert "The images are not known, so intervals are over questions and may be too narrow." in printed
     assert "closed  " not in printed
     main([str(file), "--closed_is_yes_no"])
     printed = capsys.readouterr().out
     assert "open and closed by whether the gold answer is yes or no" in printed
     assert ["accuracy", "closed", "2", "50.00", "-"] in [line.split() for line in printed.splitlines()]
+
+
+def test_what_gold_answers_and_an_always_yes_reach_on_real_data(slake, vqa_rad):
+    """The table of docs/protocols.md."""
+    found = {}
+    for name, folder in (("SLAKE", slake), ("VQA-RAD", vqa_rad)):
+        dataset = load_vqa_dataset(str(folder))
+        vocabulary = set(dataset["train"]["answer"])
+        rows = [
+            Answered(str(i), row["answer"], (row["answer"],), row["answer_type"], row["image_id"])
+            for i, row in enumerate(dataset["validation"])
+        ]
+        for said, answers in (("gold", rows), ("yes", [row._replace(prediction="yes") for row in rows])):
+            figures = by_name(make_figures(answers, vocabulary))
+            names = ("accuracy", "llava_med_closed", "llava_med_closed_all", "mevf_accuracy")
+            found[name, said] = [figures[protocol, "closed"][:2] for protocol in names]
+    assert found == {
+        ("SLAKE", "gold"): [(422, 100), (422, 84.83), (422, 84.83), (422, 100)],
+        ("SLAKE", "yes"): [(422, 43.13), (182, 100), (422, 43.13), (422, 43.13)],
+        ("VQA-RAD", "gold"): [(203, 100), (203, 90.15), (203, 90.15), (203, 96.55)],
+        ("VQA-RAD", "yes"): [(203, 33.0), (67, 100), (203, 33.0), (203, 33.0)],
+    }
