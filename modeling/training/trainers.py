@@ -75,8 +75,12 @@ def keep_features(
 
 
 def gold_answers(dataset: datasets.DatasetDict) -> dict[int, dict[str, Any]]:
-    """`answer`, `answer_type` and `language` of the rows of all splits, by their `row` number."""
+    """`answer`, `answer_type` and `language` of the rows of all splits, by their `row` number.
+
+    Where the data set has them, also `answers` and `choices`.
+    """
     columns = ["row", "answer", "answer_type", "language"]
+    columns += [name for name in ("answers", "choices") if all(name in split.features for split in dataset.values())]
     return {row["row"]: row for split in dataset.values() for row in split.select_columns(columns)}
 
 
