@@ -1,17 +1,17 @@
 """Questions with options: how often the right one is chosen, and whether its place among them matters.
 
-Rows have `choices` (texts), and `answer` or `answers` name the right one. Two texts are the same option if they are the
-same answer by `processing.answers.answer_identity`.
+Rows have `choices` (texts), and `answer` or `answers` name the right one. Two texts are the same option if they are
+the same answer by `processing.answers.answer_identity`.
 """
 
 from collections.abc import Mapping, Sequence
-from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
 
 from metrics.intervals import mean_with_interval
 from processing.answers import answer_identity
+from processing.choices import letter_of
 
 
 def own_spelling(row: Mapping[str, Any], answer: str) -> str:
@@ -89,7 +89,7 @@ def choice_figures(
 
     everything = entry("all", np.full(len(pairs), True), sum(place is not None for place in chosen))
     return [everything | {"out_of_vocabulary": out_of_vocabulary}] + [
-        entry(ascii_uppercase[place], np.array([other == place for other in places]), chosen.count(place))
+        entry(letter_of(place), np.array([other == place for other in places]), chosen.count(place))
         for place in sorted({place for place in places if place is not None})
     ]
 

@@ -53,7 +53,8 @@ of images (Clopper and Pearson). Fewer than ten images have no interval.
 """
 CHOICES_HEAD = """Questions whose rows have options, one of which the model chooses.
 
-- Choice accuracy: the share of the questions whose right option is chosen. By chance: that of an option drawn at random.
+- Choice accuracy: the share of the questions whose right option is chosen. By chance: that of an option drawn at
+  random.
 - Right: the place of the right option, A the first one. Chosen: how often an option of that place is chosen, over all
   these questions."""
 GROUNDING_HEAD = """Heat maps of {questions:,} questions that name something with a box in the data, themselves or in
@@ -101,7 +102,8 @@ def make_report(
         out_of_vocabulary: as for `metrics.choices.choice_figures`.
 
     Returns:
-        `wrong`: the number of wrong answers. `choices`: of `choice_figures`, empty without rows with choices. `grounding`: of `grounding_figures`, empty without cases with `pointing`.
+        `wrong`: the number of wrong answers. `choices`: of `choice_figures`, empty without rows with choices.
+        `grounding`: of `grounding_figures`, empty without cases with `pointing`.
         `figures`: of `breakdown`. `calibration`: `judged_on`, the confidences that it is of; mean confidence, ECE with
         its interval and the ECE of a perfectly calibrated model (0 to 1), log loss (nats) and the bins of the
         reliability diagram. `silence`: the area under risk against coverage, the coverage at each of `RISKS`, the

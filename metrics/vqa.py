@@ -45,9 +45,9 @@ def score_answers(
     Returns:
         `exact_match` and `f1` (see `answer_scores`), `accuracy` (see `metrics.accuracy`) and `total` of all rows;
         `exact_match`, `f1` and `total` with `open_` or `closed_` in front of the rows of an answer type, if there are
-        any. Where there are rows with `choices` also `choice_accuracy` and `choice_total` (see `metrics.choices`). Where
-        there are rows in Chinese also `squad_v2_exact` and `squad_v2_f1`, which compare words in all
-        languages. Where there are rows without an answer also `HasAns_*`, `NoAns_*` and the best thresholds, as the
+        any. Where there are rows with `choices` also `choice_accuracy` and `choice_total` (see `metrics.choices`).
+        Where there are rows in Chinese also `squad_v2_exact` and `squad_v2_f1`, which compare words in all languages.
+        Where there are rows without an answer also `HasAns_*`, `NoAns_*` and the best thresholds, as the
         `squad_v2` module names them; they compare words too.
 
     Raises:
@@ -170,7 +170,8 @@ def score_each(
     Exact Match ignores signs, so it alone would call HER2- right where HER2+ is. `correct` does not.
 
     Args:
-        rows: with `answer` and `language`; some may have `answers`. What reads the scored answers may need more columns.
+        rows: with `answer` and `language`; some may have `answers`. What reads the scored answers may need more
+            columns.
         predictions: one answer a row.
         confidences: one a row, 0 to 1.
 
@@ -255,21 +256,22 @@ def classification_metrics(
 def generation_metrics(
     rows: Mapping[int, Mapping[str, Any]], decode: Callable[[Any], list[str]], candidates: Sequence[str] = ()
 ) -> Callable[[Any], dict[str, float]]:
-    """The `compute_metrics` hook of a model that writes its answers, or chooses them among candidates or a row's choices.
+    """The `compute_metrics` hook of a model that writes its answers, or chooses them among a row's choices or candidates.
 
     Args:
         rows: rows of all splits by their `row` number.
         decode: tokens ``(N, T)`` to answers.
-        candidates: the answers to choose among where a row has no `choices`; empty for a model that writes its answers.
+        candidates: the answers to choose among where a row has no `choices`; empty for a model that writes them.
 
     Returns:
         A function of an `EvalPrediction`. Its `predictions` are tokens ``(N, T)`` and confidences ``(N,)``. With
-        candidates or choices they are also the numbers of the chosen ones ``(N,)``, as `metrics.choices.chosen_answers`
-        takes them, and confidences of these answers ``(N,)``. Its `label_ids` are row numbers ``(N,)``.
+        candidates or choices they are also the numbers of the chosen ones ``(N,)``, as
+        `metrics.choices.chosen_answers` takes them, and confidences of these answers ``(N,)``. Its `label_ids` are row
+        numbers ``(N,)``.
 
-        The figures are those of the written answers. With candidates or choices they are those of the chosen ones. With
-        candidates `generated_exact_match` and `generated_f1` are added, of the written answers to the rows without
-        choices. The probability of "no answer" is taken to be 1 - confidence.
+        The figures are those of the written answers. With candidates or choices they are those of the chosen ones.
+        With candidates `generated_exact_match` and `generated_f1` are added, of the written answers to the rows
+        without choices. The probability of "no answer" is taken to be 1 - confidence.
     """
 
     def compute_metrics(evaluation: Any) -> dict[str, float]:

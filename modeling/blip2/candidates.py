@@ -81,9 +81,9 @@ def score_by_decoder(
     input_ids: torch.Tensor,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """The log-likelihood of each answer in a prompt's trie after the prompt, ``(B, answers)``, by one pass over the tries.
+    """The log-likelihood of each answer in a prompt's trie after the prompt, ``(B, answers)``.
 
-    Rows with fewer answers than others end in -inf.
+    One pass reads all tries. Rows with fewer answers than others end in -inf.
 
     Args:
         language_model: decoder-only.
@@ -112,14 +112,12 @@ def score_by_decoder(
     ).last_hidden_state
     states = torch.cat([last, hidden], dim=1)
     head = language_model.get_output_embeddings()
-    scores = [
-        trie.likelihoods(head(row[: 1 + len(trie.inner)])) for trie, row in zip(tries, states, strict=True)
-    ]
+    scores = [trie.likelihoods(head(row[: 1 + len(trie.inner)])) for trie, row in zip(tries, states, strict=True)]
     return pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
 
 
 def _inner_nodes(tries: Sequence[AnswerTrie]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens, depths ``(B, N)`` and ancestors ``(B, N, N)`` of the inner nodes; what fills rows up sees itself alone."""
+    """Tokens and depths ``(B, N)`` and ancestors ``(B, N, N)`` of the inner nodes; what fills rows up sees itself."""
     distinct = list({id(trie): trie for trie in tries}.values())  # candidates are one trie for all rows
     place = {id(trie): i for i, trie in enumerate(distinct)}
     index = torch.tensor([place[id(trie)] for trie in tries])

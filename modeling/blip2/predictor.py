@@ -44,13 +44,11 @@ class Blip2Predictor(FamilyPredictor):
         return self.vision(self.pixel_values(images)).cpu()
 
     def rank_answers(self, rows: Sequence[Row], encoded: Mapping[str, Any], top_k: int) -> list[RankedAnswers]:
-        """The likeliest choices or candidates; without them the greedy answer, then other beams by their confidence."""
+        """The likeliest choices or candidates; without them the greedy answer, then other beams by confidence."""
         collator = self._collator(encoded)
         batch = self.to_device(collator.prompts(rows))
         lengths = batch["attention_mask"].sum(1).tolist()
-        tries = [
-            trie_of_choices(collator, row, length, self.trie) for row, length in zip(rows, lengths, strict=True)
-        ]
+        tries = [trie_of_choices(collator, row, length, self.trie) for row, length in zip(rows, lengths, strict=True)]
         ranked: list[RankedAnswers] = [[] for _ in rows]
         if chosen := [i for i, trie in enumerate(tries) if trie is not None]:
             scores = self.model.score([trie for trie in tries if trie is not None], **select_prompts(batch, chosen))

@@ -131,10 +131,10 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
         """Answers a batch.
 
         Returns:
-            None for the loss. Tokens ``(B, T)`` and their confidence ``(B,)``. Where the run has candidates or choices,
-            also the number of the chosen one ``(B,)``, -1 where the answer is written, and its confidence ``(B,)``: the
-            probability among what it is chosen from. No answer is written for a row with choices: its tokens are
-            padding. Row numbers ``(B,)``.
+            None for the loss. Tokens ``(B, T)`` and their confidence ``(B,)``. Where the run has candidates or
+            choices, also the number of the chosen one ``(B,)``, -1 where the answer is written, and its confidence
+            ``(B,)``: the probability among what it is chosen from. No answer is written for a row with choices, so its
+            tokens are padding. Row numbers ``(B,)``.
         """
         inputs = self._prepare_inputs(inputs)
         rows = inputs.pop("row")

@@ -24,8 +24,15 @@ logger = logging.getLogger(__name__)
 FIGURES = ("exact_match", "f1", "accuracy")
 FIGURES_BY_TYPE = ("open_exact_match", "open_f1", "closed_exact_match", "closed_f1")
 FIGURES_WITHOUT_ANSWERS = ("HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1")
-FIGURES_OF_SOME = (*FIGURES_BY_TYPE, *FIGURES_WITHOUT_ANSWERS, "choice_accuracy")  # only where validation has such rows
-SECOND_FIGURES = ("generated_exact_match", "generated_f1")  # beside those of answer candidates, of rows without choices
+FIGURES_OF_SOME = (
+    *FIGURES_BY_TYPE,
+    *FIGURES_WITHOUT_ANSWERS,
+    "choice_accuracy",
+)  # only where validation has such rows
+SECOND_FIGURES = (
+    "generated_exact_match",
+    "generated_f1",
+)  # beside those of answer candidates, of rows without choices
 
 PARTS_OF_MODULES = {"qformer": ("attention", "dense"), "language_projection": ("projection",)}  # as LoRA targets
 

@@ -91,7 +91,9 @@ class ChosenAnswers:
         probabilities = answer_probabilities(logits, self.config)
         label = probabilities.argmax(-1)
         temperatures = TEMPERATURES.tolist()
-        confidences = torch.stack([answer_probabilities(logits, self.config, at).max(-1).values for at in temperatures], 1)
+        confidences = torch.stack(
+            [answer_probabilities(logits, self.config, at).max(-1).values for at in temperatures], 1
+        )
         for i, number in enumerate(rows.tolist()):
             row = self.gold[number]
             if known := list(self.options.known(row)):

@@ -86,7 +86,8 @@ def heat_maps(trainer: Trainer, rows: Sequence[Mapping[str, Any]]) -> list[np.nd
     model: Any = trainer.model
     batch = trainer._prepare_inputs(trainer.data_collator.prompts(rows))  # no public way to the Trainer's device
     del batch["row"]
-    labels = labels_of((row["answer"] for row in rows), model.config.label2id)
+    label2id = model.config.label2id
+    labels = labels_of((row["answer"] for row in rows), label2id) | label2id  # options may be spelled otherwise
     return vilt_heat(model.eval(), batch, [labels[row["answer"]] for row in rows])
 
 
