@@ -256,7 +256,7 @@ def classification_metrics(
 def generation_metrics(
     rows: Mapping[int, Mapping[str, Any]], decode: Callable[[Any], list[str]], candidates: Sequence[str] = ()
 ) -> Callable[[Any], dict[str, float]]:
-    """The `compute_metrics` hook of a model that writes its answers, or chooses them among a row's choices or candidates.
+    """The `compute_metrics` hook of a model that writes answers, or chooses them among a row's choices or candidates.
 
     Args:
         rows: rows of all splits by their `row` number.
