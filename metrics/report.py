@@ -277,8 +277,8 @@ def _describe_choices(figures: Sequence[Mapping[str, Any]]) -> str:
     unknown = figures[0]["out_of_vocabulary"]
     if unknown is not None:
         parts.append(
-            f"Of these questions, {unknown:,} have a right option that is not among the answers the model knows. It "
-            "chooses the likeliest option that it knows; where it knows none, it gives its own answer."
+            f"Right options that are not among the answers the model knows: {unknown:,} of {figures[0]['questions']:,}. "
+            "It chooses the likeliest option that it knows; where it knows none, it gives its own answer."
         )
     return "\n\n".join(parts) + "\n"
 

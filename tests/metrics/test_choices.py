@@ -60,7 +60,7 @@ def test_report_has_a_table_by_the_place_of_the_right_option(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "| all | 4 | 3 | 50.00 | 31.25 | 3 |" in text
     assert "| B | 2 | 2 | 50.00 | 37.50 | 1 |" in text
-    assert "Of these questions, 1 have a right option that is not among the answers the model knows." in text
+    assert "Right options that are not among the answers the model knows: 1 of 4. It chooses" in text
     free = make_report(score_each(ROWS[3:4], ["CT"], [0.5]), {})
     write_report({"test": free}, tmp_path)
     assert free["choices"] == []

@@ -51,7 +51,10 @@ def test_figures_in_english_are_those_of_the_squad_v2_module():
     rows = [row for row in ROWS if row["language"] == "en"] + [ROWS[0] | {"answer": "", "answers": None}]
     predictions = ["Lung", "HER2+", "Lung", "", "lung"]
     references = [
-        {"id": str(i), "answers": {"text": row["answers"] or [row["answer"]] * bool(row["answer"]), "answer_start": []}}
+        {
+            "id": str(i),
+            "answers": {"text": row["answers"] or [row["answer"]] * bool(row["answer"]), "answer_start": []},
+        }
         for i, row in enumerate(rows)
     ]
     expected = squad_v2_scores(
