@@ -276,9 +276,10 @@ def _describe_choices(figures: Sequence[Mapping[str, Any]]) -> str:
     parts = ["### Questions with options", CHOICES_HEAD, markdown_table(head, lines)]
     unknown = figures[0]["out_of_vocabulary"]
     if unknown is not None:
+        total = figures[0]["questions"]
         parts.append(
-            f"Right options that are not among the answers the model knows: {unknown:,} of {figures[0]['questions']:,}. "
-            "It chooses the likeliest option that it knows; where it knows none, it gives its own answer."
+            f"Right options that are not among the answers the model knows: {unknown:,} of {total:,}. It chooses the "
+            "likeliest option that it knows; where it knows none, it gives its own answer."
         )
     return "\n\n".join(parts) + "\n"
 

@@ -93,7 +93,7 @@ def test_written_and_chosen_answers_of_a_batch_are_told_apart():
     figures = generation_metrics(rows, lambda _: written, ["MRI", "CT"])(evaluation)
     assert (figures["choice_accuracy"], figures["choice_total"]) == (75, 4)
     assert (figures["exact_match"], figures["generated_exact_match"]) == (80, 0)
-    without = outputs[:2] + (np.array([0, 0, 1, -1, 3]), outputs[3])
+    without = (*outputs[:2], np.array([0, 0, 1, -1, 3]), outputs[3])
     evaluation = SimpleNamespace(predictions=without, label_ids=np.arange(5))
     figures = generation_metrics(rows, lambda _: ["CT"] * 5)(evaluation)
     assert figures["exact_match"] == 80

@@ -63,9 +63,10 @@ def with_choices(dataset: datasets.DatasetDict) -> datasets.DatasetDict:
 @pytest.mark.parametrize("kind", ["opt", "t5"])
 @pytest.mark.parametrize("candidates", [None, "train"])
 def test_an_evaluation_mixes_rows_with_and_without_choices(bases, dataset, tmp_path, kind, candidates):
-    """Rows without choices are answered as without any choices, and the Predictor answers all as the evaluation does."""
+    """Rows without choices are answered as without any, and the Predictor answers all as the evaluation does."""
     mixed = with_choices(dataset)
-    options = {"answer_candidates": candidates, "per_device_eval_batch_size": 5, "max_new_tokens": 6}
+    batch = 1 if kind == "t5" else 5  # batches of one kind of row alone bring what mixed ones do
+    options = {"answer_candidates": candidates, "max_new_tokens": 6, "per_device_eval_batch_size": batch}
     trainer = untrained(bases[kind], tmp_path, mixed, **options)
     output = trainer.predict(mixed["validation"])
     tokens, _, numbers, probabilities = output.predictions
