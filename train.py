@@ -30,6 +30,7 @@ from modeling.training.parser import parse_arguments
 from modeling.training.record import base_model_of, write_record
 from processing.data import load_vqa_dataset
 from processing.errors import UserError, run_command
+from processing.row_values import counts_of
 
 logger = logging.getLogger("train")
 
@@ -104,7 +105,7 @@ def load_data(data_args: DataArguments, args: AnyTrainingArguments) -> DatasetDi
             raise UserError(f"--dataset {data_args.dataset}: no test split; use --do_eval True for validation.")
         logger.warning("The data set has no test split, so --do_predict has nothing to evaluate.")
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
-    images = {image for rows in dataset.values() for image in rows["image"]}
+    images = {image for rows in dataset.values() for image in counts_of(rows, "image")}
     logger.info("%s: %s rows over %d images", data_args.dataset, counts, len(images))
     warn_of_equal_answers(row for rows in dataset.values() for row in rows.select_columns(["answer", "language"]))
     return dataset

@@ -120,7 +120,7 @@ def compare(config: Any, dataset: datasets.DatasetDict, options: Options) -> dic
 
     Args:
         config: of the model.
-        dataset: its split `train` has the rows of all steps, in their order.
+        dataset: of `ordered_rows`.
     """
     results: dict[str, Result | None] = {}
     for name in ("plain", "project"):
@@ -148,7 +148,7 @@ def _measure(name: str, config: Any, dataset: datasets.DatasetDict, options: Opt
     result.outside = 1 - sum(clock.inside[1:]) / seconds
     if torch.cuda.is_available():
         result.peak_memory = torch.cuda.max_memory_allocated()
-    rows = dataset["train"].select(range(min(EVALUATED * options.batch_size, len(dataset["train"]))))
+    rows = dataset["validation"]
     side.answer(rows.select(range(min(8, len(rows)))))  # warms up
     start = _now()
     side.answer(rows)
@@ -192,10 +192,10 @@ def _told(side: Result | None) -> str:
 
 
 def ordered_rows(dataset: str, options: Options) -> datasets.DatasetDict:
-    """The training rows of all steps, as `rows_of_steps` gives and raises them."""
-    return datasets.DatasetDict(
-        {"train": rows_of_steps(dataset, options.steps, options.batch_size, QUESTIONS_PER_IMAGE)}
-    )
+    """The training rows of all steps, as `rows_of_steps` gives and raises them, and those of them to evaluate on."""
+    rows = rows_of_steps(dataset, options.steps, options.batch_size, QUESTIONS_PER_IMAGE)
+    evaluated = rows.select(range(min(EVALUATED * options.batch_size, len(rows))))
+    return datasets.DatasetDict({"train": rows, "validation": evaluated})
 
 
 def check_half_precision() -> str:

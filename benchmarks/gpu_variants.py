@@ -28,6 +28,7 @@ from modeling.vilt import family as vilt
 from modeling.vilt.network import ViltForQuestionAnswering
 from modeling.vilt.scratch import build_tokenizer
 from processing.collators import Blip2Collator
+from processing.row_values import counts_of
 
 Rows = datasets.Dataset
 
@@ -91,7 +92,7 @@ def build(name: str, config: Any, dataset: datasets.DatasetDict, options: Option
 
 def _vilt(project: bool, config: ViltConfig, dataset: datasets.DatasetDict, options: Options) -> Side:
     rows = dataset["train"]
-    answers = build_vocabulary(rows["answer"])
+    answers = build_vocabulary(counts_of(rows, "answer"))
     label2id = {answer: i for i, answer in enumerate(answers)}
     config.update({"label2id": label2id, "id2label": dict(enumerate(answers))})
     image_processor = ViltImageProcessorPil(size={"shortest_edge": config.image_size}, size_divisor=config.patch_size)

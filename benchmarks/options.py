@@ -7,6 +7,7 @@ import datasets
 
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from processing.row_values import numbers_of
 from processing.sampling import ImageGroupedSampler
 
 
@@ -50,7 +51,7 @@ def rows_of_steps(dataset: str, steps: int, batch_size: int, questions_per_image
     """
     rows = load_splits(dataset, "train")["train"]
     wanted = steps * batch_size
-    order = list(ImageGroupedSampler(rows["image"], questions_per_image, seed=0))[:wanted]
+    order = list(ImageGroupedSampler(numbers_of(rows, "image"), questions_per_image, seed=0))[:wanted]
     if len(order) < wanted:
         raise UserError(
             f"--steps {steps}: it takes {wanted} training rows and {dataset} has {len(order)}; give fewer steps or a "

@@ -23,6 +23,7 @@ from modeling.training.arguments import ViltTrainingArguments, cpu_has_bf16
 from modeling.vilt.checkpoints import build_model
 from modeling.vilt.trainer import build_trainer
 from processing.errors import UserError, run_command
+from processing.row_values import numbers_of
 from processing.sampling import ImageGroupedSampler
 
 NO_AUGMENTATION = {"max_rotation": 0.0, "max_scaling": 0.0, "max_shift": 0.0, "word_dropout": 0.0}
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> None:
 
     dataset = load_splits(options.dataset, "train")
     rows = dataset["train"]
-    order = ImageGroupedSampler(rows["image"], options.questions_per_image, seed=0)
+    order = ImageGroupedSampler(numbers_of(rows, "image"), options.questions_per_image, seed=0)
     batches = [
         [rows[i] for i in batch] for batch in islice(BatchSampler(order, options.batch_size, True), options.steps)
     ]

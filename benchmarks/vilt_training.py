@@ -9,6 +9,7 @@ that no download is needed and the losses of each step can be compared.
 
 import argparse
 import logging
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
 
     rows = load_splits(options.dataset, "train")["train"]
-    answers = build_vocabulary(rows["answer"])
+    answers = build_vocabulary(Counter(rows["answer"]))
     label_of = labels_of(rows["answer"], {answer: i for i, answer in enumerate(answers)})
     processor = ViltProcessor(ViltImageProcessorPil(), build_tokenizer(rows["question"]))
     config = ViltConfig(vocab_size=len(processor.tokenizer), num_labels=len(answers), pad_token_id=0)

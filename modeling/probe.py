@@ -77,12 +77,16 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m modeling.probe", description="Does a model look at the image?")
     parser.add_argument("model", help="folder or Hub id")
     parser.add_argument("--dataset", required=True, help="as for train.py")
+    parser.add_argument("--dataset_config", help="as for train.py")
+    parser.add_argument("--dataset_revision", help="as for train.py")
     parser.add_argument("--split", default="validation", help="validation or test")
     parser.add_argument(
         "--output", type=Path, default=Path("probe"), help="folder for probe.md, probe.json, unchanged.jsonl"
     )
     options = parser.parse_args(argv)
-    dataset = load_vqa_dataset(options.dataset)
+    dataset = load_vqa_dataset(
+        options.dataset, dataset_config=options.dataset_config, dataset_revision=options.dataset_revision
+    )
     if options.split not in dataset:
         raise UserError(f"--dataset {options.dataset}: it has no {options.split} split; choose {', '.join(dataset)}.")
     predictor, rows = Predictor.from_pretrained(options.model), list(dataset[options.split])

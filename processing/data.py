@@ -1,110 +1,32 @@
 """Rows of any known data set as one `DatasetDict` with one schema, validated and free of leaks."""
 
+import heapq
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import datasets
+from tqdm import tqdm
 
 from processing.errors import UserError, shorten
-from processing.problems import describe_problems
+from processing.good_rows import GoodRows
+from processing.known_data_sets import describe_source
+from processing.problems import Problem, describe_problems
 from processing.sources import read_source
 from processing.sources.rows import Row, Source
 from processing.sources.slake import read_slake_boxes
-from processing.sources.values import language_code, text_of
-from processing.splits import hold_out_tuning_rows, refuse_leaks, split_by_image
+from processing.sources.values import language_code
+from processing.splits import LEFT_OUT, hold_out_tuning_rows, refuse_leaks, split_by_image
+from processing.spool import Spool
 from processing.storage import write_jsonl
-from processing.validation import validate
+from processing.validation import RowChecker
 
 logger = logging.getLogger(__name__)
 
-# What a data set does not have is None, never invented.
-SCHEMA = datasets.Features(
-    {
-        "row": datasets.Value("int64"),  # number of the row over all splits, the key of predictions
-        "image": datasets.Value("string"),  # absolute path
-        "image_id": datasets.Value("string"),
-        "question": datasets.Value("string"),
-        "answer": datasets.Value("string"),  # "" is SQuAD v2's "no answer"
-        "answer_type": datasets.Value("string"),  # OPEN or CLOSED
-        "content_type": datasets.Value("string"),
-        "modality": datasets.Value("string"),
-        "location": datasets.Value("string"),
-        "language": datasets.Value("string"),  # en or zh
-        "question_id": datasets.Value("string"),
-        "boxes": datasets.List({"label": datasets.Value("string"), "bbox": datasets.List(datasets.Value("float32"))}),
-    }
-)
-
-# Columns that a data set has only where its rows do: several gold answers, of which `answer` is the most frequent one;
-# the options of a question with choices, of which `answer` is the right one, and its letter (`processing.choices`).
-OPTIONAL = {
-    "answers": datasets.List(datasets.Value("string")),
-    "choices": datasets.List(datasets.Value("string")),
-    "answer_label": datasets.Value("string"),
-}
-
-
-@dataclass
-class SourceInfo(datasets.DatasetInfo):
-    """What a model card says of the data: its name and home, its licence, who made it, and which commit was read.
-
-    Attributes:
-        revision: the commit of a Hub data set; its configuration is `config_name`.
-    """
-
-    revision: str | None = None
-
-
-DATA_SETS = {
-    "slake": SourceInfo(
-        dataset_name="SLAKE",
-        homepage="https://huggingface.co/datasets/BoKelvin/SLAKE",
-        license="cc-by-4.0",
-        citation='Liu et al., "SLAKE: A Semantically-Labeled Knowledge-Enhanced Dataset for Medical Visual Question '
-        'Answering", ISBI 2021',
-    ),
-    "vqa_rad": SourceInfo(
-        dataset_name="VQA-RAD",
-        homepage="https://huggingface.co/datasets/flaviagiammarino/vqa-rad",
-        license="cc0-1.0",
-        citation='Lau et al., "A dataset of clinically generated visual questions and answers about radiology '
-        'images", Scientific Data 2018',
-    ),
-    "phantom": SourceInfo(dataset_name="generated phantom images", license="apache-2.0"),
-    "table": SourceInfo(dataset_name="own data"),  # its real name may be private
-}
-PMC_VQA = SourceInfo(
-    dataset_name="PMC-VQA",
-    license="cc-by-sa",  # its card names no version
-    citation='Zhang et al., "PMC-VQA: Visual Instruction Tuning for Medical Visual Question Answering", 2023',
-)
-HUB_DATA_SETS = {  # those that are read as tables
-    "flaviagiammarino/vqa-rad": DATA_SETS["vqa_rad"],
-    "flaviagiammarino/path-vqa": SourceInfo(
-        dataset_name="PathVQA",
-        license="mit",
-        citation='He et al., "PathVQA: 30000+ Questions for Medical Visual Question Answering", 2020',
-    ),
-    "mdwiratathya/SLAKE-vqa-english": SourceInfo(dataset_name="SLAKE (English)", citation=DATA_SETS["slake"].citation),
-    "khanhduong/SLAKE_en": SourceInfo(dataset_name="SLAKE (English)", citation=DATA_SETS["slake"].citation),
-    "SimulaMet-HOST/Kvasir-VQA": SourceInfo(
-        dataset_name="Kvasir-VQA",
-        license="cc-by-nc-4.0",
-        citation='Gautam et al., "Kvasir-VQA: A Text-Image Pair GI Tract Dataset", 2024',
-    ),
-    "xmcmic/PMC-VQA": PMC_VQA,
-    "RadGenome/PMC-VQA": PMC_VQA,
-}
-
 NAMED_LANGUAGES = 10  # that a message names
-
-SLAKE_ID = "BoKelvin/SLAKE"
-SLAKE_IMAGE = "a18a0f99b611c26e868430dcaa8942362a00e29644e6c7de1b07c41922de8a54"  # SHA-256 of its xmlab0/source.jpg
+PROGRESS_AFTER = 5  # seconds until a progress bar is shown
 
 
 def load_vqa_dataset(
@@ -143,110 +65,82 @@ def load_vqa_dataset(
         UserError: the data set can't be used; the message says why and what to do.
     """
     source = read_source(dataset, column_names, image_folder, config=dataset_config, revision=dataset_revision)
-    source.rows = _filter_language(source.rows, language)
-    good, bad = validate(source, allow_no_answer=allow_no_answer)
-    if bad:
-        report = describe_problems(bad, len(source.rows))
-        if on_bad_rows == "error":
-            raise UserError(f"--dataset {dataset}: {report}\nFix them, or skip them with --on_bad_rows skip.")
-        if not good:
-            raise UserError(f"--dataset {dataset}: no rows left. {report}")
-        if skipped_rows_file is not None:
-            write_jsonl(skipped_rows_file, bad)
-            report += f"\n  They are skipped, and listed in {skipped_rows_file}."
-        logger.warning("%s", report)
-    elif not good:
-        raise UserError(f"--dataset {dataset}: it holds no rows at all.")
-    if source.kind in ("slake", "phantom"):
-        boxes = {image: read_slake_boxes(Path(image)) for image in {row["image"] for row in good}}
-        good = [row | {"boxes": boxes[row["image"]]} for row in good]
-    rows = refuse_leaks(split_by_image(good, split_seed), drop_leaking_rows=drop_leaking_rows)
-    if tuning_split:
-        rows = hold_out_tuning_rows(rows, split_seed)
-    return _to_dataset_dict(rows, _describe(source, rows))
+    rows, names = _read_rows(source, language)
+    with GoodRows() as good:
+        bad = _check_rows(rows, RowChecker(source, names, allow_no_answer=allow_no_answer), good, source.kind)
+        if bad:
+            report = describe_problems(bad, len(rows))
+            if on_bad_rows == "error":
+                raise UserError(f"--dataset {dataset}: {report}\nFix them, or skip them with --on_bad_rows skip.")
+            if len(bad) == len(rows):
+                raise UserError(f"--dataset {dataset}: no rows left. {report}")
+            if skipped_rows_file is not None:
+                write_jsonl(skipped_rows_file, bad)
+                report += f"\n  They are skipped, and listed in {skipped_rows_file}."
+            logger.warning("%s", report)
+        elif not good:
+            raise UserError(f"--dataset {dataset}: it holds no rows at all.")
+        new_ids = good.unique_ids()
+        places = good.places()
+        split_by_image(places, split_seed)
+        refuse_leaks(places, drop_leaking_rows=drop_leaking_rows)
+        if tuning_split:
+            hold_out_tuning_rows(places, split_seed)
+        info = describe_source(source, places.used_images(places.split != LEFT_OUT))
+        return good.to_dataset_dict(places.split, new_ids, info)
 
 
-def _describe(source: Source, rows: list[Row]) -> SourceInfo:
-    """Which data set it is."""
-    kind, repo = source.kind, source.repo
-    hub_id = repo.id if repo else None
-    if kind == "slake" and hub_id != SLAKE_ID and all(row["checked"].digest != SLAKE_IMAGE for row in rows):
-        kind = "table"  # somebody's own data in SLAKE's layout
-    if repo is None:
-        return DATA_SETS[kind]
-    if kind == "table":
-        info = HUB_DATA_SETS.get(repo.id) or SourceInfo(dataset_name=repo.id, license=repo.license or "")
-        info = info.copy()
-        info.homepage = f"https://huggingface.co/datasets/{repo.id}"
-    else:
-        info = DATA_SETS[kind].copy()
-    info.revision, info.config_name = repo.commit, repo.config
-    return info
+def _read_rows(source: Source, language: str) -> tuple[Spool[Row], dict[str, None]]:
+    """The rows of a language and those that name none, and the names of all their images.
 
-
-def _filter_language(rows: list[Row], language: str) -> list[Row]:
-    """The rows of a language and those that name none, with `en` and `zh` for all names of these languages."""
-    for row in rows:
+    In the rows, `en` and `zh` stand for all names of these languages.
+    """
+    rows: Spool[Row] = Spool()
+    names: dict[str, None] = {}
+    left_out: Counter[str] = Counter()
+    for row in tqdm(source.rows, "Reading rows", unit="row", unit_scale=True, delay=PROGRESS_AFTER):
         row["language"] = language_code(row["language"])
-    if language == "all":
-        return rows
-    kept = [row for row in rows if row["language"] in (None, language)]
-    if len(kept) == len(rows):
-        return rows
-    counts = Counter(shorten(str(row["language"])) for row in rows if row["language"] not in (None, language))
-    common = counts.most_common(NAMED_LANGUAGES)
+        if language != "all" and row["language"] not in (None, language):
+            left_out[shorten(str(row["language"]))] += 1
+            continue
+        rows.append(row)
+        if isinstance(row["image"], str):
+            names[row["image"]] = None
+    if left_out:
+        _tell_languages(language, left_out, len(rows))
+    return rows, names
+
+
+def _tell_languages(language: str, left_out: Counter[str], kept: int) -> None:
+    """Which rows are left out for their language."""
+    common = left_out.most_common(NAMED_LANGUAGES)
     if not kept:
         found = ", ".join(f"{name} ({count:,} rows)" for name, count in common)
         raise UserError(
             f"--language {language}: no row is in that language; the data set has {found}; add --language all."
         )
-    others = f" and {len(counts) - len(common):,} more" if len(counts) > len(common) else ""
+    others = f" and {len(left_out) - len(common):,} more" if len(left_out) > len(common) else ""
     logger.warning(
         "--language %s leaves out %s of %s rows: %s%s.",
         language,
-        f"{len(rows) - len(kept):,}",
-        f"{len(rows):,}",
+        f"{left_out.total():,}",
+        f"{kept + left_out.total():,}",
         ", ".join(f"{name} ({count:,})" for name, count in common),
         others,
     )
-    return kept
 
 
-def _to_dataset_dict(rows: list[Row], info: SourceInfo) -> datasets.DatasetDict:
-    """The splits that have rows; numbers of rows count on from split to split."""
-    splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
-    for row in rows:
-        splits[row["split"]].append(row)
-    features = SCHEMA.copy()
-    features.update({name: kind for name, kind in OPTIONAL.items() if any(row.get(name) for row in rows)})
-    if all(_is_int64(row["question_id"]) for row in rows):
-        features["question_id"] = datasets.Value("int64")
-    result, start = datasets.DatasetDict(), 0
-    for split, members in splits.items():
-        if members:
-            split_info = info.copy()
-            split_info.features = features
-            result[split] = datasets.Dataset.from_dict(_columns(members, start, features), info=split_info)
-            start += len(members)
-    return result
-
-
-def _is_int64(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-
-
-def _columns(rows: list[Row], start: int, features: datasets.Features) -> dict[str, list]:
-    """The rows as columns in the types of `features`, numbered from `start`; empty texts become None."""
-    columns = {field: [row.get(field) for row in rows] for field in features}
-    columns["row"] = list(range(start, start + len(rows)))
-    for field, feature in features.items():
-        if feature == datasets.Value("string") and field not in ("image", "question", "answer"):
-            columns[field] = [text_of(value) for value in columns[field]]
-    columns["answer_type"] = [_answer_type(value) for value in columns["answer_type"]]
-    return columns
-
-
-def _answer_type(value: str | None) -> str | None:
-    """OPEN or CLOSED in capitals, also for open-ended and the like; None for anything else."""
-    match = re.match(r"(OPEN|CLOSED)\b", (value or "").upper())
-    return match[1] if match else None
+def _check_rows(rows: Spool[Row], checker: RowChecker, good: GoodRows, kind: str) -> Spool[Row]:
+    """Puts the good rows into `good` and returns the bad ones, both in their order."""
+    boxes_of = lru_cache(1_000)(read_slake_boxes) if kind in ("slake", "phantom") else None
+    bad: Spool[Row] = Spool()
+    for number, row in enumerate(tqdm(rows, "Checking rows", unit="row", unit_scale=True, delay=PROGRESS_AFTER)):
+        image = checker.check(row)
+        if isinstance(image, Problem):
+            bad.append(row | {"number": number})
+            continue
+        if boxes_of is not None:
+            row["boxes"] = boxes_of(Path(row["image"]))
+        good.append(row, image, number)
+    ordered = heapq.merge(bad, good.repeated_rows(), key=lambda row: row["number"])
+    return Spool({name: value for name, value in row.items() if name != "number"} for row in ordered)

@@ -1,6 +1,7 @@
 """Why rows can't be used, and how people are told."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,20 +22,22 @@ class Problem(NamedTuple):
     detail: str
 
 
-def describe_problems(bad: "list[Row]", total: int) -> str:
+def describe_problems(bad: "Iterable[Row]", total: int) -> str:
     """A summary for people: each kind of problem, its count and the first rows that have it.
 
     Args:
         bad: rows with `problem` and `detail`.
         total: number of rows, good ones included.
     """
-    groups: dict[str, list[Row]] = defaultdict(list)
+    counts: Counter[str] = Counter()
+    named: dict[str, list[str]] = defaultdict(list)
     for row in bad:
-        groups[row["problem"]].append(row)
-    lines = [f"{len(bad):,} of {total:,} rows can't be used:"]
-    for problem, rows in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
-        named = "; ".join(f"{row['where']} ({row['detail']})" for row in rows[:NAMED_ROWS])
-        if len(rows) > NAMED_ROWS:
-            named += "; ..."
-        lines.append(f"  {len(rows):,} x {problem}: {named}")
+        problem = row["problem"]
+        counts[problem] += 1
+        if counts[problem] <= NAMED_ROWS:
+            named[problem].append(f"{row['where']} ({row['detail']})")
+    lines = [f"{counts.total():,} of {total:,} rows can't be used:"]
+    for problem, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
+        rows = "; ".join(named[problem]) + ("; ..." if count > NAMED_ROWS else "")
+        lines.append(f"  {count:,} x {problem}: {rows}")
     return "\n".join(lines)

@@ -1,63 +1,94 @@
 """Ids of questions: no row is lost for the id of another question, and no two rows of a split keep one id."""
 
-import logging
-from collections import defaultdict
+import hashlib
+from array import array
+from collections.abc import Callable
+
+import numpy as np
 
 from processing.answers import answer_identity
-from processing.errors import shorten
-from processing.problems import Problem
 from processing.sources.rows import Row
 from processing.sources.values import text_of
 
-logger = logging.getLogger(__name__)
+NONE = b"\0" * 16  # the digest of a row without an id
 
 
-def problem_of_repetition(row: Row, digest: str, known: set[tuple]) -> Problem | None:
-    """The problem of a row that stands in its split and language twice: id, image, question and answer are the same.
+class QuestionIds:
+    """The ids of the rows of a data set, as digests of 16 bytes, so that they fit into memory."""
 
-    Args:
-        digest: of the image.
-        known: the rows before it, to which it is added. Rows without an id are never compared.
-    """
-    name = text_of(row["question_id"])
-    if name is None:
-        return None
-    content = (digest, row["question"].lower(), answer_identity(row["answer"]))
-    key = (row["split"], row["language"], name, *content)
-    if key in known:
-        return Problem("duplicate id, image, question and answer", shorten(name))
-    known.add(key)
-    return None
+    def __init__(self) -> None:
+        self._ids, self._contents = array("Q"), array("Q")
 
+    def add(self, row: Row, pixels: str) -> None:
+        """Takes the id of the next row.
 
-def make_ids_unique(rows: list[Row]) -> None:
-    """Puts a number behind each id that an earlier row of the split has: 7, 7-2, 7-3. Says so once."""
-    taken: dict[str | None, set[str]] = defaultdict(set)
-    for row in rows:
-        if (name := text_of(row["question_id"])) is not None:
-            taken[row["split"]].add(name)
-    numbers: dict[tuple[str | None, str], int] = {}
-    changed = []
-    for row in rows:
-        name, split = text_of(row["question_id"]), row["split"]
+        Args:
+            pixels: the digest of its image.
+        """
+        name = text_of(row["question_id"])
         if name is None:
-            continue
-        number = numbers.get((split, name), 0) + 1
-        while number > 1 and f"{name}-{number}" in taken[split]:
-            number += 1
-        numbers[split, name] = number
-        if number > 1:
-            row["question_id"] = f"{name}-{number}"
-            taken[split].add(row["question_id"])
-            changed.append((row["where"], name, row["question_id"]))
-    if changed:
-        where, name, new = changed[0]
-        logger.warning(
-            "The question_id of %s of %s rows is that of another question of their split, so a number is put behind "
-            "it: %s has %s instead of %s.",
-            f"{len(changed):,}",
-            f"{len(rows):,}",
-            where,
-            shorten(new),
-            shorten(name),
-        )
+            self._ids.frombytes(NONE)
+            self._contents.frombytes(NONE)
+            return
+        content = (row["language"], pixels, row["question"].lower(), answer_identity(row["answer"]))
+        self._ids.frombytes(_digest(row["split"], name))
+        self._contents.frombytes(_digest(row["split"], name, *content))
+
+    def repeated(self) -> np.ndarray:
+        """The rows that stand in their split and language twice: id, image, question and answer are the same.
+
+        The first of them is none. Rows without an id are never compared.
+        """
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(group[1:] for group in _groups(self._contents))])
+
+    def changes(self, left_out: np.ndarray, name_of: Callable[[int], tuple[str | None, str]]) -> dict[int, str]:
+        """New ids for rows whose id an earlier row of the split has: 7-2 and 7-3 for the second and third 7.
+
+        Args:
+            left_out: rows that do not count.
+            name_of: split and id of a row.
+        """
+        changed: dict[int, str] = {}
+        groups = _groups(self._ids)
+        taken = np.sort(_halves(self._ids)[:, 0] if groups else [])  # half a digest may skip a number, no more
+        counts = np.ones(len(self._ids) // 2, dtype=bool)
+        counts[left_out] = False
+        for group in groups:
+            split, name = name_of(int(group[0]))
+            number = 1
+            for row in group[counts[group]][1:].tolist():
+                number += 1
+                while _is_in(taken, _digest(split, f"{name}-{number}")):
+                    number += 1
+                changed[row] = f"{name}-{number}"
+        return dict(sorted(changed.items()))
+
+
+def _is_in(taken: np.ndarray, digest: bytes) -> bool:
+    half = np.frombuffer(digest, dtype=np.uint64)[0]
+    place = np.searchsorted(taken, half)
+    return bool(place < len(taken) and taken[place] == half)
+
+
+def _digest(*parts: str | None) -> bytes:
+    return hashlib.blake2b(repr(parts).encode(errors="backslashreplace"), digest_size=16).digest()
+
+
+def _halves(digests: array) -> np.ndarray:
+    return np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
+
+
+def _groups(digests: array) -> list[np.ndarray]:
+    """The rows, in their order, of each digest that several rows have."""
+    if not digests:
+        return []
+    halves = _halves(digests)
+    order = np.argsort(halves[:, 0], kind="stable")
+    same = np.diff(halves[order, 0]) == 0
+    maybe = order[np.append(same, False) | np.append(False, same)]
+    maybe = maybe[halves[maybe].any(axis=1)]
+    if not len(maybe):
+        return []
+    maybe = maybe[np.lexsort((maybe, halves[maybe, 1], halves[maybe, 0]))]
+    starts = np.flatnonzero((halves[maybe[1:]] != halves[maybe[:-1]]).any(axis=1)) + 1
+    return [group for group in np.split(maybe, starts) if len(group) > 1]

@@ -1,8 +1,9 @@
 """The order in which rows come to training."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
@@ -14,33 +15,33 @@ class ImageGroupedSampler(Sampler[int]):
     the groups are shuffled. One seed and epoch give one order, on every process of a distributed run.
 
     Args:
-        images: the image of each row.
+        images: a number for the image of each row, ``(N,)``.
         questions_per_image: largest number of questions in a group.
         seed: of all epochs; `set_epoch` chooses among their orders.
     """
 
-    def __init__(self, images: Sequence[str], questions_per_image: int, seed: int) -> None:
+    def __init__(self, images: np.ndarray, questions_per_image: int, seed: int) -> None:
         self.questions_per_image = questions_per_image
         self.seed = seed
         self.epoch = 0
-        self.rows_of_image: dict[str, list[int]] = defaultdict(list)
-        for row, image in enumerate(images):
-            self.rows_of_image[image].append(row)
-        self._length = len(images)
+        self._rows = np.argsort(images, kind="stable")  # image after image
+        _, self._counts = np.unique(images, return_counts=True)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of an epoch; the Trainer calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        groups: list[list[int]] = []
-        for rows in self.rows_of_image.values():
-            shuffled = [rows[i] for i in torch.randperm(len(rows), generator=generator)]
-            size = self.questions_per_image
-            groups += [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
-        for i in torch.randperm(len(groups), generator=generator):
-            yield from groups[i]
+        order, bounds, start = np.empty_like(self._rows), array("q"), 0
+        for count in self._counts.tolist():
+            end = start + count
+            order[start:end] = self._rows[start:end][torch.randperm(count, generator=generator).numpy()]
+            bounds.extend(range(start, end, self.questions_per_image))
+            start = end
+        bounds.append(start)
+        for group in torch.randperm(len(bounds) - 1, generator=generator):
+            yield from order[bounds[group] : bounds[group + 1]].tolist()

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 # What a spreadsheet may run as a formula, by OWASP's page on CSV injection, and what only looks like one.
 FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001
@@ -25,8 +25,19 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "medical-vqa"
 
 
-def write_atomically(path: str | Path, data: bytes | str) -> None:
-    """Writes a file whole or not at all: no reader sees half of it, and no killed process leaves half of it.
+def scratch_dir() -> Path:
+    """The folder for rows of data sets: in the cache folder, or the system's for temporary files where it can't be."""
+    folder = cache_dir() / "rows"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.gettempdir())
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file to write, which is there whole or not at all: no reader sees half of it, no killed process leaves half.
 
     A file that is there keeps its permissions, and a symbolic link leads to the file that is written.
     """
@@ -38,11 +49,17 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
         with temporary.open("xb") as file:
             if path.is_file() and (mode := _permissions(path)) != _permissions(temporary):
                 temporary.chmod(mode)
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: str | Path, data: bytes | str) -> None:
+    """Writes an `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextmanager
@@ -70,8 +87,10 @@ def _permissions(path: Path) -> int:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes one JSON object a line, atomically."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_atomically(path, text.encode(errors="backslashreplace"))  # a lone surrogate becomes JSON's own escape
+    with atomic_file(path) as file:
+        for row in rows:
+            line = json.dumps(row, ensure_ascii=False) + "\n"
+            file.write(line.encode(errors="backslashreplace"))  # a lone surrogate becomes JSON's own escape
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

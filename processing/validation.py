@@ -1,15 +1,15 @@
 """Every problem of a data set found in one pass, before any model is loaded."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from processing.choices import read_choices
 from processing.errors import quoted
 from processing.image_checks import CheckedImage, check_images
 from processing.image_paths import EMBEDDED, MISSING, NO_PATH, URL, ImageFolder, for_others
+from processing.image_store import StoredImage
 from processing.problems import Problem
-from processing.question_ids import make_ids_unique, problem_of_repetition
 from processing.sources.rows import FIELDS, SPLIT_NAMES, Row, Source
 from processing.sources.values import text_of
 
@@ -20,40 +20,46 @@ SURROGATE = re.compile(r"[\ud800-\udfff]")  # one half of a UTF-16 pair, which n
 LONGEST_PATH = 1_000  # characters; longer text in place of an image path is data
 
 
-def validate(source: Source, *, allow_no_answer: bool) -> tuple[list[Row], list[Row]]:
-    """Sorts rows into good and bad ones.
+class RowChecker:
+    """Tells good rows from bad ones and brings good ones into their standard form.
 
-    Good rows get an absolute `image` path, an `image_id` that is none, `checked` (a `CheckedImage`, by which leaks and
-    near neighbours are found), string `question` and `answer`, `split` under its standard name, and a `question_id`
-    that no other row of the split has, or None. Bad rows get `problem` (a kind) and `detail`, and lose whole paths and
-    credentials: they are written to a file.
-
-    Returns:
-        Good rows and bad rows, each in their first order.
+    Args:
+        source: of the rows.
+        names: of all images that its rows name.
+        allow_no_answer: whether a row may have an empty answer.
     """
-    folder = ImageFolder(source.root)
-    names = dict.fromkeys(row["image"] for row in source.rows if isinstance(row["image"], str))
-    images = check_images(names, folder)
-    good, bad = [], []
-    known: set[tuple] = set()
-    for row in source.rows:
+
+    def __init__(self, source: Source, names: Iterable[str], *, allow_no_answer: bool) -> None:
+        names = list(names)
+        inside = [name for name in names if isinstance(name, StoredImage)]
+        self._allow_no_answer = allow_no_answer
+        self._folder = ImageFolder(source.root)
+        self._images = check_images((name for name in names if not isinstance(name, StoredImage)), self._folder)
+        self._store = self._folder if source.store is None else ImageFolder(source.store)
+        self._stored = check_images(inside, self._store) if inside else {}
+
+    def check(self, row: Row) -> CheckedImage | Problem:
+        """The image of a row, or what is wrong with the row.
+
+        A good row gets an absolute `image` path, an `image_id` that is none, string `question` and `answer`, and
+        `split` under its standard name. A bad row gets `problem` (a kind) and `detail`, and loses whole paths and
+        credentials: it is for a file.
+        """
+        is_stored = isinstance(row["image"], StoredImage)
+        folder, images = (self._store, self._stored) if is_stored else (self._folder, self._images)
         image = _image_of(row["image"], images)
         row["image_id"] = _image_id(row, image, folder)
         if isinstance(row["image"], Problem):  # of what kept the image from being written to a file
             row["image"] = row["image_id"]
-        problem = _problem_of_text(row, allow_no_answer)
+        problem = _problem_of_text(row, self._allow_no_answer)
         if isinstance(image, Problem):
             problem = problem or image
             row["image"] = _without_data(for_others(row["image"]))
         elif problem is None:
-            problem = problem_of_repetition(row, image.pixels, known)
-        if problem is None and isinstance(image, CheckedImage):
-            row["checked"], row["image"] = image, str(folder.root / image.name)
-            good.append(row)
-        elif problem is not None:
-            bad.append(for_others(row | {"problem": problem.kind, "detail": problem.detail}))
-    make_ids_unique(good)
-    return good, bad
+            row["image"] = str(folder.root / image.name)
+            return image
+        row |= for_others(row | {"problem": problem.kind, "detail": problem.detail})
+        return problem
 
 
 def _problem_of_text(row: Row, allow_no_answer: bool) -> Problem | None:

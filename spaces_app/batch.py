@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from processing.errors import BROKEN_ZIP, UserError
 from processing.images import MAX_IMAGE_BYTES, ImageSource
 from processing.sources.columns import find_column
-from processing.sources.csv_tables import parse_csv
+from processing.sources.csv_tables import CsvTable
 from processing.sources.text_files import decode_text
 from processing.storage import csv_text
 from spaces_app.limits import BATCHES
@@ -78,7 +78,7 @@ def read_questions(data: bytes, name: str) -> list[str]:
         UserError: it is no CSV, has no such column, no row, or too many.
     """
     file = Path(name)
-    rows = parse_csv(decode_text(data, file), file)
+    rows = list(CsvTable(decode_text(data, file), file))
     column = find_column("question", rows[0]) if rows else None
     if column is None:
         raise UserError(f"{name}: there is no column question, or no row; give the column that name.")

@@ -33,7 +33,7 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
     Raises:
         UserError: the table can't be read or lacks these columns, or `out` can't be written.
     """
-    rows = read_csv(table)
+    rows = list(read_csv(table))
     columns = list(rows[0]) if rows else []
     names = {name: find_column(name, columns) for name in ("image", "question")}
     if missing := [name for name, column in names.items() if column is None]:

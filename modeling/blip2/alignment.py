@@ -27,6 +27,7 @@ from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.trainers import grouped_by_image, set_learning_rate
 from processing.batch_images import FeatureLookup
 from processing.collators import ViltCollator
+from processing.row_values import counts_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def align(
         features: kept features of the frozen half, by image.
         args: the run's.
     """
-    answers = build_vocabulary(rows["answer"])
+    answers = build_vocabulary(counts := counts_of(rows, "answer"))
     label2id = {answer: i for i, answer in enumerate(answers)}
     logger.info("The Q-Former trains for %g epochs without the language model.", args.alignment_epochs)
     head = QuestionHead(base, len(answers))
@@ -123,7 +124,7 @@ def align(
     tokenizer = minilm_tokenizer()
     collator = ViltCollator(
         ViltProcessor(image_processor, tokenizer),
-        labels_of(set(rows["answer"]), label2id),
+        labels_of(counts, label2id),
         len(answers),
         MAX_QUESTION_LENGTH,
         share_images=True,

@@ -1,8 +1,10 @@
 """Trains BLIP-2 and answers while it evaluates."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import datasets
@@ -30,6 +32,7 @@ from modeling.training.trainers import (
 )
 from processing.collators import Blip2Collator
 from processing.errors import UserError
+from processing.row_values import counts_of
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +144,7 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
         tokenizer = self.processing_class.tokenizer
         config = self.answering.generation_config(tokenizer, self.ends)
         base = self.accelerator.unwrap_model(model).get_base_model()
-        gold = [self.gold[number] for number in rows.tolist()]
+        gold = [self.gold[number] if self.has_choices else {} for number in rows.tolist()]
         free = [i for i, row in enumerate(gold) if not row.get("choices")]
         tokens = rows.new_full((len(rows), self.args.max_new_tokens), tokenizer.pad_token_id)
         confidence = torch.zeros(len(rows), device=rows.device)
@@ -186,7 +189,7 @@ def build_trainer(
     places = max_length(base)
     collator = Blip2Collator(processor, args.prompt, args.questions_per_image, decoder_only, features, end, places)
     _limit_answers(args, collator, dataset)
-    candidates = build_vocabulary(dataset["train"]["answer"]) if args.answer_candidates == "train" else []
+    candidates = build_vocabulary(counts_of(dataset["train"], "answer")) if args.answer_candidates == "train" else []
     gold = gold_answers(dataset)
     trainer = Blip2Trainer(
         model,
@@ -214,12 +217,13 @@ def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, datase
     Raises:
         UserError: the language model has no places for so many tokens after the longest question.
     """
-    lengths = {
-        split: [len(collator.answer_ids(answer)) for answer in rows["answer"]] for split, rows in dataset.items()
-    }
-    longest = max(lengths.get("train") or max(lengths.values(), key=max))
+    lengths: dict[str, Counter[int]] = {split: Counter() for split in dataset}
+    for split, rows in dataset.items():
+        for answer, count in counts_of(rows, "answer").items():
+            lengths[split][len(collator.answer_ids(answer))] += count
+    longest = max(lengths["train"] if "train" in lengths else chain(*lengths.values()))
     if collator.max_length is not None:
-        questions = {question for rows in dataset.values() for question in rows["question"]}
+        questions = {question for rows in dataset.values() for question in counts_of(rows, "question")}
         room = collator.max_length - max(len(collator.prompt_ids(question)) for question in questions)
         if room < (args.max_new_tokens or 1):
             raise UserError(
@@ -230,12 +234,12 @@ def _limit_answers(args: Blip2TrainingArguments, collator: Blip2Collator, datase
     args.max_new_tokens = args.max_new_tokens or longest
     limit = args.max_new_tokens
     for split, counts in lengths.items():
-        cut = sum(length > limit for length in counts)
+        cut = sum(count for length, count in counts.items() if length > limit)
         if cut:
             logger.warning(
                 "%d of %d %s answers are longer than --max_new_tokens %d: they can't be met.",
                 cut,
-                len(counts),
+                counts.total(),
                 split,
                 limit,
             )

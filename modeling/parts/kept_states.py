@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from processing.row_values import counts_of
+
 BATCH_SIZE = 64  # questions a forward
 MAX_QUESTIONS = 20_000  # MiniLM's states take 15 KB a question; of more questions the encoder runs at each step
 
@@ -32,7 +34,7 @@ def kept_states(
     Returns:
         None where there are too many questions to keep.
     """
-    questions = {question for rows in dataset.values() for question in rows["question"]}
+    questions = {question for rows in dataset.values() for question in counts_of(rows, "question")}
     if len(questions) > MAX_QUESTIONS:
         return None
     text_encoder.eval()

@@ -1,17 +1,23 @@
 """The answers that a classifier chooses among."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from processing.answers import answer_identity
 
 
-def build_vocabulary(answers: Iterable[str]) -> list[str]:
-    """The distinct answers, sorted. Answers of one identity (`processing.answers`) are one, in its most frequent
-    spelling (of equally frequent ones the first in the alphabet)."""
+def build_vocabulary(counts: Mapping[str, int]) -> list[str]:
+    """The distinct answers, sorted.
+
+    Answers of one identity (`processing.answers`) are one, in its most frequent spelling. Of equally frequent ones it
+    is the first in the alphabet.
+
+    Args:
+        counts: how many rows have each answer.
+    """
     spellings: dict[str, Counter[str]] = defaultdict(Counter)
-    for answer in answers:
-        spellings[answer_identity(answer)][answer] += 1
+    for answer, count in counts.items():
+        spellings[answer_identity(answer)][answer] += count
     return sorted(min(counts, key=lambda answer: (-counts[answer], answer)) for counts in spellings.values())
 
 

@@ -18,6 +18,7 @@ from modeling.parts.model_files import ModelFiles
 from modeling.training.arguments import AnyTrainingArguments, DataArguments
 from modeling.training.recipe import recipe_values
 from processing.errors import UserError
+from processing.row_values import counts_of
 from processing.sources import HUB_ID
 from processing.storage import write_atomically
 
@@ -73,7 +74,8 @@ def write_record(data_args: DataArguments, args: AnyTrainingArguments, dataset: 
             "language": data_args.language,
             "citation": info.citation or None,
             "splits": {
-                split: {"questions": len(rows), "images": len(set(rows["image"]))} for split, rows in dataset.items()
+                split: {"questions": len(rows), "images": len(counts_of(rows, "image"))}
+                for split, rows in dataset.items()
             },
         },
         "seconds": round(seconds),

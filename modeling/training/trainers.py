@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, Trainer
 
 from modeling.parts.kept_features import KeptFeatures
 from modeling.training.arguments import AnyTrainingArguments
+from processing.row_values import counts_of, numbers_of
 from processing.sampling import ImageGroupedSampler
 
 
@@ -51,7 +52,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.
 def grouped_by_image(args: AnyTrainingArguments, rows: datasets.Dataset) -> ImageGroupedSampler:
     """The order of training rows, with `questions_per_image` of an image together."""
     seed = args.seed if args.data_seed is None else args.data_seed
-    return ImageGroupedSampler(rows["image"], args.questions_per_image, seed)
+    return ImageGroupedSampler(numbers_of(rows, "image"), args.questions_per_image, seed)
 
 
 def keep_features(
@@ -69,19 +70,20 @@ def keep_features(
         return None
     features = KeptFeatures(network.to(args.device), image_processor, args.feature_cache_gb)
     with args.main_process_first(desc="computing image features"):
-        features.fill(image for split in dataset.values() for image in split["image"])
+        features.fill(image for split in dataset.values() for image in counts_of(split, "image"))
     network.to("cpu")
     return features
 
 
 def gold_answers(dataset: datasets.DatasetDict) -> dict[int, dict[str, Any]]:
-    """`answer`, `answer_type` and `language` of the rows of all splits, by their `row` number.
+    """`answer`, `answer_type` and `language` of the rows to evaluate on, by their `row` number.
 
     Where the data set has them, also `answers` and `choices`.
     """
     columns = ["row", "answer", "answer_type", "language"]
     columns += [name for name in ("answers", "choices") if all(name in split.features for split in dataset.values())]
-    return {row["row"]: row for split in dataset.values() for row in split.select_columns(columns)}
+    evaluated = [rows for split, rows in dataset.items() if split != "train"]
+    return {row["row"]: row for rows in evaluated for row in rows.select_columns(columns)}
 
 
 def stopping_callbacks(args: AnyTrainingArguments) -> list[EarlyStoppingCallback] | None:

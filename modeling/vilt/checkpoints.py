@@ -1,7 +1,6 @@
 """ViLT models to train or to ask: from nothing, from the starter, from a folder or the Hub."""
 
 import logging
-from collections import Counter
 from typing import Any
 
 import datasets
@@ -23,6 +22,7 @@ from modeling.vilt.network import ViltForQuestionAnswering
 from modeling.vilt.scratch import check_size, untrained_model
 from modeling.vilt.starter import ViltStarterForQuestionAnswering, starter_checkpoint
 from processing.errors import UserError
+from processing.row_values import counts_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
     name = args.model_name_or_path
     labels: dict[str, dict] = {}
     if args.do_train:
-        answers = build_vocabulary(dataset["train"]["answer"])
+        answers = build_vocabulary(counts_of(dataset["train"], "answer"))
         labels = {"label2id": {answer: i for i, answer in enumerate(answers)}, "id2label": dict(enumerate(answers))}
     if name == "starter":
         with args.main_process_first(desc="assembling the starter"):
@@ -149,24 +149,24 @@ def _reset_head(model: AnyVilt) -> None:
 def _log_vocabulary(config: ViltConfig, dataset: datasets.DatasetDict) -> None:
     for split in ("validation", "test"):
         if split in dataset:
-            answers = dataset[split]["answer"]
+            answers = counts_of(dataset[split], "answer")
             known = labels_of(answers, config.label2id)
-            missing = sum(answer not in known for answer in answers)
+            missing = sum(count for answer, count in answers.items() if answer not in known)
             logger.info(
                 "The vocabulary has %d answers. %d of %d %s answers are not among them, so Exact Match can reach "
                 "%.2f %%.",
                 len(config.label2id),
                 missing,
-                len(answers),
+                answers.total(),
                 split,
-                100 * (1 - missing / len(answers)),
+                100 * (1 - missing / answers.total()),
             )
 
 
 def _warn_of_cut_questions(processor: ViltProcessor, config: ViltConfig, dataset: datasets.DatasetDict) -> None:
     limit = config.max_position_embeddings
     for split, rows in dataset.items():
-        counts = Counter(rows["question"])
+        counts = counts_of(rows, "question")
         lengths = map(len, processor.tokenizer(list(counts), verbose=False)["input_ids"])
         cut = sum(count for count, length in zip(counts.values(), lengths, strict=True) if length > limit)
         if cut:

@@ -85,6 +85,7 @@ class ChosenAnswers:
         self.config = config
         self.no_answer_label = config.label2id.get("")
         self.gold = gold
+        self.has_choices = "choices" in next(iter(gold.values()), {})
         self.options = Options(config)
 
     def __call__(self, logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -94,7 +95,7 @@ class ChosenAnswers:
         confidences = torch.stack(
             [answer_probabilities(logits, self.config, at).max(-1).values for at in temperatures], 1
         )
-        for i, number in enumerate(rows.tolist()):
+        for i, number in enumerate(rows.tolist() if self.has_choices else ()):
             row = self.gold[number]
             if known := list(self.options.known(row)):
                 best = int(logits[i, known].argmax())

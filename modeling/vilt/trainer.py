@@ -26,6 +26,7 @@ from modeling.vilt.checkpoints import AnyVilt
 from modeling.vilt.confidence import ChosenAnswers
 from processing.box_questions import add_box_questions
 from processing.collators import ViltCollator
+from processing.row_values import counts_of
 
 
 class ViltTrainer(EvaluatesEveryRow):
@@ -83,7 +84,7 @@ def build_trainer(
         encoder = copy.deepcopy(model.text_encoder).to(args.device)
         states = kept_states(encoder, processor.tokenizer, config.max_position_embeddings, training)
     gold = gold_answers(dataset)
-    answers = {answer for rows in dataset.values() for answer in rows["answer"]}
+    answers = {answer for rows in dataset.values() for answer in counts_of(rows, "answer")}
     collator = ViltCollator(
         processor,
         labels_of(answers, config.label2id),

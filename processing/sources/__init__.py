@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from processing.errors import UserError
 from processing.sources.phantom import read_phantom
-from processing.sources.rows import FACTS, Source
+from processing.sources.rows import FACTS, Row, Source
 from processing.sources.tables import TABLE_SUFFIXES
 from processing.sources.values import is_word_for_missing
 
@@ -34,12 +34,12 @@ def read_source(
 
     Raises:
         UserError: there is no such data set, a file can't be read as what its name says, or column names, an image
-            folder, a configuration or a revision are given for a data set that has none.
+            folder, a configuration or a revision are given for a data set that has none. Some files are read, and
+            refused, not before their rows are.
     """
     column_names = list(column_names)
     source = _read_source(dataset, column_names, image_folder, config, revision)
-    for row in source.rows:
-        row |= {field: None for field in FACTS if is_word_for_missing(row.get(field))}
+    source.rows = _without_words_for_missing(source.rows)
     if source.kind != "table":
         for flag, given in (("--column_names", column_names), ("--image_folder", image_folder)):
             if given:
@@ -49,6 +49,12 @@ def read_source(
     if revision is not None and source.repo is None:
         raise UserError(f"--dataset_revision is for data sets of the Hub, and {dataset} is none; leave it out.")
     return source
+
+
+def _without_words_for_missing(rows: Iterable[Row]) -> Iterator[Row]:
+    for row in rows:
+        row.update((field, None) for field in FACTS if is_word_for_missing(row.get(field)))
+        yield row
 
 
 def _name(source: Source) -> str:

@@ -1,13 +1,13 @@
 """Data sets in no format of their own: tables of any kind, images beside them, inside of them, or in zip files."""
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from processing.errors import UserError, quoted
 from processing.image_paths import LINK, MISSING, ImageFolder, is_absolute
 from processing.image_store import ImageStore, StoredImage
-from processing.images import MAX_IMAGE_BYTES
 from processing.problems import Problem
 from processing.sources.archives import unpack_images
 from processing.sources.columns import ColumnFinder
@@ -15,8 +15,9 @@ from processing.sources.data_files import Table
 from processing.sources.folder import DataFolder
 from processing.sources.parquet import read_parquet
 from processing.sources.rows import Row, Source
-from processing.sources.tables import PARQUET, Record, read_records, table_rows
+from processing.sources.tables import PARQUET, Records, read_records, table_rows
 from processing.sources.vqa_rad import is_vqa_rad, vqa_rad_source
+from processing.spool import Spool
 
 TRIED_NAMES = 50  # of a table's images, to find the folder that they are relative to
 TRIED_FOLDERS = 100
@@ -27,8 +28,7 @@ def read_tables(
 ) -> Source:
     """The rows of a data set's tables.
 
-    Where some images lie inside of Parquet or zip files, those that rows name are written to the store first, and so
-    are the other images of the data set.
+    Where some images lie inside of Parquet or zip files, those that rows name are written to the store.
 
     Args:
         folder: of the tables.
@@ -36,36 +36,46 @@ def read_tables(
         image_folder: the folder that image paths are relative to, where it is another.
 
     Raises:
-        UserError: a table can't be read or fetched, or has no column for a field.
+        UserError: a table can't be fetched, or, as soon as its rows are read, it can't be read or has no column for a
+            field.
     """
     finder, store, tables = ColumnFinder(column_names), ImageStore(folder.id), list(tables)
     folder.fetch(table.name for table in tables)
     images = ImageFolder(Path(image_folder) if image_folder is not None else folder.image_root)
-    records: dict[str, list[Record]] = {}
-    for table in tables:
-        name = table.name
-        if name.lower().endswith(PARQUET):
-            records[name] = read_parquet(folder, table, finder, images, store)
-        else:
-            records[name] = read_records(folder.root / name, table.split, name)
-            if len(tables) == 1 and type(folder) is DataFolder and is_vqa_rad(records[name]):
-                return vqa_rad_source(folder.root, records[name])
-    rows: list[Row] = []
-    for name in [name for name, found in records.items() if found] or records:  # an empty table beside others is none
-        read = table_rows(folder.title(name), records.pop(name), finder)
-        if image_folder is None:
-            _find_images(folder, name, read, images, store)
-        rows += read
-    if not any(isinstance(row["image"], StoredImage) for row in rows):
-        return Source("table", images.root, rows)
-    _store_files(rows, images, store)
-    return Source("table", store.root, rows)
+
+    def open_table(table: Table) -> Records:
+        if table.name.lower().endswith(PARQUET):
+            return read_parquet(folder, table, finder, images, store)
+        return read_records(folder.root / table.name, table.split, table.name)
+
+    def rows() -> Iterator[Row]:
+        is_empty = True
+        for table in tables:
+            records = opened or open_table(table)
+            if records.count:  # an empty table beside others is none
+                is_empty = False
+                read = table_rows(folder.title(table.name), records, finder)
+                yield from read if image_folder else _find_images(folder, table.name, read, images, store)
+        if is_empty:
+            raise UserError(f"{folder.title(tables[0].name)}: it has no rows; write them into it.")
+
+    opened = open_table(tables[0]) if len(tables) == 1 else None
+    if opened and type(folder) is DataFolder and is_vqa_rad(opened):
+        return vqa_rad_source(folder.root, opened)
+    return Source("table", images.root, rows(), store=store.root)
 
 
-def _find_images(folder: DataFolder, table: str, rows: list[Row], images: ImageFolder, store: ImageStore) -> None:
+def _find_images(
+    folder: DataFolder, table: str, rows: Iterable[Row], images: ImageFolder, store: ImageStore
+) -> Iterator[Row]:
     """Brings the names of a table's images into names of `images`, or of the store where they lie in zip files."""
-    names = dict.fromkeys(row["image"] for row in rows if _is_name(row["image"]))
-    start = _common_folder(folder, table, list(names))
+    names: dict[str, None] = {}
+    waiting: Spool[Row] = Spool()
+    for row in rows:
+        waiting.append(row)
+        if _is_name(row["image"]):
+            names[row["image"]] = None
+    start = _common_folder(folder, table, list(islice(names, TRIED_NAMES)))
     inside = {name: posixpath.join(start, name) if start and _is_relative(name) else name for name in names}
     folder.fetch(sorted({name for name in inside.values() if name in folder.known}))
     places = {name: folder.image_name(path) if _is_relative(name) else name for name, path in inside.items()}
@@ -74,11 +84,12 @@ def _find_images(folder: DataFolder, table: str, rows: list[Row], images: ImageF
         where = {name: images.find(place) for name, place in places.items()}
         missing = [name for name, place in where.items() if isinstance(place, Problem) and place.kind == MISSING]
         found = unpack_images(folder, missing, store)
-    for row in rows:
+    for row in waiting:
         if _is_name(name := row["image"]):
             if row["image_id"] == name:
                 row["image_id"] = inside[name]
             row["image"] = found.get(name, places[name])
+        yield row
 
 
 def _common_folder(folder: DataFolder, table: str, names: list[str]) -> str:
@@ -89,7 +100,7 @@ def _common_folder(folder: DataFolder, table: str, names: list[str]) -> str:
     Raises:
         UserError: several others hold as many, and none has the table's name.
     """
-    tried = [posixpath.normpath(name) for name in names[:TRIED_NAMES] if _is_relative(name)]
+    tried = [posixpath.normpath(name) for name in names if _is_relative(name)]
     beside = posixpath.dirname(table)
     others = sorted({posixpath.dirname(name) for name in folder.files})[:TRIED_FOLDERS]
     candidates = list(dict.fromkeys((beside, "", *others)))
@@ -105,23 +116,6 @@ def _common_folder(folder: DataFolder, table: str, names: list[str]) -> str:
             "one by --image_folder, or write the folder into the table, as in folder/name.png."
         )
     return (named or best)[0]
-
-
-def _store_files(rows: list[Row], images: ImageFolder, store: ImageStore) -> None:
-    """Brings the images that are files into the store, to those that were not."""
-    known: dict[str, object] = {}
-    for row in rows:
-        name = row["image"]
-        if not _is_name(name):
-            continue
-        if name not in known:
-            place = images.find(name)
-            if isinstance(place, Problem):
-                known[name] = place
-            else:
-                with open(images.root / place, "rb") as file:
-                    known[name] = store.add(file.read(MAX_IMAGE_BYTES + 1), place)
-        row["image"] = known[name]
 
 
 def _is_name(image: object) -> bool:

@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,45 +27,54 @@ class RepeatedField(dict):
         self.name = name
 
 
-def read_json(file: Path) -> list[Any]:
+def read_json(file: Path) -> Iterable[Any]:
     """The rows of a file that holds a JSON list, an object a row, or one object with a list of rows or with columns.
+
+    They can be read several times. Objects one after the other are decoded when they are read.
 
     Numbers keep the digits that they are written with, as text where Python's have too few. NaN becomes None.
 
     Raises:
         UserError: it can't be read, is not JSON, or does not say which of its lists are the rows.
     """
-    values = _parse(read_text(file), file)
-    if len(values) == 1 and isinstance(values[0], list):
-        return values[0]
-    if len(values) == 1 and file.suffix.lower() == ".json":
-        return _rows_inside(values[0], file)
+    values = _Values(read_text(file), file)
+    beginning = list(islice(values, 2))
+    if len(beginning) == 1 and isinstance(beginning[0], list):
+        return beginning[0]
+    if len(beginning) == 1 and file.suffix.lower() == ".json":
+        return _rows_inside(beginning[0], file)
     return values
 
 
-def _parse(text: str, file: Path) -> list[Any]:
+class _Values:
     """The JSON values of a text, one after the other."""
-    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_int=_int, parse_constant=_constant)
-    values: list[Any] = []
-    try:
-        position = _end_of_space(text, 0)
-        while position < len(text) or not values:
-            value, position = decoder.raw_decode(text, position)
-            values.append(value)
-            position = _end_of_space(text, position)
-    except json.JSONDecodeError as error:
-        if not text.strip():
-            raise UserError(f"{file}: it is empty; write the rows into it.") from error
-        mend = "correct or remove it"
-        if error.pos == _end_of_space(text, 0):
-            mend = "if it is a CSV file, name it .csv"
-        elif "escape" in error.msg:
-            mend = "write / instead of \\ in paths"
-        where = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"{file}: not valid JSON at {where} ({error.msg}); {mend}.") from error
-    except RecursionError as error:
-        raise UserError(f"{file}: JSON nested too deeply; expected a list of flat objects.") from error
-    return values
+
+    def __init__(self, text: str, file: Path) -> None:
+        self._text, self._file = text, file
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=_object, parse_float=_float, parse_int=_int, parse_constant=_constant
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        text, file = self._text, self._file
+        position, is_first = _end_of_space(text, 0), True
+        while position < len(text) or is_first:
+            try:
+                value, position = self._decoder.raw_decode(text, position)
+            except json.JSONDecodeError as error:
+                if not text.strip():
+                    raise UserError(f"{file}: it is empty; write the rows into it.") from error
+                mend = "correct or remove it"
+                if error.pos == _end_of_space(text, 0):
+                    mend = "if it is a CSV file, name it .csv"
+                elif "escape" in error.msg:
+                    mend = "write / instead of \\ in paths"
+                where = f"line {error.lineno}, column {error.colno}"
+                raise UserError(f"{file}: not valid JSON at {where} ({error.msg}); {mend}.") from error
+            except RecursionError as error:
+                raise UserError(f"{file}: JSON nested too deeply; expected a list of flat objects.") from error
+            yield value
+            position, is_first = _end_of_space(text, position), False
 
 
 def _end_of_space(text: str, position: int) -> int:

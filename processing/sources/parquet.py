@@ -1,6 +1,8 @@
 """Rows of Parquet files: read in batches from mapped memory, their images written to the store once."""
 
+from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
@@ -15,7 +17,7 @@ from processing.problems import Problem
 from processing.sources.columns import ColumnFinder, label_column, option_columns
 from processing.sources.data_files import Table
 from processing.sources.folder import DataFolder
-from processing.sources.tables import Record
+from processing.sources.tables import Record, Records
 from processing.sources.values import is_missing
 
 BATCH = 32  # rows in memory at a time, with their images
@@ -23,7 +25,7 @@ BATCH = 32  # rows in memory at a time, with their images
 
 def read_parquet(
     folder: DataFolder, table: Table, finder: ColumnFinder, images: ImageFolder, store: ImageStore
-) -> list[Record]:
+) -> Records:
     """The records of a Parquet file, of which only the columns that are used are read.
 
     An image column holds paths, the bytes of files, or both as `datasets` writes its Image feature; what is bytes
@@ -40,26 +42,33 @@ def read_parquet(
         UserError: it is no Parquet file or damaged, or as `ColumnFinder.find`.
     """
     file, title = folder.root / table.name, folder.title(table.name)
-    try:
-        with pq.ParquetFile(file, memory_map=True) as parquet:
-            schema = parquet.schema_arrow
-            if repeated := [column for column in schema.names if schema.names.count(column) > 1]:
-                raise UserError(f"{title}: two columns are named {quoted(repeated[0])}; keep one of them.")
-            columns = finder.find(title, schema.names)
-            wanted = {*columns.values(), *option_columns(schema.names), label_column(schema.names)}
-            column = _ImageColumn(folder, table.name, schema.field(columns["image"]), images, store)
-            read = [
-                column for column in schema.names if column in wanted and column != columns["image"]
-            ] + column.parts
-            names = _class_names(schema)
-            records: list[Record] = []
-            for values in _rows(parquet, read):
+    with _parquet_errors(title), pq.ParquetFile(file, memory_map=True) as parquet:
+        schema, count = parquet.schema_arrow, parquet.metadata.num_rows
+    if repeated := [column for column in schema.names if schema.names.count(column) > 1]:
+        raise UserError(f"{title}: two columns are named {quoted(repeated[0])}; keep one of them.")
+    columns = finder.find(title, schema.names)
+    label = label_column(schema.names)
+    wanted = {*columns.values(), *option_columns(schema.names), *([label] if label else [])}
+    plain = [column for column in schema.names if column in wanted and column != columns["image"]]
+    names = _class_names(schema)
+
+    def read() -> Iterator[Record]:
+        column = _ImageColumn(folder, table.name, schema.field(columns["image"]), images, store)
+        with _parquet_errors(title), pq.ParquetFile(file, memory_map=True) as parquet:
+            for number, values in enumerate(_rows(parquet, plain + column.parts), start=1):
                 image, image_id = column.take(values.pop(columns["image"], None))
                 values = {column: _named(value, names.get(column)) for column, value in values.items()}
-                row = {"split": table.split, "where": f"{table.name} row {len(records) + 1}"}
-                records.append(Record(values | {columns["image"]: image}, row, image_id))
+                row = {"split": table.split, "where": f"{table.name} row {number}"}
+                yield Record(values | {columns["image"]: image}, row, image_id)
             column.remember()
-            return records
+
+    return Records(frozenset(wanted), False, count, read)
+
+
+@contextmanager
+def _parquet_errors(title: str) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
@@ -93,16 +102,18 @@ class _ImageColumn:
                 f"{folder.title(table)}: the column {quoted(field.name)} holds no images ({kind}); it must hold "
                 "paths, bytes of files, or the Image feature of datasets; name another by --column_names image=..."
             )
-        known = None if is_path else store.recall(self._file, field.name)
-        self._known: list | None = known if isinstance(known, list) else None
         self._is_path = is_path
-        self._taken: list[Any] | None = None if is_path or self._known is not None else []
+        self._number_of: dict[StoredImage, int] = {}
+        self._found: list[StoredImage] = []
+        self._numbers = array("q")  # of the image of each row among those found; -1 for none
+        self._is_known = not is_path and self._recall()
+        self._can_remember = not is_path and not self._is_known
         self._next = 0
 
     @property
     def parts(self) -> list[str]:
         """What of the column must be read: of images that are in the store only their paths, as far as there are."""
-        if self._known is None:
+        if not self._is_known:
             return [self._column]
         return [f"{self._column}.path"] if self._has_path else []
 
@@ -111,14 +122,18 @@ class _ImageColumn:
         if self._is_path:
             return _python(cell), None
         path = cell["path"].as_py() if self._has_path and cell.is_valid else None
-        if self._known is not None:
-            stored = self._known[self._next] if self._next < len(self._known) else None
+        if self._is_known:
+            number = self._numbers[self._next] if self._next < len(self._numbers) else -1
             self._next += 1
-            return (None if stored is None else StoredImage(stored)), path
+            return (None if number < 0 else self._found[number]), path
         data = cell["bytes"] if self._is_struct and cell.is_valid else cell
         image = self._add(data, path)
-        if self._taken is not None:
-            self._taken.append(image)
+        if image is None:
+            self._numbers.append(-1)
+        elif isinstance(image, StoredImage):
+            self._numbers.append(self._number_of.setdefault(image, len(self._number_of)))
+        else:
+            self._can_remember = False
         return image, path
 
     def _add(self, data: Any, path: str | None) -> Any:
@@ -136,13 +151,18 @@ class _ImageColumn:
 
     def remember(self) -> None:
         """Keeps what was found, so that the next load reads no bytes; not where an image could not be taken."""
-        taken = self._taken
-        if taken is not None and not any(isinstance(image, Problem) or _is_path(image) for image in taken):
-            self._store.remember(self._file, self._column, taken)
+        if self._can_remember:
+            self._store.remember(self._file, self._column, list(self._number_of))
+            self._store.remember(self._file, f"{self._column} of each row", self._numbers.tolist())
 
-
-def _is_path(image: Any) -> bool:
-    return isinstance(image, str) and not isinstance(image, StoredImage)
+    def _recall(self) -> bool:
+        """Whether an earlier load has kept which images the column holds."""
+        images = self._store.recall(self._file, self._column)
+        numbers = self._store.recall(self._file, f"{self._column} of each row")
+        if not isinstance(images, list) or not isinstance(numbers, list):
+            return False
+        self._found, self._numbers = [StoredImage(name) for name in images], array("q", numbers)
+        return True
 
 
 def _python(cell: Any) -> Any:

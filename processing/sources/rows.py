@@ -1,5 +1,6 @@
 """The raw rows that every kind of source is read into."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,16 @@ class Source:
 
     Attributes:
         kind: `slake`, `vqa_rad`, `phantom` or `table`.
-        root: the folder that all its images must lie in.
-        rows: in the order of the files.
+        root: the folder that all images must lie in that are files of the data set.
+        rows: in the order of the files; they are read once.
+        store: the folder of the images that it keeps inside of other files, where it has such.
         repo: of the Hub, where it comes from there.
     """
 
     kind: str
     root: Path
-    rows: list[Row]
+    rows: Iterable[Row]
+    store: Path | None = None
     repo: "Repo | None" = None
 
 

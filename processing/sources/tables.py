@@ -1,7 +1,8 @@
 """Tables of rows: JSON, JSON Lines and CSV files."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from processing.sources.values import image_path, is_missing
 
 logger = logging.getLogger(__name__)
 
-READERS: Mapping[str, Callable[[Path], list[Any]]] = {
+READERS: Mapping[str, Callable[[Path], Iterable[Any]]] = {  # what they return can be read several times
     ".json": read_json,
     ".jsonl": read_json,
     ".ndjson": read_json,
@@ -37,6 +38,26 @@ class Record(NamedTuple):
     values: dict[str, Any]
     row: Row
     image_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Records:
+    """The entries of a file, which are read as often as needed and never all at once.
+
+    Attributes:
+        columns: the names of all their fields.
+        is_nested: the first one holds objects or lists instead of cells.
+        count: how many there are.
+        read: reads them from the beginning.
+    """
+
+    columns: frozenset[str]
+    is_nested: bool
+    count: int
+    read: Callable[[], Iterator[Record]]
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.read()
 
 
 def split_files(files: Iterable[str], suffixes: Iterable[str], label: str) -> dict[str, str]:
@@ -62,7 +83,7 @@ def split_files(files: Iterable[str], suffixes: Iterable[str], label: str) -> di
     return found
 
 
-def table_rows(table: Any, records: Sequence[Record], finder: ColumnFinder) -> list[Row]:
+def table_rows(table: Any, records: Records, finder: ColumnFinder) -> Iterator[Row]:
     """The raw rows of a table.
 
     A row with several gold answers has them as `answers`, one with options as `choices` and `answer_label`. Cells of
@@ -74,14 +95,11 @@ def table_rows(table: Any, records: Sequence[Record], finder: ColumnFinder) -> l
         finder: of the columns of the data set.
 
     Raises:
-        UserError: there is no row, or as `ColumnFinder.find`.
+        UserError: as `ColumnFinder.find`.
     """
-    if not records:
-        raise UserError(f"{table}: it has no rows; write them into it.")
-    present = {column for record in records for column in record.values}
-    is_nested = any(isinstance(value, dict | list) for value in records[0].values.values())
-    columns, options, label = finder.find(table, present, is_nested), option_columns(present), label_column(present)
-    rows = []
+    present = records.columns
+    columns = finder.find(table, present, records.is_nested)
+    options, label = option_columns(present), label_column(present)
     unread = 0
     for record in records:
         values = {field: record.values.get(columns[field]) if field in columns else None for field in FIELDS}
@@ -97,7 +115,7 @@ def table_rows(table: Any, records: Sequence[Record], finder: ColumnFinder) -> l
             values["answer_label"] = record.values.get(label) if label else None
         else:
             unread += any(record.values.get(column) is not None for column in options)
-        rows.append(record.row | values)
+        yield record.row | values
     if unread:
         logger.warning(
             "%s: the options of %s rows (%s) are neither texts nor an object of texts, so they are left out; write a "
@@ -106,10 +124,9 @@ def table_rows(table: Any, records: Sequence[Record], finder: ColumnFinder) -> l
             f"{unread:,}",
             ", ".join(map(quoted, options)),
         )
-    return rows
 
 
-def read_records(file: Path, split: str | None, name: str | None = None) -> list[Record]:
+def read_records(file: Path, split: str | None, name: str | None = None) -> Records:
     """The records of a table; messages count them from 1.
 
     Args:
@@ -122,12 +139,21 @@ def read_records(file: Path, split: str | None, name: str | None = None) -> list
     reader = READERS.get(file.suffix.lower())
     if reader is None:
         raise UserError(f"{file}: unknown kind of table; save it as a .json, .jsonl, .csv or .tsv file.")
-    records = []
-    for number, values in enumerate(reader(file), start=1):
+    entries = reader(file)
+    columns: dict[str, None] = {}
+    number, is_nested = 0, False
+    for number, values in enumerate(entries, start=1):
         if not isinstance(values, dict):
             raise UserError(f"{file} row {number}: expected an object with named fields, got {type(values).__name__}.")
         if isinstance(values, RepeatedField):
             raise UserError(f"{file} row {number}: two fields are named {quoted(values.name)}; keep one of them.")
-        present = {name: None if is_missing(value) else value for name, value in values.items()}
-        records.append(Record(present, {"split": split, "where": f"{name or file.name} row {number}"}))
-    return records
+        if number == 1:
+            is_nested = any(isinstance(value, dict | list) for value in values.values())
+        columns.update(dict.fromkeys(values))
+
+    def read() -> Iterator[Record]:
+        for number, values in enumerate(entries, start=1):
+            present = {name: None if is_missing(value) else value for name, value in values.items()}
+            yield Record(present, {"split": split, "where": f"{name or file.name} row {number}"})
+
+    return Records(frozenset(columns), is_nested, number, read)

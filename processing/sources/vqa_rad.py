@@ -1,10 +1,9 @@
 """VQA-RAD: its public release in one file, or copies with a file a split."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from processing.sources.rows import Row, Source
-from processing.sources.tables import Record, read_records
+from processing.sources.tables import Record, Records, read_records
 
 PUBLIC_FILE = "VQA_RAD Dataset Public.json"
 SPLIT_FILES = {"train": "trainset.json", "test": "testset.json"}
@@ -19,26 +18,26 @@ def read_vqa_rad_splits(folder: Path) -> Source:
     """Reads `trainset.json` and `testset.json`, as far as they are there.
 
     Raises:
-        UserError: a file can't be read.
+        UserError: as soon as the rows are read, a file can't be.
     """
     files = {split: folder / name for split, name in SPLIT_FILES.items()}
-    rows = [
+    rows = (
         _raw_row(record) for split, file in files.items() if file.is_file() for record in read_records(file, split)
-    ]
+    )
     return Source("vqa_rad", folder / "images", rows)
 
 
-def is_vqa_rad(records: Sequence[Record]) -> bool:
+def is_vqa_rad(records: Records) -> bool:
     """Whether the records of a file are VQA-RAD's."""
-    return bool(records) and {"phrase_type", "image_name"} <= records[0].values.keys()
+    return {"phrase_type", "image_name"} <= records.columns
 
 
-def vqa_rad_source(folder: Path, records: Sequence[Record]) -> Source:
+def vqa_rad_source(folder: Path, records: Records) -> Source:
     """The source of a folder whose one file holds these records."""
     # The public release keeps its images in `VQA_RAD Image Folder`, other copies in `images`.
     candidates = [folder / name for name in ("images", "VQA_RAD Image Folder")]
     images = next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
-    return Source("vqa_rad", images, [_raw_row(record) for record in records])
+    return Source("vqa_rad", images, (_raw_row(record) for record in records))
 
 
 def _raw_row(record: Record) -> Row:

@@ -1,12 +1,14 @@
 """processing.answers: which answers are the same, and which only look so."""
 
 import itertools
+from collections import Counter
 
 import pytest
 
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from processing.answers import answer_identity, same_signs
 from processing.data import load_vqa_dataset
+from processing.row_values import counts_of
 from tests.processing.conftest import rows_of
 
 SAME = [
@@ -64,7 +66,7 @@ def test_spellings_of_an_answer_are_the_same(pair):
 def test_answers_that_differ_in_a_sign_are_different(answers):
     for one, other in itertools.combinations(answers, 2):
         assert answer_identity(one) != answer_identity(other), (one, other)
-    vocabulary = build_vocabulary(answers)
+    vocabulary = build_vocabulary(Counter(answers))
     assert sorted(vocabulary) == sorted(answers)
     labels = {answer: i for i, answer in enumerate(vocabulary)}
     assert labels_of(answers, labels) == labels
@@ -112,15 +114,17 @@ def test_signs_that_exact_match_ignores(one, other, same):
 def test_opposite_answers_of_a_table_are_classes_of_their_own(table):
     file = table(*({"answer": answer} for answer in ("HER2+", "HER2-", "1.5 cm", "15 cm", "her2+.", "<5", ">5")))
     answers = [row["answer"] for row in rows_of(load_vqa_dataset(str(file)))]
-    assert build_vocabulary(answers) == ["1.5 cm", "15 cm", "<5", ">5", "HER2+", "HER2-", "lung"]
+    assert build_vocabulary(Counter(answers)) == ["1.5 cm", "15 cm", "<5", ">5", "HER2+", "HER2-", "lung"]
 
 
 @pytest.mark.parametrize(("language", "count"), [("en", 219), ("zh", 252)])
 def test_slake_has_as_many_answers_as_by_the_normalisation_of_squad_but_for_a_wide_comma(slake, language, count):
-    assert len(build_vocabulary(load_vqa_dataset(str(slake), language=language)["train"]["answer"])) == count
+    assert (
+        len(build_vocabulary(counts_of(load_vqa_dataset(str(slake), language=language)["train"], "answer"))) == count
+    )
 
 
 def test_vqa_rad_keeps_answers_apart_that_differ_in_a_hyphen(vqa_rad):
-    vocabulary = build_vocabulary(load_vqa_dataset(str(vqa_rad))["train"]["answer"])
+    vocabulary = build_vocabulary(counts_of(load_vqa_dataset(str(vqa_rad))["train"], "answer"))
     assert len(vocabulary) == 394
     assert {"X-ray", "Xray", "MRI/FLAIR", "MRI-FLAIR"} <= {*vocabulary}

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from processing.box_questions import add_box_questions
-from processing.data import SCHEMA, load_vqa_dataset
+from processing.data import load_vqa_dataset
+from processing.good_rows import SCHEMA
 
 ANSWERS = ["Yes", "No", "0", "1", "2", "3", "Left", "Right", "Both"]
 ANSWERS += ["Liver", "Spleen", "Bladder", "Left Kidney", "Right Kidney"]

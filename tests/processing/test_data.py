@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from metrics.vqa import majority_answers, score_answers
-from processing.data import SCHEMA, load_vqa_dataset
+from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from processing.good_rows import SCHEMA
 from tests.processing.conftest import rows_of
 
 

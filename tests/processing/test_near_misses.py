@@ -11,7 +11,7 @@ from PIL import Image
 from processing.answers import answer_identity
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
-from processing.sources.csv_tables import parse_csv
+from processing.sources.csv_tables import CsvTable
 from processing.sources.values import language_code
 
 
@@ -86,12 +86,12 @@ def test_table_without_rows_is_told(folder, content):
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n   \n3,4\n", "a,b\n1,2\n3,4\n\x1a", "a,b\n1,2,\n3,4,\n"])
 def test_blank_lines_and_delimiters_at_the_end_are_no_fields(text):
-    assert parse_csv(text, Path("t.csv")) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+    assert list(CsvTable(text, Path("t.csv"))) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
 
 
 def test_row_with_fewer_fields_gets_a_mend_that_works():
     with pytest.raises(UserError, match="row 1: 1 fields where the header has 2; fill in those that are missing"):
-        parse_csv("a,b\n1\n", Path("t.csv"))
+        list(CsvTable("a,b\n1\n", Path("t.csv")))
 
 
 @pytest.mark.parametrize("name", ["non-English", "not English", "No English", "en-zh"])

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from processing.answers import answer_identity
-from processing.data import SCHEMA, load_vqa_dataset
+from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from processing.good_rows import SCHEMA
 from processing.image_paths import ImageFolder
 from processing.problems import Problem
-from processing.sources.csv_tables import parse_csv
+from processing.sources.csv_tables import CsvTable
 from processing.storage import csv_text
 from tests.support.strategies import anything, check_message, few
 
@@ -80,7 +81,7 @@ def test_what_a_csv_writer_writes_is_read_back(table):
         header[1] += "2"
     text = io.StringIO(newline="")
     csv.writer(text).writerows([header, *rest])
-    assert [list(row.values()) for row in parse_csv(text.getvalue(), Path("t.csv"))] == rest
+    assert [list(row.values()) for row in list(CsvTable(text.getvalue(), Path("t.csv")))] == rest
 
 
 @few

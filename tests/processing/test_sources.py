@@ -10,7 +10,7 @@ from PIL import Image
 
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
-from processing.sources.csv_tables import parse_csv
+from processing.sources.csv_tables import CsvTable
 from tests.processing.conftest import rows_of
 
 
@@ -74,7 +74,7 @@ def test_vqa_rad_with_the_official_test_set_is_refused_for_shared_images(tmp_pat
 def test_lines_inside_a_csv_field_stay_as_they_are():
     text = 'image,question,answer\r\na.png,"What\r\nis it?","a ""b"", c"\r\n'
     expected = {"image": "a.png", "question": "What\r\nis it?", "answer": 'a "b", c'}
-    assert parse_csv(text, Path("t.csv")) == [expected]
+    assert list(CsvTable(text, Path("t.csv"))) == [expected]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])

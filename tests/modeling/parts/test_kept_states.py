@@ -1,5 +1,6 @@
 """modeling.parts.kept_states: a frozen text encoder runs once per question."""
 
+import datasets
 import pytest
 import torch
 from transformers import BertConfig, BertModel
@@ -12,6 +13,10 @@ QUESTIONS = ["What is this?", "Is the left lung healthy?", "Where is the liver?"
 
 
 LONG = " ".join(["What is this?"] * 5)
+
+
+def asked(questions):
+    return datasets.Dataset.from_dict({"question": questions})
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def tokenizer():
 
 
 def test_states_are_the_encoders_of_each_question_alone(encoder, tokenizer):
-    states = kept_states(encoder, tokenizer, 12, {"train": {"question": QUESTIONS * 2}, "test": {"question": [LONG]}})
+    states = kept_states(encoder, tokenizer, 12, {"train": asked(QUESTIONS * 2), "test": asked([LONG])})
     assert states.keys() == {*QUESTIONS, LONG}
     for question, kept in states.items():
         inputs = tokenizer(question, truncation=True, max_length=12, return_tensors="pt")
@@ -40,5 +45,5 @@ def test_states_are_the_encoders_of_each_question_alone(encoder, tokenizer):
 
 def test_states_of_too_many_questions_are_not_kept(encoder, tokenizer, monkeypatch):
     monkeypatch.setattr(module, "MAX_QUESTIONS", 2)
-    assert len(kept_states(encoder, tokenizer, 12, {"train": {"question": QUESTIONS[:2] * 9}})) == 2
-    assert kept_states(encoder, tokenizer, 12, {"train": {"question": QUESTIONS}}) is None
+    assert len(kept_states(encoder, tokenizer, 12, {"train": asked(QUESTIONS[:2] * 9)})) == 2
+    assert kept_states(encoder, tokenizer, 12, {"train": asked(QUESTIONS)}) is None

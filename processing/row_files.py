@@ -1,0 +1,55 @@
+"""Rows as Arrow files of the cache folder, which are mapped into memory instead of read."""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from processing.storage import scratch_dir
+
+
+class RowFile:
+    """An Arrow file, as `datasets` reads it, that is written batch by batch.
+
+    Args:
+        schema: of its rows.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._path = scratch_dir() / f".{secrets.token_hex(8)}.arrow"
+        self._writer = pa.ipc.new_stream(str(self._path), schema)
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Adds rows, given as columns of values or Arrow arrays."""
+        arrays = []
+        for field in self._schema:
+            column = columns[field.name]
+            arrays.append(column.cast(field.type) if isinstance(column, pa.Array) else pa.array(column, field.type))
+        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+
+    def table(self) -> pa.Table:
+        """Its rows, mapped; none can be added after it."""
+        self._writer.close()
+        return pa.ipc.open_stream(pa.memory_map(str(self._path))).read_all()
+
+    def keep(self) -> Path:
+        """Closes the file and names it by its content, so that the same rows are kept once."""
+        self._writer.close()
+        with self._path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        kept = self._path.with_name(f"{digest[:32]}.arrow")
+        if not kept.exists():  # one that is open can't be replaced on Windows
+            self._path.replace(kept)
+        return kept
+
+    def __enter__(self) -> "RowFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Removes the file, unless it was kept."""
+        self._writer.close()
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,35 @@
+"""What a column of a data set holds, read a few thousand rows at a time, as the rows may be more than the memory."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+BATCH = 10_000  # rows in memory at a time
+
+
+def counts_of(rows: datasets.Dataset, column: str) -> Counter[str]:
+    """How often each text stands in a column, in the order in which they come first."""
+    counts: Counter[str] = Counter()
+    for values in _batches(rows, column):
+        found = values.value_counts()
+        counts.update(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
+    return counts
+
+
+def numbers_of(rows: datasets.Dataset, column: str) -> np.ndarray:
+    """A number for the text of each row, ``(N,)``, by the order in which the texts come first."""
+    known: dict[str, int] = {}
+    numbers = [np.zeros(0, dtype=np.int32)]
+    for values in _batches(rows, column):
+        encoded = values.dictionary_encode()
+        own = [known.setdefault(text, len(known)) for text in encoded.dictionary.to_pylist()]
+        numbers.append(np.array(own, dtype=np.int32)[encoded.indices.to_numpy()])
+    return np.concatenate(numbers)
+
+
+def _batches(rows: datasets.Dataset, column: str) -> Iterator[pa.Array]:
+    for batch in rows.select_columns([column]).with_format("arrow").iter(BATCH):
+        yield batch.column(column).combine_chunks()
