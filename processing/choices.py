@@ -11,6 +11,7 @@ from processing.problems import Problem
 from processing.sources.rows import Row
 from processing.sources.values import text_of
 
+LONGEST_QUESTION = 4_000  # characters that are searched for options
 MARKS = ").:、"  # behind a letter; full width signs count as their narrow ones
 LETTER = re.compile(rf"\s*\(?\s*([A-Za-z])\s*[{MARKS}]{{1,2}}\s*")
 LETTER_ALONE = re.compile(rf"\s*\(?\s*([A-Za-z])\s*[{MARKS}]{{0,2}}\s*")
@@ -133,8 +134,7 @@ def _same(one: str, other: str) -> bool:
 
 def _letter(label: Any) -> str | None:
     """The letter that a label is, such as `b`, `(B)` and `B.`; None where it is none."""
-    text = text_of(label) if isinstance(label, str) else None
-    match = LETTER_ALONE.fullmatch(text.translate(SAME_LOOK)) if text else None
+    match = LETTER_ALONE.fullmatch(" ".join(label.translate(SAME_LOOK).split())) if isinstance(label, str) else None
     return match[1].upper() if match else None
 
 
@@ -167,6 +167,8 @@ def _in_question(question: str, answer: str) -> _Found | None:
     begins a line, or what stands before A ends like a question or is a title such as "Options:". An instruction behind
     them ("Answer with the letter.") goes too. Anything less certain is no list of options.
     """
+    if len(question) > LONGEST_QUESTION:
+        return None
     same_look = question.translate(SAME_LOOK)
     for style in (*STYLES, *DOTTED_STYLES):
         marks = list(style.finditer(same_look))

@@ -161,9 +161,9 @@ def options_of(values: Mapping[str, Any], columns: list[str]) -> list[str] | Non
 
     Those of an object, `{"A": "lung", "B": "liver"}`, come by their letters or numbers, or else in its order.
     """
-    cells = [options_in_cell(values.get(column)) for column in columns]
-    if len(cells) == 1 and isinstance(cells[0], list):
-        cells = cells[0]
+    cells = [values.get(column) for column in columns]
+    if len(cells) == 1 and isinstance(several := options_in_cell(cells[0]), list):
+        cells = several
     if not cells or not all(_is_plain_value(cell) for cell in cells) or all(is_missing(cell) for cell in cells):
         return None
     return [text_of(cell) or "" for cell in cells]

@@ -157,6 +157,7 @@ NEAR_MISSES = [
     ("What differs between fig. A. and fig. B. here?", "A"),
     ("Was the U.S.A. B. scale used?", "B"),
     ("", "A"),
+    ("Which organ is it? A: lungs B: heart" + 4_000 * " x", "A"),  # too long to be searched
 ]
 
 

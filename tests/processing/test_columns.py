@@ -115,6 +115,7 @@ def test_lists_of_other_things_are_no_answers(table, caplog):
         ({"options": "{'a': 'lung', 'b': 'liver'}"}, ["lung", "liver"]),
         ({"choices": {"first": "lung", "second": "liver"}}, ["lung", "liver"]),
         ({"choices": "A. lung\nB. liver"}, ["lung", "liver"]),
+        ({"Option A": "lung", "Option B": "[1, 2]"}, ["lung", "[1, 2]"]),
     ],
     ids=str,
 )
