@@ -43,7 +43,7 @@ SCHEMA = datasets.Features(
 )
 
 # Columns that a data set has only where its rows do: several gold answers, of which `answer` is the most frequent one;
-# the options of a question with choices, as the data set writes them, and the letter of the right one.
+# the options of a question with choices, of which `answer` is the right one, and its letter (`processing.choices`).
 OPTIONAL = {
     "answers": datasets.List(datasets.Value("string")),
     "choices": datasets.List(datasets.Value("string")),
