@@ -45,6 +45,9 @@ of images (Clopper and Pearson). Fewer than ten images have no interval.
 - Several gold answers to a question: each score is the best over them.
 - Two baselines: the most frequent answer of the training rows, which reads neither question nor image, and the most
   frequent answer to the same question, which does not see the image.
+- Near neighbour in training: some training image is the next slice of the same scan, or the same picture cut or
+  compressed in another way (thumbnails of 32 x 32 grey values that correlate above 0.95), or an image of the same
+  group, such as a patient. Such questions measure memory in part; those with none are the ones to quote.
 - A right answer is an exact match whose signs are those of the gold answer, so HER2- is wrong where HER2+ is right.
 - Confidence is calibrated if, of the answers with a confidence of 80 %, four in five are right. The expected
   calibration error (ECE) is the mean distance from that over 15 bins. Chance alone makes it larger than 0: beside it

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from metrics.breakdown import NEIGHBOUR, NO_NEIGHBOUR
 from modeling.training.record import RECIPE_FILE, model_folder, read_record
 
 REPORT_FILE = Path("report/report.json")
@@ -58,6 +59,23 @@ FIGURES = (
         definition="mean of each answer's harmonic mean of precision and recall of words (in Chinese of characters, "
         "as in CMRC 2018), after the same normalisation",
         score="f1",
+    ),
+    Figure(
+        key="no_neighbour_exact_match",
+        title="Exact Match without near neighbours",
+        metric="exact_match",
+        definition="Exact Match over the questions whose image has no near neighbour among the training images",
+        group=NEIGHBOUR,
+        value=NO_NEIGHBOUR,
+    ),
+    Figure(
+        key="no_neighbour_f1",
+        title="F1 without near neighbours",
+        metric="f1",
+        definition="F1 over the same questions",
+        score="f1",
+        group=NEIGHBOUR,
+        value=NO_NEIGHBOUR,
     ),
     Figure(
         key="open_exact_match",

@@ -108,6 +108,11 @@ def _save_figures(
     metrics = output.metrics
     own = {name.removeprefix(f"{split.prefix}_"): value for name, value in metrics.items()}
     figures = {split.name: own}
+    apart = {
+        name.removeprefix("no_neighbour_"): value for name, value in own.items() if name.startswith("no_neighbour_")
+    }
+    if 0 < apart.get("total", 0) < own["total"]:
+        figures[f"{split.name}, no near neighbour in training"] = apart
     if MAJORITY in baselines:
         majority = score_answers(rows, baselines[MAJORITY])
         figures[f"{split.name}, majority answer to the question"] = majority
@@ -172,6 +177,7 @@ def _write_predictions(file: Path, answers: ScoredAnswers) -> None:
                 "answer_type": row["answer_type"],
                 **({"answers": row["answers"]} if row.get("answers") else {}),
                 "language": row["language"],
+                **({"overlap": row["overlap"]} if row.get("overlap") else {}),
                 "prediction": prediction,
                 "confidence": round(float(confidence), 6),
             }

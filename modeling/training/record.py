@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from modeling.parts.loading import load_adapter_config
 from modeling.parts.model_files import ModelFiles
 from modeling.training.arguments import AnyTrainingArguments, DataArguments
 from modeling.training.recipe import recipe_values
 from processing.errors import UserError
-from processing.row_values import counts_of
+from processing.row_values import distinct
 from processing.sources import HUB_ID
 from processing.storage import write_atomically
 
@@ -73,10 +73,7 @@ def write_record(data_args: DataArguments, args: AnyTrainingArguments, dataset: 
             "license": info.license or None,
             "language": data_args.language,
             "citation": info.citation or None,
-            "splits": {
-                split: {"questions": len(rows), "images": len(counts_of(rows, "image"))}
-                for split, rows in dataset.items()
-            },
+            "splits": {split: _describe_split(rows) for split, rows in dataset.items()},
         },
         "seconds": round(seconds),
         "peak_memory_gb": round(_peak_memory() / 1e9, 1),
@@ -88,6 +85,17 @@ def write_record(data_args: DataArguments, args: AnyTrainingArguments, dataset: 
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)
     write_atomically(folder / RECIPE_FILE, f"# {command}\n{text}")
     write_atomically(folder / RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _describe_split(rows: Dataset) -> dict[str, int]:
+    """Counts of a split: `questions`, `images`, and where training rows can be compared, how many of its images are
+    `shared_with_training` and how many others have a `near_training` image."""
+    images = dict(distinct(rows, ("image", "overlap")))
+    counts = {"questions": len(rows), "images": len(images)}
+    if any(images.values()):
+        overlaps = list(images.values())
+        counts |= {"shared_with_training": overlaps.count("same"), "near_training": overlaps.count("near")}
+    return counts
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
