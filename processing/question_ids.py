@@ -2,7 +2,8 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -92,3 +93,15 @@ def _groups(digests: array) -> list[np.ndarray]:
     maybe = maybe[np.lexsort((maybe, halves[maybe, 1], halves[maybe, 0]))]
     starts = np.flatnonzero((halves[maybe[1:]] != halves[maybe[:-1]]).any(axis=1)) + 1
     return [group for group in np.split(maybe, starts) if len(group) > 1]
+
+
+def id_of_row(row: Mapping[str, Any], given: Collection[str]) -> Any:
+    """The id of a row in a file of predictions: its own, else its number, as row-7 where another's id is 7.
+
+    Args:
+        row: with `question_id` and `row`.
+        given: the ids of the split's rows, as texts.
+    """
+    if row["question_id"] is not None:
+        return row["question_id"]
+    return f"row-{row['row']}" if str(row["row"]) in given else row["row"]

@@ -37,7 +37,8 @@ MODULES = {command.split()[2] for command in COMMANDS if command.startswith("pyt
 
 
 def test_command_lines_and_benchmarks_are_there():
-    lines = {"metrics.compare", "modeling.predictor", "modeling.probe", "modeling.publish", "spaces_app.publish"}
+    lines = {"metrics.compare", "metrics.protocols", "modeling.predictor", "modeling.probe", "modeling.publish"}
+    lines.add("spaces_app.publish")
     benchmarks = {f"benchmarks.{name}" for name in ("starter_training", "vilt_training", "blip2_training", "app_load")}
     assert lines | benchmarks == MODULES
 

@@ -86,8 +86,9 @@ def test_figures_can_be_recomputed_from_the_predictions(trained, phantoms):
         expected = json.loads((phantoms / file).read_text())
         assert [row["id"] for row in rows] == [row["qid"] for row in expected]
         assert [row["answer"] for row in rows] == [row["answer"] for row in expected]
-        columns = {"id", "image_id", "question", "answer", "language", "prediction", "confidence"}
+        columns = {"id", "image_id", "question", "answer", "answer_type", "language", "prediction", "confidence"}
         assert rows[0].keys() == columns
+        assert [row["answer_type"] for row in rows] == [row["answer_type"] for row in expected]
         exact = 100 * sum(row["answer"].lower() == row["prediction"].lower() for row in rows) / len(rows)
         assert results(trained)[f"{prefix}_exact_match"] == pytest.approx(exact)
         assert results(trained)[f"{prefix}_total"] == len(rows)

@@ -1,7 +1,7 @@
 """Evaluates a trained model on a split: predict, score, calibrate, write the predictions, report."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from metrics.cases import Case, choose_cases, with_heat_map
 from metrics.report import make_report
 from metrics.vqa import ScoredAnswers, majority_answers, most_frequent_answer, score_answers, score_each
 from processing.errors import UserError, describe_error
+from processing.question_ids import id_of_row
 from processing.storage import write_jsonl
 
 if TYPE_CHECKING:
@@ -164,11 +165,14 @@ def _write_predictions(file: Path, answers: ScoredAnswers) -> None:
         file,
         (
             {
-                "id": _id_of(row, given),
+                "id": id_of_row(row, given),
                 "image_id": row["image_id"],
                 "question": row["question"],
                 "answer": row["answer"],
-                **({"answers": row["answers"]} if row.get("answers") else {}),
+            }
+            | ({"answers": row["answers"]} if row.get("answers") else {})
+            | {
+                "answer_type": row["answer_type"],
                 "language": row["language"],
                 "prediction": prediction,
                 "confidence": round(float(confidence), 6),
@@ -176,12 +180,6 @@ def _write_predictions(file: Path, answers: ScoredAnswers) -> None:
             for row, prediction, confidence in columns
         ),
     )
-
-
-def _id_of(row: Mapping[str, Any], given: Collection[str]) -> Any:
-    if row["question_id"] is not None:
-        return row["question_id"]
-    return f"row-{row['row']}" if str(row["row"]) in given else row["row"]
 
 
 def _with_heat_maps(trainer: Any, family: "Family", cases: list[Case]) -> list[Case]:
