@@ -169,10 +169,8 @@ def _write_predictions(file: Path, answers: ScoredAnswers) -> None:
                 "image_id": row["image_id"],
                 "question": row["question"],
                 "answer": row["answer"],
-            }
-            | ({"answers": row["answers"]} if row.get("answers") else {})
-            | {
                 "answer_type": row["answer_type"],
+                **({"answers": row["answers"]} if row.get("answers") else {}),
                 "language": row["language"],
                 "prediction": prediction,
                 "confidence": round(float(confidence), 6),

@@ -45,6 +45,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "image_id": ("img_id",),
     "question_id": ("qid",),
     "language": ("q_lang",),
+    "group": ("patient_id", "patient", "subject_id", "subject", "study_id", "case_id"),
 }
 CHOICE = re.compile(r"(?:choice|option)[ _-]?([a-z]|\d)", re.IGNORECASE)  # a column for each option
 CHOICES = ("choices", "options")  # or one with all of them
@@ -112,7 +113,9 @@ class ColumnFinder:
             return similar[0]
         taken = set(self._given.values())
         aliases = [name for name in present if name not in taken and _letters(name) in ALIASES.get(field, ())]
-        if len(aliases) > 1:
+        if len(aliases) > 1 and field not in REQUIRED:  # then the first of our list
+            aliases.sort(key=lambda name: ALIASES[field].index(_letters(name)))
+        elif len(aliases) > 1:
             both = " and ".join(quoted(column) for column in aliases[:2])
             raise UserError(
                 f"{table}: the columns {both} may each be the {field}; choose one by --column_names "
