@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metrics.abstention import abstention_figures, risk_coverage
-from metrics.breakdown import breakdown
+from metrics.breakdown import OVERLAPS, breakdown
 from metrics.calibration import (
     calibration_error,
     calibration_error_interval,
@@ -215,6 +215,9 @@ def _describe(split: str, report: Mapping[str, Any]) -> str:
             f" With the best thresholds of SQuAD v2 for no answer, EM is {best['best_exact']:.2f} (at "
             f"{best['best_exact_thresh']:.3f}) and F1 {best['best_f1']:.2f} (at {best['best_f1_thresh']:.3f})."
         )
+    shared = next((entry["images"] for entry in report["figures"] if entry["value"] == OVERLAPS["same"]), 0)
+    if shared:
+        text = f"Images shared with training: {shared:,}. Figures of all rows measure memory in part.\n\n{text}"
     pictures = f"![Accuracy against confidence](reliability_{split}.png) ![Risk against coverage](risk_{split}.png)"
     return f"## {split.capitalize()}\n\n{_table_of_kinds(report['figures'])}\n\n{text}\n\n{pictures}\n"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from metrics.breakdown import NEIGHBOUR, NO_NEIGHBOUR
+from metrics.breakdown import NEIGHBOUR, NO_NEIGHBOUR, NOT_SHARED, SHARED
 from modeling.training.record import RECIPE_FILE, model_folder, read_record
 
 REPORT_FILE = Path("report/report.json")
@@ -59,6 +59,14 @@ FIGURES = (
         definition="mean of each answer's harmonic mean of precision and recall of words (in Chinese of characters, "
         "as in CMRC 2018), after the same normalisation",
         score="f1",
+    ),
+    Figure(
+        key="new_image_exact_match",
+        title="Exact Match on images that are not in training",
+        metric="exact_match",
+        definition="Exact Match over the questions whose image is not, by its pixels, among the training images",
+        group=SHARED,
+        value=NOT_SHARED,
     ),
     Figure(
         key="no_neighbour_exact_match",

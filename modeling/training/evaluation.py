@@ -107,12 +107,12 @@ def _save_figures(
 ) -> dict[str, dict[str, float]]:
     metrics = output.metrics
     own = {name.removeprefix(f"{split.prefix}_"): value for name, value in metrics.items()}
-    figures = {split.name: own}
-    apart = {
-        name.removeprefix("no_neighbour_"): value for name, value in own.items() if name.startswith("no_neighbour_")
-    }
-    if 0 < apart.get("total", 0) < own["total"]:
-        figures[f"{split.name}, no near neighbour in training"] = apart
+    shared = len({row["image"] for row in rows.select_columns(["image", "overlap"]) if row["overlap"] == "same"})
+    figures = {f"{split.name} (images shared with training: {shared:,})" if shared else split.name: own}
+    for part, title in (("new_image_", "image not in training"), ("no_neighbour_", "no near neighbour in training")):
+        some = {name.removeprefix(part): value for name, value in own.items() if name.startswith(part)}
+        if 0 < some.get("total", 0) < own["total"]:
+            figures[f"{split.name}, {title}"] = some
     if MAJORITY in baselines:
         majority = score_answers(rows, baselines[MAJORITY])
         figures[f"{split.name}, majority answer to the question"] = majority
