@@ -81,7 +81,7 @@ def score_answers(
 def _by_overlap(rows: Sequence[Mapping[str, Any]], scores: np.ndarray, accurate: Sequence[bool]) -> dict[str, float]:
     """The figures with `no_neighbour_` and `new_image_` in front."""
     overlaps = [row.get("overlap") for row in rows]
-    parts = {"no_neighbour": ("none",)} if any(overlaps) else {}
+    parts: dict[str, tuple[str, ...]] = {"no_neighbour": ("none",)} if any(overlaps) else {}
     if "same" in overlaps:
         parts["new_image"] = ("none", "near")
     metrics: dict[str, float] = {}

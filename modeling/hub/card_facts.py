@@ -168,6 +168,10 @@ class CardFacts:
         """The data set: name, Hub id, licence, language, citation and counts of its splits."""
         return self.record["dataset"]
 
+    def data_of(self, split: str) -> dict[str, Any]:
+        """The data set of a split; the test split may be of another one."""
+        return (split == "test" and self.record.get("eval_dataset")) or self.data
+
     @property
     def results(self) -> list[Result]:
         """The figures of all splits."""
