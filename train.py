@@ -92,6 +92,7 @@ def load_data(data_args: DataArguments, args: AnyTrainingArguments) -> DatasetDi
     """
     options = vars(data_args).copy()
     limits = {split: options.pop(name) for split, name in SAMPLE_LIMITS.items()}
+    del options["drop_leaking_rows"]  # which stands in `leaks`
     with args.main_process_first(desc="loading the data set"):
         skipped = Path(args.output_dir) / "skipped_rows.jsonl" if args.process_index == 0 else None
         dataset = load_vqa_dataset(**options, skipped_rows_file=skipped)

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from metrics.accuracy import is_accurate
 from metrics.intervals import mean_with_interval
 from metrics.squad_v2.scoring import normalize_answer
-from metrics.vqa import ANSWER_TYPES, AnswerScores, ScoredAnswers, all_scores
+from metrics.vqa import ANSWER_TYPES, AnswerScores, ScoredAnswers, all_scores, are_accurate
 
 KINDS = ("content_type", "modality", "location", "language")  # columns; each of their values is a kind of question
 YES_NO = ("yes", "no", "是", "是的", "否", "不是")
@@ -18,7 +17,7 @@ def breakdown(answers: ScoredAnswers, baselines: Mapping[str, Sequence[str]]) ->
     """Figures of all questions and of each kind of question, in percent.
 
     Args:
-        answers: their rows have `answer`, `answer_type`, `image_id` and the columns of `KINDS`.
+        answers: their rows have `answer` (some also `answers`), `answer_type`, `image_id` and the columns of `KINDS`.
         baselines: other answers to the same rows, by name.
 
     Returns:
@@ -28,9 +27,7 @@ def breakdown(answers: ScoredAnswers, baselines: Mapping[str, Sequence[str]]) ->
         of each baseline.
     """
     rows, scores = answers.rows, answers.scores
-    accurate = np.array(
-        [is_accurate(text, row["answer"]) for row, text in zip(rows, answers.predictions, strict=True)]
-    )
+    accurate = np.array(are_accurate(rows, answers.predictions))
     exact_matches = {name: all_scores(rows, texts)[:, 0] for name, texts in baselines.items()}
     table = []
     for group, value, chosen in _kinds(rows):

@@ -18,7 +18,7 @@ from processing.sources import read_source
 from processing.sources.rows import Row, Source
 from processing.sources.slake import read_slake_boxes
 from processing.sources.values import language_code
-from processing.splits import LEFT_OUT, hold_out_tuning_rows, refuse_leaks, split_by_image
+from processing.splits import LEFT_OUT, hold_out_tuning_rows, overlaps, refuse_leaks, split_rows
 from processing.spool import Spool
 from processing.storage import write_jsonl
 from processing.validation import RowChecker
@@ -38,8 +38,9 @@ def load_vqa_dataset(
     dataset_config: str | None = None,
     dataset_revision: str | None = None,
     on_bad_rows: str = "skip",
-    drop_leaking_rows: bool = False,
+    leaks: str = "refuse",
     allow_no_answer: bool = False,
+    split_by: str | None = None,
     split_seed: int = 0,
     tuning_split: bool = False,
     skipped_rows_file: str | Path | None = None,
@@ -52,9 +53,9 @@ def load_vqa_dataset(
         column_names, image_folder: for tables, see `read_source`.
         dataset_config, dataset_revision: for data sets that have them, see `read_source`.
         on_bad_rows: `skip` warns and writes them to `skipped_rows_file`; `error` refuses the data set.
-        drop_leaking_rows: see `processing.splits.refuse_leaks`.
+        leaks: see `processing.splits.refuse_leaks`.
         allow_no_answer: keeps rows with an empty answer.
-        split_seed: seed of the split by image where the data set has none, and of `tuning_split`.
+        split_by, split_seed: see `processing.splits.split_rows`; the seed is also that of `tuning_split`.
         tuning_split: see `processing.splits.hold_out_tuning_rows`.
 
     Returns:
@@ -82,12 +83,12 @@ def load_vqa_dataset(
             raise UserError(f"--dataset {dataset}: it holds no rows at all.")
         new_ids = good.unique_ids()
         places = good.places()
-        split_by_image(places, split_seed)
-        refuse_leaks(places, drop_leaking_rows=drop_leaking_rows)
+        split_rows(places, split_seed, split_by)
+        refuse_leaks(places, leaks)
         if tuning_split:
             hold_out_tuning_rows(places, split_seed)
         info = describe_source(source, places.used_images(places.split != LEFT_OUT))
-        return good.to_dataset_dict(places.split, new_ids, info)
+        return good.to_dataset_dict(places.split, overlaps(places), new_ids, info)
 
 
 def _read_rows(source: Source, language: str) -> tuple[Spool[Row], dict[str, None]]:

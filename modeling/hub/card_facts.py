@@ -75,6 +75,15 @@ FIGURES = (
         group="answer_type",
         value="CLOSED",
     ),
+    Figure(
+        key="choice_accuracy",
+        title="Choice accuracy",
+        metric="accuracy",
+        definition="share of the questions with options whose right option the model chooses",
+        score="choice_accuracy",
+        group="choices",
+        value="all",
+    ),
 )
 
 
@@ -163,7 +172,8 @@ def read_card_facts(folder: str | Path) -> CardFacts:
 
 
 def _results(split: str, report: dict[str, Any]) -> Iterator[Result]:
-    entries = {(entry["group"], entry["value"]): entry for entry in report["figures"]}
+    parts = report["figures"] + report.get("choices", [])  # reports of older versions have no choices
+    entries = {(entry["group"], entry["value"]): entry for entry in parts}
     for figure in FIGURES:
         entry = entries.get((figure.group, figure.value))
         if entry is not None and figure.score in entry:  # reports of older versions have no accuracy

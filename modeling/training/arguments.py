@@ -66,18 +66,28 @@ class DataArguments:
             "choices": ["skip", "error"],
         },
     )
-    drop_leaking_rows: bool = field(
-        default=False,
-        metadata={"help": "Remove training rows whose image is also in validation or test, instead of refusing."},
+    leaks: str = field(
+        default="refuse",
+        metadata={
+            "help": "What to do where an image or a group (patient) stands in two splits: refuse the data set, drop "
+            "the training rows, or keep all rows and tell their figures apart.",
+            "choices": ["refuse", "drop", "keep"],
+        },
     )
+    drop_leaking_rows: bool = field(default=False, metadata={"help": "Another name of --leaks drop."})
     allow_no_answer: bool = field(
         default=False,
         metadata={"help": "Keep rows with an empty answer, which SQuAD v2 reads as 'no answer'."},
     )
-    split_seed: int = field(
-        default=0,
-        metadata={"help": "Seed of the 80/10/10 split by image where the data set has no splits."},
+    split_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "Make new 80/10/10 splits by image, or by groups of near-identical images (neighbours); by "
+            "default a data set keeps its own splits, and gets one by image where it has none.",
+            "choices": ["image", "neighbours"],
+        },
     )
+    split_seed: int = field(default=0, metadata={"help": "Seed of the splits that are made."})
     tuning_split: bool = field(
         default=False,
         metadata={
@@ -91,6 +101,10 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         check_values(self)
+        if self.drop_leaking_rows and self.leaks == "keep":
+            raise UserError("--leaks keep and --drop_leaking_rows contradict each other; leave one of them out.")
+        if self.drop_leaking_rows:
+            self.leaks = "drop"
         for pair in self.column_names:
             if not all(pair.partition("=")):
                 raise UserError(f"--column_names {option_text(pair)}: expected field=column, as in image=file_name.")

@@ -82,7 +82,9 @@ def evaluate(trainer: Any, family: "Family", dataset: datasets.DatasetDict, spli
     }
     threshold = family.abstention_threshold(trainer)
     abstention = (threshold, trainer.args.target_risk) if threshold > 0 else None
-    return Evaluation(figures, make_report(answers, baselines, cases, thresholds, held_out, abstention), cases)
+    unknown = output.metrics.get(f"{split.prefix}_choice_out_of_vocabulary")
+    report = make_report(answers, baselines, cases, thresholds, held_out, abstention, unknown)
+    return Evaluation(figures, report, cases)
 
 
 def _baselines(dataset: datasets.DatasetDict, rows: datasets.Dataset) -> dict[str, list[str]]:
@@ -168,6 +170,7 @@ def _write_predictions(file: Path, answers: ScoredAnswers) -> None:
                 "question": row["question"],
                 "answer": row["answer"],
                 "answer_type": row["answer_type"],
+                **({"answers": row["answers"]} if row.get("answers") else {}),
                 "language": row["language"],
                 "prediction": prediction,
                 "confidence": round(float(confidence), 6),

@@ -17,6 +17,8 @@ RECIPE_FIELDS = frozenset(
         "column_names",
         "on_bad_rows",
         "drop_leaking_rows",
+        "leaks",
+        "split_by",
         "allow_no_answer",
         "split_seed",
         "tuning_split",
