@@ -66,7 +66,7 @@ def write_phantoms(
     """
     folder = Path(folder).absolute()
     if slices is not None and not SLICES[0] <= slices <= SLICES[1]:
-        raise UserError(f"A patient can't have {slices} slices: give {SLICES[0]} to {SLICES[1]}.")
+        raise UserError(f"slices is {slices}: give each patient {SLICES[0]} to {SLICES[1]}.")
     if num_images < (least := MIN_IMAGES * (slices or 1)):
         raise UserError(
             f"num_images is {num_images}, too few for every kind of image in every split: give {least} or more."

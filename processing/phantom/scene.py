@@ -156,7 +156,7 @@ class Scene:
     def section(self, cx: float, cy: float, rx: float, ry: float, turn: float = 0.0) -> Ellipse:
         """What an ellipse of level 0 is at this level: a section of an ellipsoid whose axis is oblique."""
         *slopes, centre = self.drift.uniform(-0.4, 0.4, 3).tolist()
-        # An ellipsoid of half height 1 whose centre lies at `centre`; that of an organ is longer than wide.
+        # Its centre lies at up to 0.4 of its half height, which is 1.5 times the larger radius.
         square = 1 - (self.level / (1.5 * max(rx, ry)) - centre) ** 2
         scale = math.sqrt(max(square, 0.05) / (1 - centre**2))
         return cx + slopes[0] * self.level, cy + slopes[1] * self.level, scale * rx, scale * ry, turn
