@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metrics.abstention import abstention_figures, risk_coverage
-from metrics.breakdown import breakdown
+from metrics.breakdown import OVERLAPS, breakdown
 from metrics.calibration import (
     calibration_error,
     calibration_error_interval,
@@ -45,6 +45,9 @@ of images (Clopper and Pearson). Fewer than ten images have no interval.
 - Several gold answers to a question: each score is the best over them.
 - Two baselines: the most frequent answer of the training rows, which reads neither question nor image, and the most
   frequent answer to the same question, which does not see the image.
+- Near neighbour in training: some training image is the next slice of the same scan, or the same picture cut or
+  compressed in another way (thumbnails of 32 x 32 grey values that correlate above 0.95), or an image of the same
+  group, such as a patient. Such questions measure memory in part; those with none are the ones to quote.
 - A right answer is an exact match whose signs are those of the gold answer, so HER2- is wrong where HER2+ is right.
 - Confidence is calibrated if, of the answers with a confidence of 80 %, four in five are right. The expected
   calibration error (ECE) is the mean distance from that over 15 bins. Chance alone makes it larger than 0: beside it
@@ -212,6 +215,9 @@ def _describe(split: str, report: Mapping[str, Any]) -> str:
             f" With the best thresholds of SQuAD v2 for no answer, EM is {best['best_exact']:.2f} (at "
             f"{best['best_exact_thresh']:.3f}) and F1 {best['best_f1']:.2f} (at {best['best_f1_thresh']:.3f})."
         )
+    shared = next((entry["images"] for entry in report["figures"] if entry["value"] == OVERLAPS["same"]), 0)
+    if shared:
+        text = f"Images shared with training: {shared:,}. Figures of all rows measure memory in part.\n\n{text}"
     pictures = f"![Accuracy against confidence](reliability_{split}.png) ![Risk against coverage](risk_{split}.png)"
     return f"## {split.capitalize()}\n\n{_table_of_kinds(report['figures'])}\n\n{text}\n\n{pictures}\n"
 

@@ -46,6 +46,9 @@ def score_answers(
         `exact_match` and `f1` (see `answer_scores`), `accuracy` (see `metrics.accuracy`) and `total` of all rows;
         `exact_match`, `f1` and `total` with `open_` or `closed_` in front of the rows of an answer type, if there are
         any. Where there are rows with `choices` also `choice_accuracy` and `choice_total` (see `metrics.choices`).
+        Where rows have an `overlap` with the training rows (`processing.splits.overlaps`) also `exact_match`, `f1`,
+        `accuracy` and `total` with `no_neighbour_` in front, of those whose image has no near neighbour in training,
+        and where the very image of some is in training, with `new_image_` in front of the others.
         Where there are rows in Chinese also `squad_v2_exact` and `squad_v2_f1`, which compare words in all languages.
         Where there are rows without an answer also `HasAns_*`, `NoAns_*` and the best thresholds, as the
         `squad_v2` module names them; they compare words too.
@@ -63,7 +66,7 @@ def score_answers(
         if chosen:
             group = _exact_match_and_f1(scores[chosen]) | {"total": len(chosen)}
             metrics |= {f"{answer_type.lower()}_{name}": value for name, value in group.items()}
-    metrics |= choice_accuracy(rows, predictions)
+    metrics |= choice_accuracy(rows, predictions) | _by_overlap(rows, scores, accurate)
     in_chinese = any(row["language"] == "zh" for row in rows)
     without_answer = any(not row["answer"] for row in rows)
     if in_chinese or without_answer:
@@ -72,6 +75,23 @@ def score_answers(
             metrics |= {"squad_v2_exact": squad_v2["exact"], "squad_v2_f1": squad_v2["f1"]}
         if without_answer:
             metrics |= {name: value for name, value in squad_v2.items() if name not in ("exact", "f1", "total")}
+    return metrics
+
+
+def _by_overlap(rows: Sequence[Mapping[str, Any]], scores: np.ndarray, accurate: Sequence[bool]) -> dict[str, float]:
+    """The figures with `no_neighbour_` and `new_image_` in front."""
+    overlaps = [row.get("overlap") for row in rows]
+    parts: dict[str, tuple[str, ...]] = {"no_neighbour": ("none",)} if any(overlaps) else {}
+    if "same" in overlaps:
+        parts["new_image"] = ("none", "near")
+    metrics: dict[str, float] = {}
+    for part, kinds in parts.items():
+        chosen = [i for i, overlap in enumerate(overlaps) if overlap in kinds]
+        figures: dict[str, float] = {"total": len(chosen)}
+        if chosen:
+            right = sum(accurate[i] for i in chosen)
+            figures |= _exact_match_and_f1(scores[chosen]) | {"accuracy": 100.0 * right / len(chosen)}
+        metrics |= {f"{part}_{name}": value for name, value in figures.items()}
     return metrics
 
 

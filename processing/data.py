@@ -12,13 +12,23 @@ from tqdm import tqdm
 
 from processing.errors import UserError, shorten
 from processing.good_rows import GoodRows
-from processing.known_data_sets import describe_source
+from processing.known_data_sets import SourceInfo, describe_source
 from processing.problems import Problem, describe_problems
 from processing.sources import read_source
 from processing.sources.rows import Row, Source
 from processing.sources.slake import read_slake_boxes
 from processing.sources.values import language_code
-from processing.splits import LEFT_OUT, hold_out_tuning_rows, overlaps, refuse_leaks, split_rows
+from processing.splits import (
+    LEFT_OUT,
+    TEST,
+    Places,
+    choose_to_evaluate,
+    hold_out_tuning_rows,
+    overlaps,
+    refuse_leaks,
+    refuse_shared,
+    split_rows,
+)
 from processing.spool import Spool
 from processing.storage import write_jsonl
 from processing.validation import RowChecker
@@ -43,6 +53,7 @@ def load_vqa_dataset(
     split_by: str | None = None,
     split_seed: int = 0,
     tuning_split: bool = False,
+    eval_dataset: str | None = None,
     skipped_rows_file: str | Path | None = None,
 ) -> datasets.DatasetDict:
     """Loads, validates and splits a data set.
@@ -57,6 +68,9 @@ def load_vqa_dataset(
         allow_no_answer: keeps rows with an empty answer.
         split_by, split_seed: see `processing.splits.split_rows`; the seed is also that of `tuning_split`.
         tuning_split: see `processing.splits.hold_out_tuning_rows`.
+        eval_dataset: another data set, whose test split becomes the test split here. Where it has none it is the
+            validation split, and all rows where it has no splits. Only the language and what to do with bad rows
+            count for it of the other options.
 
     Returns:
         The splits `train`, `validation` and `test` as far as there are rows for them, with the features `SCHEMA` and,
@@ -66,29 +80,58 @@ def load_vqa_dataset(
         UserError: the data set can't be used; the message says why and what to do.
     """
     source = read_source(dataset, column_names, image_folder, config=dataset_config, revision=dataset_revision)
-    rows, names = _read_rows(source, language)
-    with GoodRows() as good:
-        bad = _check_rows(rows, RowChecker(source, names, allow_no_answer=allow_no_answer), good, source.kind)
+    other = None if eval_dataset is None else read_source(eval_dataset)
+
+    def load(source: Source, name: str, rows: GoodRows) -> None:
+        bad, total = _load(source, rows, language, allow_no_answer)
         if bad:
-            report = describe_problems(bad, len(rows))
+            report = describe_problems(bad, total)
             if on_bad_rows == "error":
-                raise UserError(f"--dataset {dataset}: {report}\nFix them, or skip them with --on_bad_rows skip.")
-            if len(bad) == len(rows):
-                raise UserError(f"--dataset {dataset}: no rows left. {report}")
+                raise UserError(f"{name}: {report}\nFix them, or skip them with --on_bad_rows skip.")
+            if len(bad) == total:
+                raise UserError(f"{name}: no rows left. {report}")
             if skipped_rows_file is not None:
-                write_jsonl(skipped_rows_file, bad)
+                skipped.extend(bad)
+                write_jsonl(skipped_rows_file, skipped)
                 report += f"\n  They are skipped, and listed in {skipped_rows_file}."
             logger.warning("%s", report)
-        elif not good:
-            raise UserError(f"--dataset {dataset}: it holds no rows at all.")
-        new_ids = good.unique_ids()
-        places = good.places()
+        elif not rows:
+            raise UserError(f"{name}: it holds no rows at all.")
+
+    skipped: Spool[Row] = Spool()
+    with GoodRows() as rows, GoodRows() as other_rows:
+        load(source, f"--dataset {dataset}", rows)
+        places = rows.places()
         split_rows(places, split_seed, split_by)
         refuse_leaks(places, leaks)
         if tuning_split:
             hold_out_tuning_rows(places, split_seed)
-        info = describe_source(source, places.used_images(places.split != LEFT_OUT))
-        return good.to_dataset_dict(places.split, overlaps(places), new_ids, info)
+        if other is not None:
+            load(other, f"--eval_dataset {eval_dataset}", other_rows)
+            others = other_rows.places()
+            choose_to_evaluate(others)
+            places.split[places.split == TEST] = LEFT_OUT
+            refuse_shared(places, others, leaks)
+        result = rows.to_dataset_dict(places.split, overlaps(places), _describe(source, places))
+        if other is not None:
+            overlap, info = overlaps(others, places), _describe(other, others)
+            result |= other_rows.to_dataset_dict(others.split, overlap, info, sum(map(len, result.values())))
+        return result
+
+
+def _describe(source: Source, places: Places) -> SourceInfo:
+    return describe_source(source, places.used_images(places.split != LEFT_OUT))
+
+
+def _load(source: Source, rows: GoodRows, language: str, allow_no_answer: bool) -> tuple[Spool[Row], int]:
+    """Reads and checks the rows of a source.
+
+    Returns:
+        The bad rows, and the number of all rows of the language.
+    """
+    raw, names = _read_rows(source, language)
+    checker = RowChecker(source, names, allow_no_answer=allow_no_answer)
+    return _check_rows(raw, checker, rows, source.kind), len(raw)
 
 
 def _read_rows(source: Source, language: str) -> tuple[Spool[Row], dict[str, None]]:

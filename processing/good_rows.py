@@ -111,7 +111,7 @@ class GoodRows:
     def _repeated(self) -> np.ndarray:
         return np.sort(self._ids.repeated())
 
-    def unique_ids(self) -> dict[int, str]:
+    def _unique_ids(self) -> dict[int, str]:
         """New ids for rows whose id an earlier row of the split has, of which it warns once."""
         changes = self._ids.changes(
             self._repeated, lambda number: (self[number]["split"], self[number]["question_id"])
@@ -138,22 +138,23 @@ class GoodRows:
         return present | {"split": split}
 
     def to_dataset_dict(
-        self, split: np.ndarray, overlap: np.ndarray, new_ids: dict[int, str], info: datasets.DatasetInfo
+        self, split: np.ndarray, overlap: np.ndarray, info: datasets.DatasetInfo, first_number: int = 0
     ) -> datasets.DatasetDict:
         """The splits that have rows, each in a file of its own; numbers of rows count on from split to split.
 
         Args:
             split: of each row the place in `ORDER`; rows without one are left out.
             overlap: of each row the place in `OVERLAPS`; None is written where it is -1.
-            new_ids: of rows whose id is another's.
             info: of the data set.
+            first_number: of the first row.
         """
+        new_ids = self._unique_ids()
         features = datasets.Features(
             {**SCHEMA, **{name: kind for name, kind in OPTIONAL.items() if name in self._present}}
         )
         if self._ids_are_numbers and not new_ids:
             features["question_id"] = datasets.Value("int64")
-        result, start = datasets.DatasetDict(), 0
+        result, start = datasets.DatasetDict(), first_number
         for code, split_name in enumerate(ORDER):
             if not (split == code).any():
                 continue

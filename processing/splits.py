@@ -174,24 +174,62 @@ def hold_out_tuning_rows(places: Places, seed: int) -> None:
     )
 
 
-def overlaps(places: Places) -> np.ndarray:
+def choose_to_evaluate(places: Places) -> None:
+    """Makes a data set one test split: of its test rows, else of its validation rows, else of all its rows."""
+    present = set(np.unique(places.split).tolist())
+    chosen = next((split for split in (TEST, VALIDATION) if split in present), None)
+    own = places.split != LEFT_OUT if chosen is None else places.split == chosen
+    places.split[:] = np.where(own, TEST, LEFT_OUT)
+
+
+def refuse_shared(places: Places, others: Places, leaks: str) -> None:
+    """Looks for images of another data set, which is to be evaluated, among the training and validation rows.
+
+    Args:
+        leaks: as for `refuse_leaks`; rows are dropped here, and not in the other data set.
+
+    Raises:
+        UserError: there are some, and they are to be refused.
+    """
+    evaluated = {image.pixels for image in others.used_images(others.split >= 0)}
+    is_shared = np.array([image.pixels in evaluated for image in places.images], dtype=bool)
+    shared = np.flatnonzero(is_shared[places.image] & (places.split >= 0))
+    if not len(shared):
+        return
+    told = f"{is_shared.sum():,} images of --dataset are also in --eval_dataset ({len(shared):,} rows, the first is "
+    told += f"{places.where(shared[0])})"
+    if leaks == REFUSE:
+        raise UserError(f"{told}; add --leaks drop to leave these rows out, or --leaks keep to tell figures apart.")
+    logger.warning("%s: they are %s.", told, "left out" if leaks == DROP else "kept, and their figures told apart")
+    if leaks == DROP:
+        places.split[shared] = LEFT_OUT
+
+
+def overlaps(places: Places, training: Places | None = None) -> np.ndarray:
     """What training has seen of each row's image, as a place in `OVERLAPS`, ``(N,)``.
 
     `same` is an image of the same pixels in the training rows, `near` a near neighbour of it or an image of its group.
     It is -1 for training rows, and for all rows where there are none to train on.
+
+    Args:
+        training: has the training rows, where they are of another data set.
     """
+    own, training = training is None, training or places
     result = np.full(len(places.split), -1, dtype=np.int8)
-    training, evaluated = places.split == TRAIN, places.split > TRAIN
-    if not training.any() or not evaluated.any():
+    trained, evaluated = training.split == TRAIN, places.split > TRAIN
+    if not trained.any() or not evaluated.any():
         return result
-    pixels = places.pixels()
-    same = np.isin(pixels, pixels[training])
-    used = np.unique(places.image[evaluated & ~same])
-    near = np.zeros(len(places.images), dtype=bool)
-    thumbnails = [places.images[number].thumbnail for number in used]
-    near[used] = has_neighbour(thumbnails, [image.thumbnail for image in places.used_images(training)])
-    in_group = (places.group >= 0) & np.isin(places.group, places.group[training])
-    result[evaluated] = np.where(same, 2, np.where(near[places.image] | in_group, 1, 0))[evaluated]
+    images = training.used_images(trained)
+    pixels = {image.pixels for image in images}
+    overlap = np.array([2 if image.pixels in pixels else 0 for image in places.images], dtype=np.int8)
+    asked = [number for number in np.unique(places.image[evaluated]).tolist() if not overlap[number]]
+    overlap[asked] = has_neighbour(
+        [places.images[number].thumbnail for number in asked], [image.thumbnail for image in images]
+    )
+    result[evaluated] = overlap[places.image[evaluated]]
+    if own:
+        in_group = (places.group >= 0) & np.isin(places.group, places.group[trained])
+        result[evaluated & in_group & (result == 0)] = 1
     return result
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from metrics.breakdown import NEIGHBOUR, NO_NEIGHBOUR, NOT_SHARED, SHARED
 from modeling.training.record import RECIPE_FILE, model_folder, read_record
 
 REPORT_FILE = Path("report/report.json")
@@ -58,6 +59,31 @@ FIGURES = (
         definition="mean of each answer's harmonic mean of precision and recall of words (in Chinese of characters, "
         "as in CMRC 2018), after the same normalisation",
         score="f1",
+    ),
+    Figure(
+        key="new_image_exact_match",
+        title="Exact Match on images that are not in training",
+        metric="exact_match",
+        definition="Exact Match over the questions whose image is not, by its pixels, among the training images",
+        group=SHARED,
+        value=NOT_SHARED,
+    ),
+    Figure(
+        key="no_neighbour_exact_match",
+        title="Exact Match without near neighbours",
+        metric="exact_match",
+        definition="Exact Match over the questions whose image has no near neighbour among the training images",
+        group=NEIGHBOUR,
+        value=NO_NEIGHBOUR,
+    ),
+    Figure(
+        key="no_neighbour_f1",
+        title="F1 without near neighbours",
+        metric="f1",
+        definition="F1 over the same questions",
+        score="f1",
+        group=NEIGHBOUR,
+        value=NO_NEIGHBOUR,
     ),
     Figure(
         key="open_exact_match",
@@ -141,6 +167,10 @@ class CardFacts:
     def data(self) -> dict[str, Any]:
         """The data set: name, Hub id, licence, language, citation and counts of its splits."""
         return self.record["dataset"]
+
+    def data_of(self, split: str) -> dict[str, Any]:
+        """The data set of a split; the test split may be of another one."""
+        return (split == "test" and self.record.get("eval_dataset")) or self.data
 
     @property
     def results(self) -> list[Result]:

@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 FIGURES = ("exact_match", "f1", "accuracy")
 FIGURES_BY_TYPE = ("open_exact_match", "open_f1", "closed_exact_match", "closed_f1")
 FIGURES_WITHOUT_ANSWERS = ("HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1")
+FIGURES_WITHOUT_NEIGHBOURS = tuple(f"{part}_{name}" for part in ("no_neighbour", "new_image") for name in FIGURES)
 FIGURES_OF_SOME = (
     *FIGURES_BY_TYPE,
+    *FIGURES_WITHOUT_NEIGHBOURS,
     *FIGURES_WITHOUT_ANSWERS,
     "choice_accuracy",
 )  # only where validation has such rows

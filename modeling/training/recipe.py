@@ -13,6 +13,7 @@ RECIPE_FIELDS = frozenset(
         "dataset",
         "dataset_config",
         "dataset_revision",
+        "eval_dataset",
         "language",
         "column_names",
         "on_bad_rows",

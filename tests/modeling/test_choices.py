@@ -72,7 +72,14 @@ def test_vilt_learns_from_pmc_vqa_and_is_judged_by_choice_accuracy(tmp_path, cap
 
 
 def test_blip2_answers_omnimedvqa_among_its_options_and_so_does_the_command_line(tmp_path, capsys):
-    data = write(omni_med_vqa(), tmp_path / "data")
+    """The rows of four options have two right ones here, as if two people had answered."""
+    files = omni_med_vqa()
+    entries = json.loads(files["ACRIMA.json"])
+    for entry in entries:
+        if "option_D" in entry:
+            entry["gt_answer"] = [entry["gt_answer"], "A" if entry["gt_answer"] == "CT" else "CT", entry["gt_answer"]]
+    files["ACRIMA.json"] = json.dumps(entries).encode()
+    data = write(files, tmp_path / "data")
     dataset = load_vqa_dataset(str(data / "ACRIMA.json"))
     base = tiny_blip2("opt", dataset, tmp_path / "base")
     flags = [
@@ -90,7 +97,11 @@ def test_blip2_answers_omnimedvqa_among_its_options_and_so_does_the_command_line
     rows, lines = dataset["test"], predictions(run, "test")
     assert {len(row["choices"]) for row in rows} == {2, 4}
     assert all(line["prediction"] in row["choices"] for row, line in zip(rows, lines, strict=True))
-    right = [line["prediction"] == row["answer"] for row, line in zip(rows, lines, strict=True)]
+    for row, line in zip(rows, lines, strict=True):
+        other = "Fundus photography" if row["answer"] == "CT" else "CT"
+        assert row["answers"] == ([row["answer"], other, row["answer"]] if len(row["choices"]) == 4 else None)
+        assert line.get("answers") == row["answers"]
+    right = [line["prediction"] in line.get("answers", [line["answer"]]) for line in lines]
     assert results(run)["test_choice_accuracy"] == pytest.approx(100 * sum(right) / len(rows))
     assert "test_choice_out_of_vocabulary" not in results(run)
     capsys.readouterr()
