@@ -78,12 +78,16 @@ def keep_features(
 def gold_answers(dataset: datasets.DatasetDict) -> dict[int, dict[str, Any]]:
     """`answer`, `answer_type`, `language` and `overlap` of the rows to evaluate on, by their `row` number.
 
-    Where the data set has them, also `answers` and `choices`.
+    Where a split has them, also `answers` and `choices`; they are None for the rows of a split that has not.
     """
     columns = ["row", "answer", "answer_type", "language", "overlap"]
-    columns += [name for name in ("answers", "choices") if all(name in split.features for split in dataset.values())]
     evaluated = [rows for split, rows in dataset.items() if split != "train"]
-    return {row["row"]: row for rows in evaluated for row in rows.select_columns(columns)}
+    optional = [name for name in ("answers", "choices") if any(name in rows.features for rows in evaluated)]
+    return {
+        row["row"]: dict.fromkeys(optional) | row
+        for rows in evaluated
+        for row in rows.select_columns([name for name in columns + optional if name in rows.features])
+    }
 
 
 def stopping_callbacks(args: AnyTrainingArguments) -> list[EarlyStoppingCallback] | None:
