@@ -7,6 +7,7 @@ import pytest
 
 import train
 from modeling.hub.card import model_card
+from modeling.training.record import note_test_look
 from processing.answers import answer_identity
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
@@ -127,3 +128,11 @@ def test_several_gold_answers_and_options_of_the_other_data_set_count_everywhere
     assert (figures["test_out_of_vocabulary"], figures["test_choice_total"]) == (0, len(names))
     report = json.loads((out / "report" / "report.json").read_text())["test"]
     assert report["figures"][0]["exact_match"][0] == 100
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"test_looks": "often"}'])
+def test_a_record_of_others_costs_no_evaluation(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    note_test_look(tmp_path)
+    count = {"test_looks": 1} if "often" in content else None
+    assert (tmp_path / "run.json").read_text() == (json.dumps(count, indent=2) + "\n" if count else content)
