@@ -3,7 +3,9 @@
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +29,48 @@ logger = logging.getLogger(__name__)
 
 NAMED_LANGUAGES = 10  # that a message names
 PROGRESS_AFTER = 5  # seconds until a progress bar is shown
+
+
+@dataclass
+class CheckedRows:
+    """The rows of a data set, the good ones told from the bad ones.
+
+    Attributes:
+        source: of the rows.
+        total: how many there are, in the language that was asked for.
+        good: those that can be used.
+        bad: the others, in their order, with `problem`, `detail` and `where`.
+    """
+
+    source: Source
+    total: int
+    good: GoodRows
+    bad: Spool[Row]
+
+
+@contextmanager
+def checked_rows(
+    dataset: str,
+    *,
+    language: str = "en",
+    column_names: Iterable[str] = (),
+    image_folder: str | None = None,
+    dataset_config: str | None = None,
+    dataset_revision: str | None = None,
+    allow_no_answer: bool = False,
+) -> Iterator[CheckedRows]:
+    """The rows of a data set in the splits that it names itself, until the block ends; arguments as `load_vqa_dataset`.
+
+    Raises:
+        UserError: the data set can't be read, or it holds no rows.
+    """
+    source = read_source(dataset, column_names, image_folder, config=dataset_config, revision=dataset_revision)
+    rows, names = _read_rows(source, language)
+    if not rows:
+        raise UserError(f"--dataset {dataset}: it holds no rows at all.")
+    with GoodRows() as good:
+        bad = _check_rows(rows, RowChecker(source, names, allow_no_answer=allow_no_answer), good, source.kind)
+        yield CheckedRows(source, len(rows), good, bad)
 
 
 def load_vqa_dataset(
@@ -64,29 +108,33 @@ def load_vqa_dataset(
     Raises:
         UserError: the data set can't be used; the message says why and what to do.
     """
-    source = read_source(dataset, column_names, image_folder, config=dataset_config, revision=dataset_revision)
-    rows, names = _read_rows(source, language)
-    with GoodRows() as good:
-        bad = _check_rows(rows, RowChecker(source, names, allow_no_answer=allow_no_answer), good, source.kind)
+    with checked_rows(
+        dataset,
+        language=language,
+        column_names=column_names,
+        image_folder=image_folder,
+        dataset_config=dataset_config,
+        dataset_revision=dataset_revision,
+        allow_no_answer=allow_no_answer,
+    ) as checked:
+        good, bad = checked.good, checked.bad
         if bad:
-            report = describe_problems(bad, len(rows))
+            report = describe_problems(bad, checked.total)
             if on_bad_rows == "error":
                 raise UserError(f"--dataset {dataset}: {report}\nFix them, or skip them with --on_bad_rows skip.")
-            if len(bad) == len(rows):
+            if not good:
                 raise UserError(f"--dataset {dataset}: no rows left. {report}")
             if skipped_rows_file is not None:
                 write_jsonl(skipped_rows_file, bad)
                 report += f"\n  They are skipped, and listed in {skipped_rows_file}."
             logger.warning("%s", report)
-        elif not good:
-            raise UserError(f"--dataset {dataset}: it holds no rows at all.")
         new_ids = good.unique_ids()
         places = good.places()
         split_by_image(places, split_seed)
         refuse_leaks(places, drop_leaking_rows=drop_leaking_rows)
         if tuning_split:
             hold_out_tuning_rows(places, split_seed)
-        info = describe_source(source, places.used_images(places.split != LEFT_OUT))
+        info = describe_source(checked.source, places.used_images(places.split != LEFT_OUT))
         return good.to_dataset_dict(places.split, new_ids, info)
 
 

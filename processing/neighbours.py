@@ -11,12 +11,14 @@ from PIL import Image
 from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
 
 SIDE = 32  # of a thumbnail, in pixels
 THRESHOLD = 0.95  # of Pearson's correlation
 LOW_FREQUENCIES = 8  # of each axis, by which pairs are sifted
 BLOCK = 4096  # images compared at once with as many others
 ROUNDING = 1e-4  # of correlations in single precision
+PROGRESS_AFTER = 5  # seconds until a progress bar is shown
 
 
 def thumbnail(image: Image.Image) -> bytes:
@@ -40,6 +42,32 @@ def has_neighbour(thumbnails: Sequence[bytes], others: Sequence[bytes]) -> np.nd
     for pairs in _near_pairs(_unit_vectors(thumbnails), _unit_vectors(others)):
         found[pairs[0]] = True
     return found
+
+
+def near_pairs(thumbnails: Sequence[bytes], others: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """For each image the one among other images that correlates best with it, near or not.
+
+    Returns:
+        Its number, ``(N,)``, and the correlation, ``(N,)``; of equally good ones the first.
+
+    Raises:
+        ValueError: there are no others.
+    """
+    if not len(others):
+        raise ValueError("There are no images to compare with.")
+    ones, vectors = _unit_vectors(thumbnails), _unit_vectors(others)
+    best = np.zeros(len(ones), dtype=np.int64)
+    correlation = np.full(len(ones), -np.inf, dtype=np.float32)
+    blocks = [(i, j) for i in range(0, len(ones), BLOCK) for j in range(0, len(vectors), BLOCK)]
+    for i, j in tqdm(blocks, "Comparing images", unit="block", delay=PROGRESS_AFTER):
+        rows = slice(i, i + BLOCK)
+        products = ones[rows] @ vectors[j : j + BLOCK].T
+        found = products.argmax(axis=1)
+        values = products[np.arange(len(found)), found]
+        better = values > correlation[rows]
+        best[rows][better] = j + found[better]
+        correlation[rows][better] = values[better]
+    return best, correlation.clip(-1, 1)
 
 
 def _unit_vectors(thumbnails: Sequence[bytes]) -> np.ndarray:

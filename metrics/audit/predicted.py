@@ -1,0 +1,69 @@
+"""Figures of a file of predictions, with and without the images that training has nearly seen."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metrics.audit.overlaps import KINDS
+from metrics.protocols.figures import make_figures
+from metrics.protocols.formats import read_predictions
+from metrics.protocols.joining import first_ids, join
+from processing.errors import UserError
+from processing.question_ids import id_of_row
+
+WITHOUT = "no such image in training"
+TITLES = {"same": "the very image in training", "near": "a near-identical one in training", "none": WITHOUT}
+
+
+def predicted_figures(
+    file: Path, dataset: Mapping[str, Any], split: str, overlap_of: Mapping[int, str]
+) -> dict[str, Any]:
+    """The figures of predictions for a split under every protocol of `metrics.protocols`.
+
+    Args:
+        file: of the predictions.
+        dataset: the splits, as `load_vqa_dataset` returns them.
+        split: that the predictions are for.
+        overlap_of: of each row of the split, by its number `row`, the kind of `metrics.audit.overlaps.KINDS`.
+
+    Returns:
+        `file`, `format`, `split`; counts of `questions`, of `strangers` (predictions for no question of the split), of
+        questions that are `missing` and of `empty` predictions; and `figures`: of all questions, and of those of each
+        kind that has any.
+
+    Raises:
+        UserError: the file can't be read, or joined with the data set.
+    """
+    predictions = read_predictions(file)
+    if not predictions.format.has_ids:
+        raise UserError(
+            f"--predictions {file}: {predictions.format.name} have no ids of questions, so their images can't be found; "
+            "score them by python -m metrics.protocols."
+        )
+    joined = join(predictions, dataset, split)
+    rows = dataset[split].select_columns(["question_id", "row"])
+    given = {str(row["question_id"]) for row in rows}
+    kinds = {str(id_of_row(row, given)): overlap_of[row["row"]] for row in rows}
+    figures = [{"of": "all questions", "figures": _figures(joined.rows, joined.vocabulary)}]
+    for kind in KINDS:
+        chosen = [row for row in joined.rows if kinds[row.id] == kind]
+        if chosen and len(chosen) < len(joined.rows):
+            figures.append({"of": TITLES[kind], "figures": _figures(chosen, joined.vocabulary)})
+    return {
+        "file": file.name,
+        "format": predictions.format.name,
+        "split": split,
+        "questions": len(joined.rows),
+        "strangers": _listed(joined.strangers),
+        "missing": _listed(joined.missing),
+        "empty": predictions.empty,
+        "figures": figures,
+    }
+
+
+def _figures(rows: Sequence[Any], vocabulary: Any) -> list[dict[str, Any]]:
+    return [figure._asdict() for figure in make_figures(rows, vocabulary)]
+
+
+def _listed(ids: Sequence[str]) -> dict[str, Any]:
+    return {"count": len(ids), "first": first_ids(ids) if ids else ""}

@@ -1,0 +1,110 @@
+"""What the audit finds, as one report that is written as JSON and shown as a page."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metrics.audit.findings import (
+    answer_distribution,
+    describe_bad_rows,
+    find_contradictions,
+    find_duplicates,
+    unseen_answers,
+)
+from metrics.audit.overlaps import describe_overlap, find_overlaps, overlap_of_rows
+from metrics.audit.predicted import predicted_figures
+from metrics.audit.question_only import question_alone
+from metrics.audit.table import Table, make_table
+from processing.data import CheckedRows
+from processing.errors import UserError
+from processing.known_data_sets import describe_source
+from processing.neighbours import THRESHOLD, clusters
+from processing.problems import describe_problems
+from processing.splits import LEFT_OUT, NO_SPLIT, ORDER, TRAIN, split_by_image
+
+logger = logging.getLogger(__name__)
+
+FAILURES = {
+    "leaks": "images that stand in two splits",
+    "neighbours": "images of a later split that are nearly one of an earlier split",
+    "contradictions": "questions that are answered in two ways",
+    "bad_rows": "rows that can't be used",
+}
+
+
+def make_report(
+    checked: CheckedRows, name: str, *, split_seed: int = 0, predictions: Path | None = None, split: str | None = None
+) -> tuple[dict[str, Any], Table]:
+    """Audits a data set.
+
+    Args:
+        checked: its rows.
+        name: what the report calls it.
+        split_seed: of the split that a data set without one would get.
+        predictions: a file of a model's answers.
+        split: that they are for; by default test, or validation where there is no test split.
+
+    Returns:
+        The report: `data`, `bad_rows`, `splits` (of each the `answer_distribution`), `overlaps`, `duplicates`,
+        `contradictions`, `unseen_answers`, `question_alone`, and `predictions` or None; and the rows that it is of.
+
+    Raises:
+        UserError: no row can be used, some rows have a split and others none, or the predictions can't be read or
+            joined.
+    """
+    if not checked.good:
+        raise UserError(f"{name}: no rows left. {describe_problems(checked.bad, checked.total)}")
+    places = checked.good.places()
+    named = {int(code) for code in np.unique(places.split)} - {LEFT_OUT}
+    own_split = not named <= {NO_SPLIT, TRAIN}
+    if not own_split or NO_SPLIT in named:
+        split_by_image(places, split_seed)
+    info = describe_source(checked.source, places.used_images(places.split != LEFT_OUT))
+    table = make_table(checked.good, places.split)
+    logger.info("%s: %s rows on %s images.", name, f"{len(table.rows):,}", f"{len(table.images):,}")
+    overlaps = find_overlaps(table)
+    later = [code for code in table.splits() if code != TRAIN]
+    has_training = TRAIN in table.splits()
+    logger.info("What the questions alone reach ...")
+    report: dict[str, Any] = {
+        "data": {
+            "name": name,
+            "known_as": info.dataset_name,
+            "revision": info.revision,
+            "rows": checked.total,
+            "usable_rows": len(table.rows),
+            "images": len(table.images),
+            "groups_of_near_identical_images": int(clusters([image.thumbnail for image in table.images]).max()) + 1,
+            "near_identical_above": THRESHOLD,
+            "splits": "the data set's own" if own_split else f"by image, as train.py would split (seed {split_seed})",
+        },
+        "bad_rows": describe_bad_rows(checked.bad, checked.total),
+        "splits": {ORDER[code]: answer_distribution(table, table.of_split(code)) for code in table.splits()},
+        "overlaps": [describe_overlap(table, overlap) for overlap in overlaps],
+        "duplicates": find_duplicates(table),
+        "contradictions": find_contradictions(table),
+        "unseen_answers": {ORDER[code]: unseen_answers(table, code) for code in later if has_training},
+        "question_alone": {ORDER[code]: question_alone(table, code) for code in later if has_training},
+        "predictions": None,
+    }
+    if predictions is not None:
+        chosen = split or ("test" if "test" in report["splits"] else "validation")
+        dataset = checked.good.to_dataset_dict(places.split, checked.good.unique_ids(), info)
+        # The rows of the splits come in their order, one split after another, as their numbers do.
+        order = np.concatenate([table.of_split(code) for code in table.splits()])
+        kinds = overlap_of_rows(table, overlaps)
+        overlap_of = {number: kinds[row] for number, row in enumerate(order.tolist())}
+        report["predictions"] = predicted_figures(predictions, dataset, chosen, overlap_of)
+    return report, table
+
+
+def count_failures(report: dict[str, Any]) -> dict[str, int]:
+    """How often each of `FAILURES` was found."""
+    return {
+        "leaks": sum(overlap["same"]["images"] for overlap in report["overlaps"]),
+        "neighbours": sum(overlap["near"]["images"] for overlap in report["overlaps"]),
+        "contradictions": report["contradictions"]["questions"],
+        "bad_rows": report["bad_rows"]["rows"],
+    }
