@@ -22,12 +22,13 @@ from metrics.report import format_results, write_report
 from modeling.families import FAMILIES
 from modeling.hub.card import model_card
 from modeling.publish import pop_destination, preflight, publish
-from modeling.training.arguments import AnyTrainingArguments, DataArguments
+from modeling.training.arguments import AnyTrainingArguments
 from modeling.training.checkpoints import StopOnSigterm, explain_full_disk, find_checkpoint, pin_revision
 from modeling.training.checks import check_output_dir, check_rows
+from modeling.training.data_arguments import DataArguments
 from modeling.training.evaluation import TEST, VALIDATION, Evaluation, evaluate
 from modeling.training.parser import parse_arguments
-from modeling.training.record import base_model_of, write_record
+from modeling.training.record import base_model_of, note_test_look, write_record
 from processing.data import load_vqa_dataset
 from processing.errors import UserError, run_command
 from processing.row_values import counts_of
@@ -71,6 +72,9 @@ def main(argv: list[str]) -> None:
     evaluations: dict[str, Evaluation] = {}
     for split, wanted in ((VALIDATION, args.do_eval), (TEST, args.do_predict)):
         if wanted and split.name in dataset:
+            if split == TEST and not args.do_train and args.process_index == 0:
+                for folder in {os.path.realpath(args.output_dir), os.path.realpath(args.model_name_or_path)}:
+                    note_test_look(folder)
             evaluations[split.name] = evaluate(trainer, family, dataset, split)
 
     if trainer.is_world_process_zero():
@@ -91,7 +95,10 @@ def load_data(data_args: DataArguments, args: AnyTrainingArguments) -> DatasetDi
         UserError: the data set can't be used, or has no rows to train or test on.
     """
     options = vars(data_args).copy()
+    if data_args.eval_dataset is not None:
+        args.do_predict = True
     limits = {split: options.pop(name) for split, name in SAMPLE_LIMITS.items()}
+    del options["drop_leaking_rows"]  # which stands in `leaks`
     with args.main_process_first(desc="loading the data set"):
         skipped = Path(args.output_dir) / "skipped_rows.jsonl" if args.process_index == 0 else None
         dataset = load_vqa_dataset(**options, skipped_rows_file=skipped)

@@ -16,7 +16,7 @@ from transformers import Blip2Config
 from benchmarks.options import at_least
 from processing.errors import UserError, run_command
 
-ROW_BYTES = 281  # of a row of SLAKE in memory, with its boxes: `dataset.data.nbytes / len(dataset)`
+ROW_BYTES = 281  # of a row of SLAKE on disk, with its boxes: `dataset.data.nbytes / len(dataset)`
 OPT_27B = {  # facebook/opt-2.7b; the default of Blip2Config is a small OPT
     "model_type": "opt",
     "hidden_size": 2560,
@@ -159,7 +159,7 @@ def main(argv: list[str]) -> None:
     line("an image, once", cost.image / 1e12, "TFLOP")
     line("kept features of an image", cost.feature_bytes / 1e6, "MB")
     line("kept features of all", cost.feature_bytes * options.images / 1e9, "GB")
-    line("rows in memory", ROW_BYTES * options.questions / 1e9, "GB")
+    line("rows on disk", ROW_BYTES * options.questions / 1e9, "GB")
     line("features of all, once", hours(cost.image * options.images), "hours")
     line("training", hours(cost.training * trained), "hours")
     line("training, plain", hours(cost.training_plain * trained), "hours")

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from metrics.accuracy import is_accurate
 from metrics.intervals import mean_with_interval
 from metrics.squad_v2.scoring import normalize_answer
-from metrics.vqa import ANSWER_TYPES, AnswerScores, ScoredAnswers, all_scores
+from metrics.vqa import ANSWER_TYPES, AnswerScores, ScoredAnswers, all_scores, are_accurate
 
 KINDS = ("content_type", "modality", "location", "language")  # columns; each of their values is a kind of question
+NEIGHBOUR = "near neighbour in training"
+NO_NEIGHBOUR = "none"
+SHARED, NOT_SHARED = "image shared with training", "no"
+OVERLAPS = {"none": NO_NEIGHBOUR, "near": "yes", "same": "the same image"}  # by `processing.splits.OVERLAPS`
 YES_NO = ("yes", "no", "是", "是的", "否", "不是")
 
 
@@ -18,7 +21,7 @@ def breakdown(answers: ScoredAnswers, baselines: Mapping[str, Sequence[str]]) ->
     """Figures of all questions and of each kind of question, in percent.
 
     Args:
-        answers: their rows have `answer`, `answer_type`, `image_id` and the columns of `KINDS`.
+        answers: their rows have `answer` (some also `answers`), `answer_type`, `image_id` and the columns of `KINDS`.
         baselines: other answers to the same rows, by name.
 
     Returns:
@@ -28,9 +31,7 @@ def breakdown(answers: ScoredAnswers, baselines: Mapping[str, Sequence[str]]) ->
         of each baseline.
     """
     rows, scores = answers.rows, answers.scores
-    accurate = np.array(
-        [is_accurate(text, row["answer"]) for row, text in zip(rows, answers.predictions, strict=True)]
-    )
+    accurate = np.array(are_accurate(rows, answers.predictions))
     exact_matches = {name: all_scores(rows, texts)[:, 0] for name, texts in baselines.items()}
     table = []
     for group, value, chosen in _kinds(rows):
@@ -50,6 +51,12 @@ def breakdown(answers: ScoredAnswers, baselines: Mapping[str, Sequence[str]]) ->
 def _kinds(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[int]]]:
     """Group, value and the numbers of the rows of each kind that has any."""
     yield "all", "", list(range(len(rows)))
+    overlaps = [row.get("overlap") for row in rows]
+    if "same" in overlaps:
+        yield SHARED, NOT_SHARED, [i for i, overlap in enumerate(overlaps) if overlap in ("none", "near")]
+    for overlap, value in OVERLAPS.items():
+        if chosen := [i for i, found in enumerate(overlaps) if found == overlap]:
+            yield NEIGHBOUR, value, chosen
     for answer_type in ANSWER_TYPES:
         if chosen := [i for i, row in enumerate(rows) if row["answer_type"] == answer_type]:
             yield "answer_type", answer_type, chosen

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from metrics.grounding import Box, Pointing, named_boxes, point
-from metrics.vqa import ScoredAnswers
+from metrics.vqa import ScoredAnswers, golds
 from processing.images import open_image
 from processing.storage import write_atomically
 
@@ -121,7 +121,7 @@ def _page_entry(split: str, case: Case, images: _Thumbnails) -> dict[str, Any]:
         "modality": row["modality"],
         "location": row["location"],
         "language": row["language"],
-        "gold": row["answer"],
+        "gold": " / ".join(dict.fromkeys(golds(row))),
         "given": case.prediction,
         "confidence": round(case.confidence, 4),
         "heat": None if case.heat is None else _data_uri(_transparent_picture(case.heat), "PNG"),

@@ -124,7 +124,7 @@ def read_predictions(run: Path, split: str) -> list[dict[str, Any]]:
 
 
 def _question_key(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("id", "image_id", "question", "answer"))
+    return tuple(str(row.get(name)) for name in ("id", "image_id", "question", "answer", "answers"))
 
 
 def main(argv: list[str]) -> None:

@@ -13,6 +13,7 @@ from metrics.cases import COLORS, OPACITY, Case, brightness
 from processing.images import open_image
 
 TITLES = {"exact_match": "EM", "f1": "F1", "open_exact_match": "OPEN EM", "closed_exact_match": "CLOSED EM"}
+CHOICE_TITLES = {"choice_accuracy": "choice"}  # only where rows have choices
 CASES_IN_A_ROW = 5
 ACCENT = "#0b6e75"
 
@@ -23,7 +24,7 @@ def plot_curves(log_history: Sequence[Mapping[str, Any]], folder: str | Path) ->
     A curve without points is left out, and so is a picture without curves.
     """
     loss = {"training": _points(log_history, "loss"), "validation": _points(log_history, "eval_loss")}
-    scores = {title: _points(log_history, f"eval_{key}") for key, title in TITLES.items()}
+    scores = {title: _points(log_history, f"eval_{key}") for key, title in (TITLES | CHOICE_TITLES).items()}
     _plot_by_epoch(loss, "loss", Path(folder) / "loss.png")
     _plot_by_epoch(scores, "percent of validation questions", Path(folder) / "metrics.png")
 

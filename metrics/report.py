@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metrics.abstention import abstention_figures, risk_coverage
-from metrics.breakdown import breakdown
+from metrics.breakdown import OVERLAPS, breakdown
 from metrics.calibration import (
     calibration_error,
     calibration_error_interval,
@@ -17,9 +17,10 @@ from metrics.calibration import (
     reliability,
 )
 from metrics.cases import Case, write_error_page
+from metrics.choices import choice_figures
 from metrics.grounding import grounding_figures
 from metrics.intervals import MIN_IMAGES, interval_text
-from metrics.plots import TITLES, plot_pointing, plot_reliability, plot_risk
+from metrics.plots import CHOICE_TITLES, TITLES, plot_pointing, plot_reliability, plot_risk
 from metrics.vqa import ScoredAnswers
 from processing.storage import write_atomically
 
@@ -41,14 +42,24 @@ of images (Clopper and Pearson). Fewer than ten images have no interval.
   those of CMRC 2018, by characters.
 - Recall and BLEU-1, of OPEN questions: the share of the gold words that were answered, as LLaVA-Med counts it, and
   BLEU of single words.
+- Several gold answers to a question: each score is the best over them.
 - Two baselines: the most frequent answer of the training rows, which reads neither question nor image, and the most
   frequent answer to the same question, which does not see the image.
+- Near neighbour in training: some training image is the next slice of the same scan, or the same picture cut or
+  compressed in another way (thumbnails of 32 x 32 grey values that correlate above 0.95), or an image of the same
+  group, such as a patient. Such questions measure memory in part; those with none are the ones to quote.
 - A right answer is an exact match whose signs are those of the gold answer, so HER2- is wrong where HER2+ is right.
 - Confidence is calibrated if, of the answers with a confidence of 80 %, four in five are right. The expected
   calibration error (ECE) is the mean distance from that over 15 bins. Chance alone makes it larger than 0: beside it
   stands the mean ECE that a perfectly calibrated model with as many answers of these confidences has.
 - Risk is the share of wrong ones among the answers given, coverage the share of the questions that are answered.
 """
+CHOICES_HEAD = """Questions whose rows have options, one of which the model chooses.
+
+- Choice accuracy: the share of the questions whose right option is chosen. By chance: that of an option drawn at
+  random.
+- Right: the place of the right option, A the first one. Chosen: how often an option of that place is chosen, over all
+  these questions."""
 GROUNDING_HEAD = """Heat maps of {questions:,} questions that name something with a box in the data, themselves or in
 their gold answer.
 
@@ -62,9 +73,11 @@ their gold answer.
 def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
     """A table with a line for each name: the number of questions and the figures in percent."""
     width = max(len(name) for name in results)
-    lines = [f"{'':{width}}  {'questions':>9}" + "".join(f"  {title:>9}" for title in TITLES.values())]
+    has_choices = any(CHOICE_TITLES.keys() & figures.keys() for figures in results.values())
+    titles = TITLES | CHOICE_TITLES if has_choices else TITLES
+    lines = [f"{'':{width}}  {'questions':>9}" + "".join(f"  {title:>9}" for title in titles.values())]
     for name, figures in results.items():
-        cells = (f"{figures[key]:9.2f}" if key in figures else f"{'-':>9}" for key in TITLES)
+        cells = (f"{figures[key]:9.2f}" if key in figures else f"{'-':>9}" for key in titles)
         lines.append(f"{name:{width}}  {figures['total']:9,}" + "".join(f"  {cell}" for cell in cells))
     return "\n".join(lines)
 
@@ -76,6 +89,7 @@ def make_report(
     thresholds: Mapping[str, float] | None = None,
     held_out: np.ndarray | None = None,
     abstention: tuple[float, float | None] | None = None,
+    out_of_vocabulary: int | None = None,
 ) -> dict[str, Any]:
     """The content of the report of a split.
 
@@ -88,9 +102,11 @@ def make_report(
             these rows.
         abstention: the confidence below which the model is silent, and the target risk that it was chosen for, 0 to 1,
             None where that is not known. Without it the model answers every question.
+        out_of_vocabulary: as for `metrics.choices.choice_figures`.
 
     Returns:
-        `wrong`: the number of wrong answers. `grounding`: of `grounding_figures`, empty without cases with `pointing`.
+        `wrong`: the number of wrong answers. `choices`: of `choice_figures`, empty without rows with choices.
+        `grounding`: of `grounding_figures`, empty without cases with `pointing`.
         `figures`: of `breakdown`. `calibration`: `judged_on`, the confidences that it is of; mean confidence, ECE with
         its interval and the ECE of a perfectly calibrated model (0 to 1), log loss (nats) and the bins of the
         reliability diagram. `silence`: the area under risk against coverage, the coverage at each of `RISKS`, the
@@ -100,6 +116,7 @@ def make_report(
     return {
         "wrong": int((answers.correct == 0).sum()),
         "grounding": grounding_figures(pointing) if pointing else [],
+        "choices": choice_figures(answers.rows, answers.predictions, out_of_vocabulary),
         "figures": breakdown(answers, baselines),
         "calibration": _calibration(answers, held_out),
         "silence": _abstention(answers, thresholds or {}, abstention),
@@ -163,6 +180,8 @@ def write_report(
         plot_reliability(report["calibration"]["bins"], folder / f"reliability_{split}.png")
         plot_risk(report["silence"]["curve"], folder / f"risk_{split}.png")
         parts.append(_describe(split, report))
+        if report["choices"]:
+            parts.append(_describe_choices(report["choices"]))
         if report["grounding"]:
             plot_pointing([case for case in cases[split] if case.pointing], folder / f"pointing_{split}.jpg")
             parts.append(_describe_grounding(split, report["grounding"]))
@@ -196,6 +215,9 @@ def _describe(split: str, report: Mapping[str, Any]) -> str:
             f" With the best thresholds of SQuAD v2 for no answer, EM is {best['best_exact']:.2f} (at "
             f"{best['best_exact_thresh']:.3f}) and F1 {best['best_f1']:.2f} (at {best['best_f1_thresh']:.3f})."
         )
+    shared = next((entry["images"] for entry in report["figures"] if entry["value"] == OVERLAPS["same"]), 0)
+    if shared:
+        text = f"Images shared with training: {shared:,}. Figures of all rows measure memory in part.\n\n{text}"
     pictures = f"![Accuracy against confidence](reliability_{split}.png) ![Risk against coverage](risk_{split}.png)"
     return f"## {split.capitalize()}\n\n{_table_of_kinds(report['figures'])}\n\n{text}\n\n{pictures}\n"
 
@@ -241,6 +263,31 @@ def _table_of_kinds(figures: Sequence[Mapping[str, Any]]) -> str:
         cells += [interval_text(entry.get(name)) for name in SHOWN_SCORES]
         lines.append(cells + [f"{entry['baselines'][name]:.2f}" for name in baselines])
     return markdown_table(head, lines)
+
+
+def _describe_choices(figures: Sequence[Mapping[str, Any]]) -> str:
+    """The part of `report.md` about questions with options."""
+    head = ["right", "questions", "images", "choice accuracy", "by chance", "chosen"]
+    lines = [
+        [
+            entry["value"],
+            f"{entry['questions']:,}",
+            f"{entry['images']:,}",
+            interval_text(entry["choice_accuracy"]),
+            f"{entry['chance']:.2f}",
+            f"{entry['chosen']:,}",
+        ]
+        for entry in figures
+    ]
+    parts = ["### Questions with options", CHOICES_HEAD, markdown_table(head, lines)]
+    unknown = figures[0]["out_of_vocabulary"]
+    if unknown is not None:
+        total = figures[0]["questions"]
+        parts.append(
+            f"Right options that are not among the answers the model knows: {unknown:,} of {total:,}. It chooses the "
+            "likeliest option that it knows; where it knows none, it gives its own answer."
+        )
+    return "\n\n".join(parts) + "\n"
 
 
 def _describe_grounding(split: str, figures: Sequence[Mapping[str, Any]]) -> str:

@@ -12,11 +12,21 @@ import numpy as np
 
 from metrics import cmrc
 from metrics.accuracy import is_accurate
+from metrics.choices import choice_accuracy, chosen_answers, count_unknown, own_spelling
 from metrics.squad_v2.scoring import exact_score, f1_score, normalize_answer, squad_v2_scores
 from processing.answers import same_signs
 from processing.errors import UserError
 
 ANSWER_TYPES = ("OPEN", "CLOSED")
+
+
+def golds(row: Mapping[str, Any]) -> list[str]:
+    """The gold answers of a row, of which the best match counts: its `answers`, or `answer` where it has no several.
+
+    As in SQuAD v2, one of several that normalises to nothing, such as "the", does not count beside others.
+    """
+    several = row.get("answers") or [row["answer"]]
+    return [answer for answer in several if normalize_answer(answer)] or several
 
 
 def score_answers(
@@ -27,15 +37,20 @@ def score_answers(
     """Figures of predicted answers.
 
     Args:
-        rows: with `answer` (gold, "" = no answer), `answer_type` and `language`.
+        rows: with `answer` (gold, "" = no answer), `answer_type` and `language`; some may have several `answers`, of
+            which the best match counts, or `choices`.
         predictions: one answer a row.
         no_answer_probabilities: one a row, for the best thresholds; 0 by default.
 
     Returns:
         `exact_match` and `f1` (see `answer_scores`), `accuracy` (see `metrics.accuracy`) and `total` of all rows;
         `exact_match`, `f1` and `total` with `open_` or `closed_` in front of the rows of an answer type, if there are
-        any. Where there are rows in Chinese also `squad_v2_exact` and `squad_v2_f1`, which compare words in all
-        languages. Where there are rows without an answer also `HasAns_*`, `NoAns_*` and the best thresholds, as the
+        any. Where there are rows with `choices` also `choice_accuracy` and `choice_total` (see `metrics.choices`).
+        Where rows have an `overlap` with the training rows (`processing.splits.overlaps`) also `exact_match`, `f1`,
+        `accuracy` and `total` with `no_neighbour_` in front, of those whose image has no near neighbour in training,
+        and where the very image of some is in training, with `new_image_` in front of the others.
+        Where there are rows in Chinese also `squad_v2_exact` and `squad_v2_f1`, which compare words in all languages.
+        Where there are rows without an answer also `HasAns_*`, `NoAns_*` and the best thresholds, as the
         `squad_v2` module names them; they compare words too.
 
     Raises:
@@ -44,13 +59,14 @@ def score_answers(
     if not len(rows):
         raise ValueError("There are no rows to score.")
     scores = all_scores(rows, predictions)
-    accurate = [is_accurate(text, row["answer"]) for row, text in zip(rows, predictions, strict=True)]
+    accurate = are_accurate(rows, predictions)
     metrics = _exact_match_and_f1(scores) | {"accuracy": 100.0 * sum(accurate) / len(rows), "total": len(rows)}
     for answer_type in ANSWER_TYPES:
         chosen = [i for i, row in enumerate(rows) if row["answer_type"] == answer_type]
         if chosen:
             group = _exact_match_and_f1(scores[chosen]) | {"total": len(chosen)}
             metrics |= {f"{answer_type.lower()}_{name}": value for name, value in group.items()}
+    metrics |= choice_accuracy(rows, predictions) | _by_overlap(rows, scores, accurate)
     in_chinese = any(row["language"] == "zh" for row in rows)
     without_answer = any(not row["answer"] for row in rows)
     if in_chinese or without_answer:
@@ -59,6 +75,23 @@ def score_answers(
             metrics |= {"squad_v2_exact": squad_v2["exact"], "squad_v2_f1": squad_v2["f1"]}
         if without_answer:
             metrics |= {name: value for name, value in squad_v2.items() if name not in ("exact", "f1", "total")}
+    return metrics
+
+
+def _by_overlap(rows: Sequence[Mapping[str, Any]], scores: np.ndarray, accurate: Sequence[bool]) -> dict[str, float]:
+    """The figures with `no_neighbour_` and `new_image_` in front."""
+    overlaps = [row.get("overlap") for row in rows]
+    parts: dict[str, tuple[str, ...]] = {"no_neighbour": ("none",)} if any(overlaps) else {}
+    if "same" in overlaps:
+        parts["new_image"] = ("none", "near")
+    metrics: dict[str, float] = {}
+    for part, kinds in parts.items():
+        chosen = [i for i, overlap in enumerate(overlaps) if overlap in kinds]
+        figures: dict[str, float] = {"total": len(chosen)}
+        if chosen:
+            right = sum(accurate[i] for i in chosen)
+            figures |= _exact_match_and_f1(scores[chosen]) | {"accuracy": 100.0 * right / len(chosen)}
+        metrics |= {f"{part}_{name}": value for name, value in figures.items()}
     return metrics
 
 
@@ -80,7 +113,7 @@ def _squad_v2(
             for i, (text, probability) in enumerate(zip(predictions, probabilities, strict=True))
         ],
         [
-            {"id": str(i), "answers": {"text": [row["answer"]] if row["answer"] else [], "answer_start": []}}
+            {"id": str(i), "answers": {"text": golds(row) if row["answer"] else [], "answer_start": []}}
             for i, row in enumerate(rows)
         ],
     )
@@ -118,16 +151,25 @@ def answer_scores(prediction: str, gold: str, language: str | None = None) -> An
 
 
 def all_scores(rows: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> np.ndarray:
-    """The `answer_scores` of one prediction a row, ``(N, 4)``.
+    """The `answer_scores` of one prediction a row, ``(N, 4)``; each is the best over the gold answers of the row.
 
     Args:
-        rows: with `answer` and `language`.
+        rows: with `answer` and `language`; some may have `answers`.
 
     Raises:
         ValueError: the lengths differ.
     """
+    return np.array([_scores_by_gold(row, text).max(0) for row, text in zip(rows, predictions, strict=True)])
+
+
+def _scores_by_gold(row: Mapping[str, Any], prediction: str) -> np.ndarray:
+    return np.array([answer_scores(prediction, gold, row["language"]) for gold in golds(row)])
+
+
+def are_accurate(rows: Iterable[Mapping[str, Any]], predictions: Iterable[str]) -> list[bool]:
+    """Whether each prediction is one of the gold answers by `metrics.accuracy.is_accurate`."""
     pairs = zip(rows, predictions, strict=True)
-    return np.array([answer_scores(text, row["answer"], row["language"]) for row, text in pairs])
+    return [any(is_accurate(text, gold) for gold in golds(row)) for row, text in pairs]
 
 
 class ScoredAnswers(NamedTuple):
@@ -137,7 +179,7 @@ class ScoredAnswers(NamedTuple):
     predictions: Sequence[str]
     confidences: np.ndarray  # (N,), 0 to 1
     scores: np.ndarray  # (N, 4), of `all_scores`
-    correct: np.ndarray  # (N,), 1 where an answer is an exact match with the signs of the gold answer, else 0
+    correct: np.ndarray  # (N,), 1 where an answer is an exact match with the signs of a gold answer, else 0
 
 
 def score_each(
@@ -148,7 +190,8 @@ def score_each(
     Exact Match ignores signs, so it alone would call HER2- right where HER2+ is. `correct` does not.
 
     Args:
-        rows: with `answer` and `language`. What reads the scored answers may need more columns.
+        rows: with `answer` and `language`; some may have `answers`. What reads the scored answers may need more
+            columns.
         predictions: one answer a row.
         confidences: one a row, 0 to 1.
 
@@ -157,9 +200,13 @@ def score_each(
     """
     if len(confidences) != len(rows):
         raise ValueError(f"{len(rows)} rows have {len(confidences)} confidences; each row needs one.")
-    scores = all_scores(rows, predictions)
-    signs = [same_signs(text, row["answer"]) for row, text in zip(rows, predictions, strict=True)]
-    return ScoredAnswers(rows, predictions, np.asarray(confidences, dtype=float), scores, scores[:, 0] * signs)
+    by_gold = [(golds(row), _scores_by_gold(row, text)) for row, text in zip(rows, predictions, strict=True)]
+    scores = np.array([scores.max(0) for _, scores in by_gold])
+    correct = [
+        max(exact * same_signs(text, gold) for gold, exact in zip(texts, scores[:, 0], strict=True))
+        for text, (texts, scores) in zip(predictions, by_gold, strict=True)
+    ]
+    return ScoredAnswers(rows, predictions, np.asarray(confidences, dtype=float), scores, np.array(correct))
 
 
 def majority_answers(train_rows: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -211,17 +258,17 @@ def classification_metrics(
 
     Returns:
         A function of an `EvalPrediction`. Its `predictions` are label ids ``(N,)``, confidences and the probabilities
-        of "no answer" ``(N,)``. Its `label_ids` are row numbers ``(N,)``.
+        of "no answer" ``(N,)``. Its `label_ids` are row numbers ``(N,)``. Where rows have `choices`, the figures have
+        `choice_out_of_vocabulary` of `metrics.choices.count_unknown` too.
     """
 
     def compute_metrics(evaluation: Any) -> dict[str, float]:
         label_ids, confidences, no_answer = evaluation.predictions
         _check_numbers(confidences)
-        return score_answers(
-            [rows[int(number)] for number in evaluation.label_ids],
-            [id2label[int(label)] for label in label_ids],
-            [float(probability) for probability in no_answer],
-        )
+        gold = [rows[int(number)] for number in evaluation.label_ids]
+        answers = [own_spelling(row, id2label[int(label)]) for row, label in zip(gold, label_ids, strict=True)]
+        figures = score_answers(gold, answers, [float(probability) for probability in no_answer])
+        return figures | count_unknown(gold, list(id2label.values()))
 
     return compute_metrics
 
@@ -229,32 +276,38 @@ def classification_metrics(
 def generation_metrics(
     rows: Mapping[int, Mapping[str, Any]], decode: Callable[[Any], list[str]], candidates: Sequence[str] = ()
 ) -> Callable[[Any], dict[str, float]]:
-    """The `compute_metrics` hook of a model that writes its answers or chooses them among candidates.
+    """The `compute_metrics` hook of a model that writes answers, or chooses them among a row's choices or candidates.
 
     Args:
         rows: rows of all splits by their `row` number.
         decode: tokens ``(N, T)`` to answers.
-        candidates: the answers to choose among; empty for a model that writes its answers.
+        candidates: the answers to choose among where a row has no `choices`; empty for a model that writes them.
 
     Returns:
-        A function of an `EvalPrediction`. Its `predictions` are tokens ``(N, T)`` and confidences ``(N,)``; with
-        candidates also the numbers of the chosen ones ``(N,)`` and their probabilities ``(N,)``. Its `label_ids` are
-        row numbers ``(N,)``.
+        A function of an `EvalPrediction`. Its `predictions` are tokens ``(N, T)`` and confidences ``(N,)``. With
+        candidates or choices they are also the numbers of the chosen ones ``(N,)``, as
+        `metrics.choices.chosen_answers` takes them, and confidences of these answers ``(N,)``. Its `label_ids` are row
+        numbers ``(N,)``.
 
-        The figures are those of the written answers. With candidates they are those of the chosen ones, and
-        `generated_exact_match` and `generated_f1` are added for the written ones. The probability of "no answer" is
-        taken to be 1 - confidence.
+        The figures are those of the written answers. With candidates or choices they are those of the chosen ones.
+        With candidates `generated_exact_match` and `generated_f1` are added, of the written answers to the rows
+        without choices. The probability of "no answer" is taken to be 1 - confidence.
     """
 
     def compute_metrics(evaluation: Any) -> dict[str, float]:
         gold = [rows[int(number)] for number in evaluation.label_ids]
         tokens, confidence, *choice = evaluation.predictions
         _check_numbers(confidence)
-        generated = score_answers(gold, decode(tokens), (1 - confidence).tolist())
-        if not candidates:
-            return generated
-        numbers, probability = choice
-        chosen = score_answers(gold, [candidates[int(number)] for number in numbers], (1 - probability).tolist())
-        return chosen | {f"generated_{name}": generated[name] for name in ("exact_match", "f1")}
+        written = answers = decode(tokens)
+        if choice:
+            numbers, confidence = choice
+            _check_numbers(confidence)
+            answers = chosen_answers(gold, numbers.tolist(), candidates, written)
+        figures = score_answers(gold, answers, (1 - confidence).tolist())
+        free = [i for i, row in enumerate(gold) if not row.get("choices")]
+        if candidates and free:
+            generated = score_answers([gold[i] for i in free], [written[i] for i in free])
+            figures |= {f"generated_{name}": generated[name] for name in ("exact_match", "f1")}
+        return figures
 
     return compute_metrics

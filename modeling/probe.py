@@ -91,11 +91,14 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--dataset {options.dataset}: it has no {options.split} split; choose {', '.join(dataset)}.")
     predictor, rows = Predictor.from_pretrained(options.model), list(dataset[options.split])
     known = set(dataset["train"]["question"]) if "train" in dataset else set()
-    answers = ask(predictor, [row["image"] for row in rows], [row["question"] for row in rows], "as it is")
+    images, questions, choices = ([row.get(name) for row in rows] for name in ("image", "question", "choices"))
+    answers = ask(predictor, images, questions, "as it is", choices=choices)
     changes, unmoved = probe(predictor, rows, answers)
-    images = {row["image_id"]: row["image"] for row in rows}
-    paraphrases = paraphrase_figures(functools.partial(ask, predictor, title="in other words"), rows, answers, known)
-    contradictions = contradiction_figures(functools.partial(ask, predictor, title="contradictions"), images)
+    paths = {row["image_id"]: row["image"] for row in rows}
+    free = [i for i, row in enumerate(rows) if not row.get("choices")]  # other wordings are asked without options
+    in_other_words = functools.partial(ask, predictor, title="in other words")
+    paraphrases = paraphrase_figures(in_other_words, [rows[i] for i in free], [answers[i] for i in free], known)
+    contradictions = contradiction_figures(functools.partial(ask, predictor, title="contradictions"), paths)
     figures = {"changes": changes, "paraphrases": paraphrases, "contradictions": contradictions}
     text = as_text(figures, f"{options.model}, {options.split}")
     write_atomically(options.output / "probe.json", json.dumps(figures, indent=1) + "\n")

@@ -14,13 +14,23 @@ from tqdm import tqdm
 
 from processing.errors import UserError, shorten
 from processing.good_rows import GoodRows
-from processing.known_data_sets import describe_source
+from processing.known_data_sets import SourceInfo, describe_source
 from processing.problems import Problem, describe_problems
 from processing.sources import read_source
 from processing.sources.rows import Row, Source
 from processing.sources.slake import read_slake_boxes
 from processing.sources.values import language_code
-from processing.splits import LEFT_OUT, hold_out_tuning_rows, refuse_leaks, split_by_image
+from processing.splits import (
+    LEFT_OUT,
+    TEST,
+    Places,
+    choose_to_evaluate,
+    hold_out_tuning_rows,
+    overlaps,
+    refuse_leaks,
+    refuse_shared,
+    split_rows,
+)
 from processing.spool import Spool
 from processing.storage import write_jsonl
 from processing.validation import RowChecker
@@ -38,7 +48,7 @@ class CheckedRows:
     Attributes:
         source: of the rows.
         total: how many there are, in the language that was asked for.
-        good: those that can be used.
+        good: those that can be used, in the splits that the data set names.
         bad: the others, in their order, with `problem`, `detail` and `where`.
     """
 
@@ -59,18 +69,17 @@ def checked_rows(
     dataset_revision: str | None = None,
     allow_no_answer: bool = False,
 ) -> Iterator[CheckedRows]:
-    """The rows of a data set in the splits that it names itself, until the block ends; arguments as `load_vqa_dataset`.
+    """The rows of a data set as it has them, until the block ends. The arguments are those of `load_vqa_dataset`.
 
     Raises:
-        UserError: the data set can't be read, or it holds no rows.
+        UserError: the data set can't be read, or it holds no rows at all.
     """
     source = read_source(dataset, column_names, image_folder, config=dataset_config, revision=dataset_revision)
-    rows, names = _read_rows(source, language)
-    if not rows:
-        raise UserError(f"--dataset {dataset}: it holds no rows at all.")
     with GoodRows() as good:
-        bad = _check_rows(rows, RowChecker(source, names, allow_no_answer=allow_no_answer), good, source.kind)
-        yield CheckedRows(source, len(rows), good, bad)
+        bad, total = _load(source, good, language, allow_no_answer)
+        if not total:
+            raise UserError(f"{dataset}: it holds no rows at all.")
+        yield CheckedRows(source, total, good, bad)
 
 
 def load_vqa_dataset(
@@ -82,10 +91,12 @@ def load_vqa_dataset(
     dataset_config: str | None = None,
     dataset_revision: str | None = None,
     on_bad_rows: str = "skip",
-    drop_leaking_rows: bool = False,
+    leaks: str = "refuse",
     allow_no_answer: bool = False,
+    split_by: str | None = None,
     split_seed: int = 0,
     tuning_split: bool = False,
+    eval_dataset: str | None = None,
     skipped_rows_file: str | Path | None = None,
 ) -> datasets.DatasetDict:
     """Loads, validates and splits a data set.
@@ -96,10 +107,13 @@ def load_vqa_dataset(
         column_names, image_folder: for tables, see `read_source`.
         dataset_config, dataset_revision: for data sets that have them, see `read_source`.
         on_bad_rows: `skip` warns and writes them to `skipped_rows_file`; `error` refuses the data set.
-        drop_leaking_rows: see `processing.splits.refuse_leaks`.
+        leaks: see `processing.splits.refuse_leaks`.
         allow_no_answer: keeps rows with an empty answer.
-        split_seed: seed of the split by image where the data set has none, and of `tuning_split`.
+        split_by, split_seed: see `processing.splits.split_rows`; the seed is also that of `tuning_split`.
         tuning_split: see `processing.splits.hold_out_tuning_rows`.
+        eval_dataset: another data set, whose test split becomes the test split here. Where it has none it is the
+            validation split, and all rows where it has no splits. Only the language and what to do with bad rows
+            count for it of the other options.
 
     Returns:
         The splits `train`, `validation` and `test` as far as there are rows for them, with the features `SCHEMA` and,
@@ -108,34 +122,59 @@ def load_vqa_dataset(
     Raises:
         UserError: the data set can't be used; the message says why and what to do.
     """
-    with checked_rows(
-        dataset,
-        language=language,
-        column_names=column_names,
-        image_folder=image_folder,
-        dataset_config=dataset_config,
-        dataset_revision=dataset_revision,
-        allow_no_answer=allow_no_answer,
-    ) as checked:
-        good, bad = checked.good, checked.bad
+    source = read_source(dataset, column_names, image_folder, config=dataset_config, revision=dataset_revision)
+    other = None if eval_dataset is None else read_source(eval_dataset)
+
+    def load(source: Source, name: str, rows: GoodRows) -> None:
+        bad, total = _load(source, rows, language, allow_no_answer)
         if bad:
-            report = describe_problems(bad, checked.total)
+            report = describe_problems(bad, total)
             if on_bad_rows == "error":
-                raise UserError(f"--dataset {dataset}: {report}\nFix them, or skip them with --on_bad_rows skip.")
-            if not good:
-                raise UserError(f"--dataset {dataset}: no rows left. {report}")
+                raise UserError(f"{name}: {report}\nFix them, or skip them with --on_bad_rows skip.")
+            if len(bad) == total:
+                raise UserError(f"{name}: no rows left. {report}")
             if skipped_rows_file is not None:
-                write_jsonl(skipped_rows_file, bad)
+                skipped.extend(bad)
+                write_jsonl(skipped_rows_file, skipped)
                 report += f"\n  They are skipped, and listed in {skipped_rows_file}."
             logger.warning("%s", report)
-        new_ids = good.unique_ids()
-        places = good.places()
-        split_by_image(places, split_seed)
-        refuse_leaks(places, drop_leaking_rows=drop_leaking_rows)
+        elif not rows:
+            raise UserError(f"{name}: it holds no rows at all.")
+
+    skipped: Spool[Row] = Spool()
+    with GoodRows() as rows, GoodRows() as other_rows:
+        load(source, f"--dataset {dataset}", rows)
+        places = rows.places()
+        split_rows(places, split_seed, split_by)
+        refuse_leaks(places, leaks)
         if tuning_split:
             hold_out_tuning_rows(places, split_seed)
-        info = describe_source(checked.source, places.used_images(places.split != LEFT_OUT))
-        return good.to_dataset_dict(places.split, new_ids, info)
+        if other is not None:
+            load(other, f"--eval_dataset {eval_dataset}", other_rows)
+            others = other_rows.places()
+            choose_to_evaluate(others)
+            places.split[places.split == TEST] = LEFT_OUT
+            refuse_shared(places, others, leaks)
+        result = rows.to_dataset_dict(places.split, overlaps(places), _describe(source, places))
+        if other is not None:
+            overlap, info = overlaps(others, places), _describe(other, others)
+            result |= other_rows.to_dataset_dict(others.split, overlap, info, sum(map(len, result.values())))
+        return result
+
+
+def _describe(source: Source, places: Places) -> SourceInfo:
+    return describe_source(source, places.used_images(places.split != LEFT_OUT))
+
+
+def _load(source: Source, rows: GoodRows, language: str, allow_no_answer: bool) -> tuple[Spool[Row], int]:
+    """Reads and checks the rows of a source.
+
+    Returns:
+        The bad rows, and the number of all rows of the language.
+    """
+    raw, names = _read_rows(source, language)
+    checker = RowChecker(source, names, allow_no_answer=allow_no_answer)
+    return _check_rows(raw, checker, rows, source.kind), len(raw)
 
 
 def _read_rows(source: Source, language: str) -> tuple[Spool[Row], dict[str, None]]:

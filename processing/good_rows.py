@@ -18,7 +18,7 @@ from processing.question_ids import QuestionIds
 from processing.row_files import RowFile
 from processing.sources.rows import Row
 from processing.sources.values import text_of
-from processing.splits import LEFT_OUT, NO_SPLIT, ORDER, Places
+from processing.splits import LEFT_OUT, NO_SPLIT, ORDER, OVERLAPS, Places
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +36,14 @@ SCHEMA = datasets.Features(
         "location": datasets.Value("string"),
         "language": datasets.Value("string"),  # en or zh
         "question_id": datasets.Value("string"),
+        "group": datasets.Value("string"),  # patient or study; no split cuts it
+        "overlap": datasets.Value("string"),  # of `processing.splits.OVERLAPS`, of rows to evaluate on
         "boxes": datasets.List({"label": datasets.Value("string"), "bbox": datasets.List(datasets.Value("float32"))}),
     }
 )
 
 # Columns that a data set has only where its rows do: several gold answers, of which `answer` is the most frequent one;
-# the options of a question with choices, as the data set writes them, and the letter of the right one.
+# the options of a question with choices, of which `answer` is the right one, and its letter (`processing.choices`).
 OPTIONAL = {
     "answers": datasets.List(datasets.Value("string")),
     "choices": datasets.List(datasets.Value("string")),
@@ -60,7 +62,8 @@ class GoodRows:
         self._table: pa.Table | None = None
         self._batch: list[Row] = []
         self._number_of_image: dict[CheckedImage, int] = {}
-        self._image, self._split = array("i"), array("b")
+        self._number_of_group: dict[str, int] = {}
+        self._image, self._group, self._split = array("i"), array("i"), array("b")
         self._present: set[str] = set()
         self._ids_are_numbers = True
         self._ids = QuestionIds()
@@ -76,6 +79,10 @@ class GoodRows:
             number: of the row among all of its data set, bad ones included.
         """
         self._image.append(self._number_of_image.setdefault(image, len(self._number_of_image)))
+        group = text_of(row.get("group"))
+        self._group.append(
+            -1 if group is None else self._number_of_group.setdefault(group, len(self._number_of_group))
+        )
         self._split.append(NO_SPLIT if row["split"] is None else ORDER.index(row["split"]))
         self._present |= {name for name in OPTIONAL if row.get(name)}
         self._ids_are_numbers &= _is_int64(row["question_id"])
@@ -85,10 +92,10 @@ class GoodRows:
             self._write()
 
     def places(self) -> Places:
-        """The image and the split of each row, as the data set names it."""
-        image, split = (np.array(numbers) for numbers in (self._image, self._split))
+        """The image, the group and the split of each row, as the data set names them."""
+        image, group, split = (np.array(numbers) for numbers in (self._image, self._group, self._split))
         split[self._repeated] = LEFT_OUT
-        return Places(list(self._number_of_image), image, split, lambda number: self[number]["where"])
+        return Places(list(self._number_of_image), image, group, split, lambda number: self[number]["where"])
 
     def repeated_rows(self) -> Iterator[Row]:
         """The rows that stand twice (see `QuestionIds.repeated`), with `problem` and `detail` as bad ones have them.
@@ -104,7 +111,7 @@ class GoodRows:
     def _repeated(self) -> np.ndarray:
         return np.sort(self._ids.repeated())
 
-    def unique_ids(self) -> dict[int, str]:
+    def _unique_ids(self) -> dict[int, str]:
         """New ids for rows whose id an earlier row of the split has, of which it warns once."""
         changes = self._ids.changes(
             self._repeated, lambda number: (self[number]["split"], self[number]["question_id"])
@@ -136,30 +143,38 @@ class GoodRows:
             yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
     def to_dataset_dict(
-        self, split: np.ndarray, new_ids: dict[int, str], info: datasets.DatasetInfo
+        self, split: np.ndarray, overlap: np.ndarray, info: datasets.DatasetInfo, first_number: int = 0
     ) -> datasets.DatasetDict:
         """The splits that have rows, each in a file of its own; numbers of rows count on from split to split.
 
         Args:
             split: of each row the place in `ORDER`; rows without one are left out.
-            new_ids: of rows whose id is another's.
+            overlap: of each row the place in `OVERLAPS`; None is written where it is -1.
             info: of the data set.
+            first_number: of the first row.
         """
+        new_ids = self._unique_ids()
         features = datasets.Features(
             {**SCHEMA, **{name: kind for name, kind in OPTIONAL.items() if name in self._present}}
         )
         if self._ids_are_numbers and not new_ids:
             features["question_id"] = datasets.Value("int64")
-        result, start = datasets.DatasetDict(), 0
+        result, start = datasets.DatasetDict(), first_number
         for code, split_name in enumerate(ORDER):
             if not (split == code).any():
                 continue
             own = info.copy()
             own.features = features
             with RowFile(features.arrow_schema) as file:
+                seen = pa.DictionaryArray.from_arrays(
+                    pa.array(overlap[split == code], mask=overlap[split == code] < 0), pa.array(OVERLAPS)
+                ).cast(pa.string())
+                first = start
                 for batch in self._batches_of(split == code, new_ids):
                     columns: dict[str, Any] = {name: batch.column(name) for name in features if name != "row"}
-                    file.write(columns | {"row": range(start, start + batch.num_rows)})
+                    columns["row"] = range(start, start + batch.num_rows)
+                    columns["overlap"] = seen[start - first : start - first + batch.num_rows]
+                    file.write(columns)
                     start += batch.num_rows
                 result[split_name] = datasets.Dataset.from_file(str(file.keep()), info=own)
         return result

@@ -1,7 +1,7 @@
 """What a column of a data set holds, read a few thousand rows at a time, as the rows may be more than the memory."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -17,6 +17,14 @@ def counts_of(rows: datasets.Dataset, column: str) -> Counter[str]:
         found = values.value_counts()
         counts.update(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
     return counts
+
+
+def distinct(rows: datasets.Dataset, columns: Sequence[str]) -> set[tuple]:
+    """The distinct combinations of the values of some columns."""
+    found: set[tuple] = set()
+    for batch in rows.select_columns(list(columns)).with_format("arrow").iter(BATCH):
+        found.update(zip(*batch.group_by(list(columns)).aggregate([]).to_pydict().values(), strict=True))
+    return found
 
 
 def numbers_of(rows: datasets.Dataset, column: str) -> np.ndarray:

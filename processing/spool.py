@@ -25,6 +25,10 @@ class Spool(Generic[Item]):
         self._file: Any = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(scratch_dir()))  # noqa: SIM115
         self._batch: list[Item] = []
         self._length = 0
+        self.extend(items)
+
+    def extend(self, items: Iterable[Item]) -> None:
+        """Adds values."""
         for item in items:
             self.append(item)
 

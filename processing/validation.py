@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from processing.choices import read_choices
 from processing.errors import quoted
 from processing.image_checks import CheckedImage, check_images
 from processing.image_paths import EMBEDDED, MISSING, NO_PATH, URL, ImageFolder, for_others
@@ -78,6 +79,8 @@ def _problem_of_text(row: Row, allow_no_answer: bool) -> Problem | None:
         for value in row.get(field) or ():
             if SURROGATE.search(value):
                 return Problem("broken character (a lone surrogate)", f"{field}: {_quoted(value)}")
+    if problem := read_choices(row):
+        return problem
     for field in ("question", "answer"):
         value = row[field]
         if isinstance(value, bool):

@@ -86,7 +86,17 @@ def test_figures_can_be_recomputed_from_the_predictions(trained, phantoms):
         expected = json.loads((phantoms / file).read_text())
         assert [row["id"] for row in rows] == [row["qid"] for row in expected]
         assert [row["answer"] for row in rows] == [row["answer"] for row in expected]
-        columns = {"id", "image_id", "question", "answer", "answer_type", "language", "prediction", "confidence"}
+        columns = {
+            "id",
+            "image_id",
+            "question",
+            "answer",
+            "answer_type",
+            "language",
+            "overlap",
+            "prediction",
+            "confidence",
+        }
         assert rows[0].keys() == columns
         assert [row["answer_type"] for row in rows] == [row["answer_type"] for row in expected]
         exact = 100 * sum(row["answer"].lower() == row["prediction"].lower() for row in rows) / len(rows)

@@ -6,9 +6,7 @@ import numpy as np
 
 from metrics.audit.table import Table
 from processing.neighbours import THRESHOLD, near_pairs
-from processing.splits import ORDER, TRAIN
-
-KINDS = ("same", "near", "none")
+from processing.splits import ORDER, OVERLAPS
 
 
 class Overlap(NamedTuple):
@@ -46,15 +44,14 @@ def _overlap(table: Table, earlier: int, later: int, images: dict[int, np.ndarra
     return Overlap(earlier, later, same, others[order], images[earlier][best[order]], correlation[order])
 
 
-def overlap_of_rows(table: Table, overlaps: list[Overlap]) -> list[str]:
-    """Of each row the best of `KINDS` that its image has with training; `none` for rows of training itself."""
-    result = np.full(len(table.rows), "none", dtype="<U4")
-    for overlap in overlaps:
-        if overlap.earlier == TRAIN:
-            later = table.split == overlap.later
-            result[later & np.isin(table.image, overlap.near)] = "near"
-            result[later & np.isin(table.image, overlap.same)] = "same"
-    return result.tolist()
+def seen_in_training(table: Table, split: int) -> dict[str, dict[str, int]]:
+    """How many rows and images of a split are of each kind of `processing.splits.OVERLAPS`."""
+    numbers = table.of_split(split)
+    counts = {}
+    for kind, name in reversed(list(enumerate(OVERLAPS))):
+        found = numbers[table.overlap[numbers] == kind]
+        counts[name] = {"rows": len(found), "images": len(np.unique(table.image[found]))}
+    return counts
 
 
 def describe_overlap(table: Table, overlap: Overlap) -> dict[str, Any]:
@@ -65,7 +62,7 @@ def describe_overlap(table: Table, overlap: Overlap) -> dict[str, Any]:
         found = np.isin(table.image, images)
         return {name: int((found & chosen).sum()) for name, chosen in in_splits.items()}
 
-    later = table.of_split(overlap.later)
+    groups = np.intersect1d(*(table.group[table.of_split(code)] for code in (overlap.earlier, overlap.later)))
     pairs = [{"kind": "same", "images": [table.images[i].name] * 2, "correlation": 1.0} for i in overlap.same]
     found = zip(overlap.near, overlap.match, overlap.correlation, strict=True)
     pairs += [
@@ -77,9 +74,6 @@ def describe_overlap(table: Table, overlap: Overlap) -> dict[str, Any]:
         "images": {ORDER[code]: len(np.unique(table.image[table.of_split(code)])) for code in overlap[:2]},
         "same": {"images": len(overlap.same), "rows": rows(overlap.same)},
         "near": {"images": len(overlap.near), "rows": rows(overlap.near)[ORDER[overlap.later]]},
-        "none": {
-            "images": len(np.unique(table.image[later])) - len(overlap.same) - len(overlap.near),
-            "rows": int((~np.isin(table.image[later], np.concatenate([overlap.same, overlap.near]))).sum()),
-        },
+        "groups": int((groups >= 0).sum()),
         "pairs": pairs,
     }

@@ -4,32 +4,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metrics.audit.overlaps import KINDS
 from metrics.protocols.figures import make_figures
 from metrics.protocols.formats import read_predictions
 from metrics.protocols.joining import first_ids, join
 from processing.errors import UserError
 from processing.question_ids import id_of_row
 
-WITHOUT = "no such image in training"
-TITLES = {"same": "the very image in training", "near": "a near-identical one in training", "none": WITHOUT}
+TITLES = {
+    "same": "those whose image is in training",
+    "near": "those whose image has a near neighbour in training",
+    "none": "those whose image has none in training",
+}
 
 
-def predicted_figures(
-    file: Path, dataset: Mapping[str, Any], split: str, overlap_of: Mapping[int, str]
-) -> dict[str, Any]:
+def predicted_figures(file: Path, dataset: Mapping[str, Any], split: str) -> dict[str, Any]:
     """The figures of predictions for a split under every protocol of `metrics.protocols`.
 
     Args:
         file: of the predictions.
         dataset: the splits, as `load_vqa_dataset` returns them.
         split: that the predictions are for.
-        overlap_of: of each row of the split, by its number `row`, the kind of `metrics.audit.overlaps.KINDS`.
 
     Returns:
         `file`, `format`, `split`; counts of `questions`, of `strangers` (predictions for no question of the split), of
-        questions that are `missing` and of `empty` predictions; and `figures`: of all questions, and of those of each
-        kind that has any.
+        questions that are `missing` and of `empty` predictions; and `figures`: of all questions, and .
 
     Raises:
         UserError: the file can't be read, or joined with the data set.
@@ -41,14 +39,14 @@ def predicted_figures(
             "score them by python -m metrics.protocols."
         )
     joined = join(predictions, dataset, split)
-    rows = dataset[split].select_columns(["question_id", "row"])
+    rows = dataset[split].select_columns(["question_id", "row", "overlap"])
     given = {str(row["question_id"]) for row in rows}
-    kinds = {str(id_of_row(row, given)): overlap_of[row["row"]] for row in rows}
+    kinds = {str(id_of_row(row, given)): row["overlap"] for row in rows}
     figures = [{"of": "all questions", "figures": _figures(joined.rows, joined.vocabulary)}]
-    for kind in KINDS:
+    for kind, title in TITLES.items():
         chosen = [row for row in joined.rows if kinds[row.id] == kind]
         if chosen and len(chosen) < len(joined.rows):
-            figures.append({"of": TITLES[kind], "figures": _figures(chosen, joined.vocabulary)})
+            figures.append({"of": title, "figures": _figures(chosen, joined.vocabulary)})
     return {
         "file": file.name,
         "format": predictions.format.name,

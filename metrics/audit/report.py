@@ -13,7 +13,7 @@ from metrics.audit.findings import (
     find_duplicates,
     unseen_answers,
 )
-from metrics.audit.overlaps import describe_overlap, find_overlaps, overlap_of_rows
+from metrics.audit.overlaps import describe_overlap, find_overlaps, seen_in_training
 from metrics.audit.predicted import predicted_figures
 from metrics.audit.question_only import question_alone
 from metrics.audit.table import Table, make_table
@@ -22,12 +22,12 @@ from processing.errors import UserError
 from processing.known_data_sets import describe_source
 from processing.neighbours import THRESHOLD, clusters
 from processing.problems import describe_problems
-from processing.splits import LEFT_OUT, NO_SPLIT, ORDER, TRAIN, split_by_image
+from processing.splits import LEFT_OUT, NO_SPLIT, ORDER, TEST, TRAIN, VALIDATION, overlaps, split_rows
 
 logger = logging.getLogger(__name__)
 
 FAILURES = {
-    "leaks": "images that stand in two splits",
+    "leaks": "images or groups that stand in two splits",
     "neighbours": "images of a later split that are nearly one of an earlier split",
     "contradictions": "questions that are answered in two ways",
     "bad_rows": "rows that can't be used",
@@ -57,14 +57,16 @@ def make_report(
     if not checked.good:
         raise UserError(f"{name}: no rows left. {describe_problems(checked.bad, checked.total)}")
     places = checked.good.places()
-    named = {int(code) for code in np.unique(places.split)} - {LEFT_OUT}
-    own_split = not named <= {NO_SPLIT, TRAIN}
-    if not own_split or NO_SPLIT in named:
-        split_by_image(places, split_seed)
+    present = {int(code) for code in np.unique(places.split)} - {LEFT_OUT}
+    if own_split := bool(present & {VALIDATION, TEST}):
+        splits = "the data set's own"
+    else:
+        splits = f"none of its own; by image, as train.py makes them (--split_seed {split_seed})"
+    if not own_split or NO_SPLIT in present:
+        split_rows(places, split_seed)
     info = describe_source(checked.source, places.used_images(places.split != LEFT_OUT))
-    table = make_table(checked.good, places.split)
+    table = make_table(checked.good, places)
     logger.info("%s: %s rows on %s images.", name, f"{len(table.rows):,}", f"{len(table.images):,}")
-    overlaps = find_overlaps(table)
     later = [code for code in table.splits() if code != TRAIN]
     has_training = TRAIN in table.splits()
     logger.info("What the questions alone reach ...")
@@ -78,11 +80,13 @@ def make_report(
             "images": len(table.images),
             "groups_of_near_identical_images": int(clusters([image.thumbnail for image in table.images]).max()) + 1,
             "near_identical_above": THRESHOLD,
-            "splits": "the data set's own" if own_split else f"by image, as train.py would split (seed {split_seed})",
+            "splits": splits,
         },
         "bad_rows": describe_bad_rows(checked.bad, checked.total),
         "splits": {ORDER[code]: answer_distribution(table, table.of_split(code)) for code in table.splits()},
-        "overlaps": [describe_overlap(table, overlap) for overlap in overlaps],
+        "answers": answer_distribution(table, np.arange(len(table.rows))),
+        "seen_in_training": {ORDER[code]: seen_in_training(table, code) for code in later if has_training},
+        "overlaps": [describe_overlap(table, overlap) for overlap in find_overlaps(table)],
         "duplicates": find_duplicates(table),
         "contradictions": find_contradictions(table),
         "unseen_answers": {ORDER[code]: unseen_answers(table, code) for code in later if has_training},
@@ -91,19 +95,15 @@ def make_report(
     }
     if predictions is not None:
         chosen = split or ("test" if "test" in report["splits"] else "validation")
-        dataset = checked.good.to_dataset_dict(places.split, checked.good.unique_ids(), info)
-        # The rows of the splits come in their order, one split after another, as their numbers do.
-        order = np.concatenate([table.of_split(code) for code in table.splits()])
-        kinds = overlap_of_rows(table, overlaps)
-        overlap_of = {number: kinds[row] for number, row in enumerate(order.tolist())}
-        report["predictions"] = predicted_figures(predictions, dataset, chosen, overlap_of)
+        dataset = checked.good.to_dataset_dict(places.split, overlaps(places), info)
+        report["predictions"] = predicted_figures(predictions, dataset, chosen)
     return report, table
 
 
 def count_failures(report: dict[str, Any]) -> dict[str, int]:
     """How often each of `FAILURES` was found."""
     return {
-        "leaks": sum(overlap["same"]["images"] for overlap in report["overlaps"]),
+        "leaks": sum(overlap["same"]["images"] + overlap["groups"] for overlap in report["overlaps"]),
         "neighbours": sum(overlap["near"]["images"] for overlap in report["overlaps"]),
         "contradictions": report["contradictions"]["questions"],
         "bad_rows": report["bad_rows"]["rows"],

@@ -11,7 +11,7 @@ import numpy as np
 from processing.answers import answer_identity
 from processing.good_rows import GoodRows
 from processing.image_checks import CheckedImage
-from processing.splits import LEFT_OUT, ORDER
+from processing.splits import LEFT_OUT, ORDER, Places, overlaps
 
 COLUMNS = ("question", "answer", "answers", "answer_type", "language", "image_id", "image", "where")
 
@@ -34,8 +34,9 @@ class Table:
         image: the place in `images` of each row's, ``(N,)``.
         images: no two of which have the same pixels.
         files: of each image one file.
+        group: a number for the group (patient, study) of each row, ``(N,)``; -1 where the data set names none.
         split: the place in `processing.splits.ORDER` of each row's, ``(N,)``; `NO_SPLIT` where there is none.
-        places: of each row among all usable ones of the data set, ``(N,)``.
+        overlap: of each row, ``(N,)``, as of `processing.splits.overlaps`.
     """
 
     rows: list[dict[str, Any]]
@@ -44,8 +45,9 @@ class Table:
     image: np.ndarray
     images: list[CheckedImage]
     files: list[Path]
+    group: np.ndarray
     split: np.ndarray
-    places: np.ndarray
+    overlap: np.ndarray
 
     def of_split(self, split: int) -> np.ndarray:
         """The numbers of the rows of a split."""
@@ -70,26 +72,20 @@ class Table:
         yield from (np.array(group) for group in found.values() if len(group) > 1)
 
 
-def make_table(good: GoodRows, split: np.ndarray) -> Table:
+def make_table(good: GoodRows, places: Places) -> Table:
     """The rows of a data set without those that stand twice.
 
     Args:
         good: the rows that can be used.
-        split: of each of them, as `processing.splits.Places` has it; those that are left out are no rows of the table.
+        places: of each of them; those that are left out are no rows of the table.
     """
-    places = good.places()
-    kept = split != LEFT_OUT
+    kept = places.split != LEFT_OUT
     rows = [
         _as_row(values)
         for values, wanted in zip(good.columns(*COLUMNS), kept, strict=True)
         if wanted
     ]
-    pixels = {}
-    numbers = [pixels.setdefault(image.pixels, len(pixels)) for image in places.images]
-    image = np.array(numbers, dtype=np.int64)[places.image[kept]]
-    used, image = np.unique(image, return_inverse=True)
-    first_row = np.full(len(used), -1)
-    first_row[image[::-1]] = np.arange(len(image))[::-1]
+    _, first_row, image = np.unique(places.pixels()[kept], return_index=True, return_inverse=True)
     return Table(
         rows,
         [question_identity(row["question"]) for row in rows],
@@ -97,8 +93,9 @@ def make_table(good: GoodRows, split: np.ndarray) -> Table:
         image,
         [places.images[number] for number in places.image[kept][first_row]],
         [Path(rows[row]["image"]) for row in first_row],
-        split[kept].copy(),
-        np.flatnonzero(kept),
+        places.group[kept],
+        places.split[kept],
+        overlaps(places)[kept],
     )
 
 

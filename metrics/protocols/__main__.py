@@ -82,7 +82,7 @@ def _load(options: argparse.Namespace) -> Any:
         image_folder=options.image_folder,
         dataset_config=options.dataset_config,
         dataset_revision=options.dataset_revision,
-        drop_leaking_rows=True,
+        leaks="keep",
         allow_no_answer=True,
     )
 

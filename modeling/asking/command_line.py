@@ -31,10 +31,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("model", help="Folder, or Hub id (user/name), of a ViLT, a starter or a BLIP-2.")
     parser.add_argument("--image", help="PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM file to ask about.")
     parser.add_argument("--question", action="append", default=[], help="May be given several times.")
+    parser.add_argument(
+        "--choices", nargs="+", metavar="OPTION", help="Two or more answers, one of which is given to each --question."
+    )
     parser.add_argument("--json", action="store_true", help="Print a JSON list, an object for each question.")
     parser.add_argument("--top_k", type=int, default=5, help="Answers to print for each --question. Default: 5.")
     parser.add_argument(
-        "--csv", type=Path, help="Table of many questions, with the columns image (path from the table) and question."
+        "--csv",
+        type=Path,
+        help="Table of many questions, with the columns image (path from the table) and question; options, too.",
     )
     parser.add_argument("--out", type=Path, help="Where --csv goes with its answers.")
     parser.add_argument("--revision", help="Branch, tag or commit of a Hub id. Default: main.")
@@ -48,13 +53,16 @@ def main(argv: Sequence[str]) -> None:
     about_image, about_table = (args.image, args.question), (args.csv, args.out)
     if not (all(about_image) and not any(about_table)) and not (all(about_table) and not any(about_image)):
         parser.error("give --image and --question, or --csv and --out")
+    if args.choices and args.csv:
+        parser.error("--choices is for --question; a --csv has its options in columns")
     transformers.utils.logging.disable_progress_bar()
     predictor = Predictor.from_pretrained(args.model, revision=args.revision, device=args.device, dtype=args.dtype)
     if args.csv:
         failed = answer_table(predictor, args.csv, args.out)
         print(f"Answers are in {args.out}" + (f"; {failed} rows have an error there." if failed else "."))
         return
-    answers = predictor.answer_batch(args.image, args.question, args.top_k)
+    choices = [args.choices] * len(args.question) if args.choices else None
+    answers = predictor.answer_batch(args.image, args.question, args.top_k, choices)
     if args.json:
         pairs = zip(args.question, answers, strict=True)
         print(json.dumps([{"question": question, **asdict(answer)} for question, answer in pairs], indent=2))

@@ -18,7 +18,8 @@ from PIL import Image
 from modeling.asking.loading import choose_device, choose_dtype, find_model
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row
 from modeling.parts.kept_features import BATCH_SIZE as IMAGE_BATCH_SIZE
-from processing.errors import UserError, describe_error
+from processing.choices import option_texts
+from processing.errors import UserError, describe_error, shorten
 from processing.image_source import label_of
 from processing.images import ImageSource, errors_name_image, open_image, read_image
 from processing.utils import MAX_QUESTION_CHARACTERS, resize
@@ -117,7 +118,9 @@ class Predictor:
         family, files = find_model(name, revision)
         return Predictor(family.load_predictor(files, chosen, precision))
 
-    def answer(self, image: ImageSource, question: str, top_k: int = 5) -> Answer:
+    def answer(
+        self, image: ImageSource, question: str, top_k: int = 5, choices: Sequence[str] | None = None
+    ) -> Answer:
         """Answers a question about an image.
 
         Args:
@@ -125,14 +128,22 @@ class Predictor:
             question: is cut where it is longer than the model reads.
             top_k: the answer and up to `top_k - 1` alternatives. 1 saves a model that writes its answers the work for
                 them.
+            choices: the options that the answer is one of, two or more. Letters in front of them (A:, B:) are left
+                out. The confidence is then the probability among them. ViLT chooses among those that it knows from its
+                training, and gives its own answer where it knows none.
 
         Raises:
-            UserError: an image that can't be opened, an empty question or one that is too long to be cut.
+            UserError: an image that can't be opened, an empty question, one that is too long to be cut, or fewer than
+                two different choices.
         """
-        return self.answer_batch(image, [question], top_k)[0]
+        return self.answer_batch(image, [question], top_k, None if choices is None else [choices])[0]
 
     def answer_batch(
-        self, images: ImageSource | list[ImageSource], questions: Sequence[str], top_k: int = 5
+        self,
+        images: ImageSource | list[ImageSource],
+        questions: Sequence[str],
+        top_k: int = 5,
+        choices: Sequence[Sequence[str] | None] | None = None,
     ) -> list[Answer]:
         """Answers many questions; those about the same image share its encoding.
 
@@ -140,20 +151,25 @@ class Predictor:
             images: one image for all questions, or a list with the image of each.
             questions: as for `answer`.
             top_k: as for `answer`.
+            choices: those of each question, None where it has none.
 
         Raises:
             UserError: as `answer`, for the first question that fails.
         """
         answers = []
         images = images if isinstance(images, list) else [images] * len(questions)
-        for result in self.try_batch(images, questions, top_k):
+        for result in self.try_batch(images, questions, top_k, choices):
             if isinstance(result, UserError):
                 raise result
             answers.append(result)
         return answers
 
     def try_batch(
-        self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int = 5
+        self,
+        images: Sequence[ImageSource],
+        questions: Sequence[str],
+        top_k: int = 5,
+        choices: Sequence[Sequence[str] | None] | None = None,
     ) -> list[Answer | UserError]:
         """Answers questions, each about its own image; where one fails its error stands among the answers.
 
@@ -161,12 +177,15 @@ class Predictor:
         """
         if len(images) != len(questions):
             raise UserError(f"{len(images)} images for {len(questions)} questions; give one image, or one for each.")
+        options = [None] * len(questions) if choices is None else choices
+        if len(options) != len(questions):
+            raise UserError(f"{len(options)} lists of choices for {len(questions)} questions; give one for each.")
         if top_k < 1:
             raise UserError(f"top_k {top_k}: must be at least 1.")
         results: list[Answer | UserError] = []
         for start in range(0, len(questions), BATCH_SIZE):
             end = start + BATCH_SIZE
-            results += self._try_one_batch(images[start:end], questions[start:end], top_k)
+            results += self._try_one_batch(images[start:end], questions[start:end], top_k, options[start:end])
         return results
 
     def heat_map(self, image: ImageSource, question: str, answer: str | None = None) -> np.ndarray:
@@ -202,20 +221,25 @@ class Predictor:
                 return self.backend.heat_map({**row, "answer": answer}, encoded)
 
     def _try_one_batch(
-        self, images: Sequence[ImageSource], questions: Sequence[str], top_k: int
+        self,
+        images: Sequence[ImageSource],
+        questions: Sequence[str],
+        top_k: int,
+        choices: Sequence[Sequence[str] | None],
     ) -> list[Answer | UserError]:
         results: dict[int, Answer | Exception] = {}
         rows: dict[int, Row] = {}
         keys: dict[Hashable, str] = {}
         encoded: dict[str, Any] = {}
         fresh: dict[str, np.ndarray] = {}
-        for number, (image, question) in enumerate(zip(images, questions, strict=True)):
+        for number, (image, question, options) in enumerate(zip(images, questions, choices, strict=True)):
             try:
                 one_line = _one_line(question)
+                own = {} if options is None else {"choices": _texts(options)}
                 source = image if isinstance(image, Hashable) else id(image)
                 if source not in keys:
                     keys[source] = self._read(image, encoded, fresh)
-                rows[number] = {"row": number, "image": keys[source], "question": one_line}
+                rows[number] = {"row": number, "image": keys[source], "question": one_line, **own}
             except Exception as error:
                 results[number] = error
         with self._lock, torch.inference_mode():  # tokenizers too are for one thread at a time
@@ -322,6 +346,20 @@ def _answer_or_user_error(result: Answer | Exception, image: ImageSource) -> Ans
     error = UserError(f"{label_of(image)}: {problem}; leave it out.")
     error.__cause__ = result
     return error
+
+
+def _texts(choices: Any) -> list[str]:
+    """Choices as training reads them.
+
+    Raises:
+        UserError: they are no texts, or fewer than two different ones.
+    """
+    texts = [] if isinstance(choices, str) else list(choices)
+    if not all(isinstance(text, str) for text in texts) or len(options := option_texts(texts)) < 2:
+        raise UserError(
+            f"The choices {shorten(repr(choices))} are not two or more different texts; give a list of them."
+        )
+    return [" ".join(text.encode(errors="replace").decode().split()) for text in options]
 
 
 def _one_line(question: Any) -> str:

@@ -84,7 +84,8 @@ def probe(
 
     Args:
         predictor: the model.
-        rows: with `image`, `image_id`, `question`, `question_id`, `answer`, `language` and `content_type`.
+        rows: with `image`, `image_id`, `question`, `question_id`, `answer`, `language` and `content_type`;
+            some with `choices`.
         answers: to the rows as they are.
 
     Returns:
@@ -100,9 +101,10 @@ def probe(
     images = [row["image_id"] for row in rows]
     kinds = sorted({row["content_type"] for row in rows if row["content_type"]})
     paths, questions = [row["image"] for row in rows], [row["question"] for row in rows]
+    choices = [row.get("choices") for row in rows]
     found = {"as it is": answers}
     for name, change in changes.items():
-        found[name] = ask(predictor, paths, questions, name, change)
+        found[name] = ask(predictor, paths, questions, name, change, choices)
     right = {name: 100 * all_scores(rows, texts)[:, 0] for name, texts in found.items()}
     figures: dict[str, dict[str, Any]] = {}
     same: dict[str, np.ndarray] = {}
@@ -142,6 +144,7 @@ def ask(
     questions: Sequence[str],
     title: str,
     change: Callable[[str], Image.Image] = open_image,
+    choices: Sequence[Sequence[str] | None] | None = None,
 ) -> list[str]:
     """Answers to questions about images; "" where there is none.
 
@@ -151,7 +154,9 @@ def ask(
         questions: one an image.
         title: of the progress bar.
         change: from a path to the image that is shown.
+        choices: the options of each question, None where it has none.
     """
+    choices = [None] * len(images) if choices is None else choices
     order = sorted(range(len(images)), key=lambda i: images[i])
     answers: dict[int, str] = {}
     with tqdm(total=len(images), desc=f"Probing: {title}", unit="question") as bar:
@@ -159,7 +164,7 @@ def ask(
             part = order[start : start + BATCH_SIZE]
             opened = {path: change(path) for path in {images[i] for i in part}}
             shown = [opened[images[i]] for i in part]
-            found = predictor.try_batch(shown, [questions[i] for i in part], 1)
+            found = predictor.try_batch(shown, [questions[i] for i in part], 1, [choices[i] for i in part])
             answers |= {i: one.answer if isinstance(one, Answer) else "" for i, one in zip(part, found, strict=True)}
             bar.update(len(part))
     return [answers[i] for i in range(len(images))]

@@ -5,11 +5,12 @@ from pathlib import Path
 from tqdm import trange
 
 from modeling.asking.predictor import BATCH_SIZE, Predictor
+from processing.choices import option_texts
 from processing.errors import UserError, shorten
 from processing.image_paths import MISSING, OUTSIDE, ImageFolder
 from processing.image_source import label_of
 from processing.problems import Problem
-from processing.sources.columns import find_column
+from processing.sources.columns import find_column, option_columns, options_of
 from processing.sources.csv_tables import read_csv
 from processing.storage import csv_text, write_atomically
 
@@ -22,7 +23,8 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
     `error` is empty where there is an answer. Text that a spreadsheet would run as a formula gets an apostrophe.
 
     Args:
-        table: with the columns `image`, a path relative to the table and inside its folder, and `question`.
+        table: with the columns `image`, a path relative to the table and inside its folder, and `question`. Rows that
+            have options, in columns as for training (`Choice A` ..., `choices`), are answered by one of them.
         out: is written at the end, whole or not at all.
 
     Returns:
@@ -39,6 +41,7 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
     image_column, question_column = (str(column) for column in names.values())
     if taken := [name for name in ANSWER_COLUMNS if name in columns]:
         raise UserError(f"{table}: it has a column {taken[0]} already, which the answers need; rename it.")
+    options = option_columns(columns)
     folder = ImageFolder(table.parent)
     asked = []
     for row in rows:
@@ -51,7 +54,8 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
     asked.sort(key=lambda pair: pair[0])  # an image's questions together
     for start in trange(0, len(asked), BATCH_SIZE, desc="Answering", unit="batch"):
         paths, part = zip(*asked[start : start + BATCH_SIZE], strict=True)
-        results = predictor.try_batch(paths, [row[question_column] for row in part], 1)
+        choices = [_choices(row, options) for row in part]
+        results = predictor.try_batch(paths, [row[question_column] for row in part], 1, choices)
         for path, row, result in zip(paths, part, results, strict=True):
             if isinstance(result, UserError):  # it quotes the whole path
                 row["error"] = str(result).replace(label_of(path), shorten(row[image_column]))
@@ -62,6 +66,12 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
     except OSError as error:
         raise UserError(f"{out}: can't be written ({error.strerror}); choose another --out.") from error
     return sum(bool(row["error"]) for row in rows)
+
+
+def _choices(row: dict[str, str], columns: list[str]) -> list[str] | None:
+    """The options of a row; None where it has fewer than two, as in training."""
+    options = option_texts(options_of(row, columns) or [])
+    return options if len(options) > 1 else None
 
 
 def _sentence(problem: Problem) -> str:

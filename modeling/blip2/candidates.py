@@ -1,13 +1,15 @@
 """Answers to choose from, as a trie of their tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from modeling.blip2.decoding import additive_mask
+from processing.collators import Blip2Collator
 
 
 class AnswerTrie:
@@ -49,18 +51,49 @@ class AnswerTrie:
         return self._paths.to(logits.device) @ log_probabilities
 
 
+def trie_of_choices(
+    collator: Blip2Collator, row: Mapping[str, Any], prompt_length: int, default: AnswerTrie | None
+) -> AnswerTrie | None:
+    """What a row's answer is chosen from: its own `choices`, or the default where it has none.
+
+    Args:
+        collator: an option that it has no places for is cut, as in training.
+        prompt_length: tokens of the row's prompt.
+    """
+    if not row.get("choices"):
+        return default
+    room = None if collator.max_length is None else max(1, collator.max_length - prompt_length)
+    return AnswerTrie([collator.answer_ids(option)[:room] for option in row["choices"]])
+
+
+def select_prompts(batch: Mapping[str, torch.Tensor], rows: list[int]) -> dict[str, torch.Tensor]:
+    """The batch with the prompts of these rows alone, and all images."""
+    if len(rows) == len(batch["input_ids"]):
+        return dict(batch)
+    prompts = {name: batch[name][rows] for name in ("input_ids", "attention_mask", "image_index")}
+    return {**batch, **prompts}
+
+
 def score_by_decoder(
-    language_model: Any, candidates: AnswerTrie, cache: transformers.Cache, input_ids: torch.Tensor, mask: torch.Tensor
+    language_model: Any,
+    tries: Sequence[AnswerTrie],
+    cache: transformers.Cache,
+    input_ids: torch.Tensor,
+    mask: torch.Tensor,
 ) -> torch.Tensor:
-    """The log-likelihood of each candidate after each prompt, ``(B, candidates)``, by one pass over the trie.
+    """The log-likelihood of each answer in a prompt's trie after the prompt, ``(B, answers)``.
+
+    One pass reads all tries. Rows with fewer answers than others end in -inf.
 
     Args:
         language_model: decoder-only.
+        tries: one a prompt.
         cache: of what each row reads before its prompt.
         input_ids: the prompts ``(B, L)``, padded on the left.
         mask: 1 for real tokens, of the cache and of the prompt.
     """
     device = input_ids.device
+    inner, depths, ancestors = (part.to(device) for part in _inner_nodes(tries))
     last = language_model.base_model(
         input_ids=input_ids,
         attention_mask=mask,
@@ -68,38 +101,53 @@ def score_by_decoder(
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state[:, -1:]
-    inner = candidates.inner.to(device)
-    ancestors = candidates.ancestors[candidates.inner][:, candidates.inner].to(device)
-    prompts = mask.bool()[:, None].expand(-1, len(inner), -1)
-    visible = torch.cat([prompts, ancestors.expand(len(mask), -1, -1)], dim=2)
+    prompts = mask.bool()[:, None].expand(-1, inner.shape[1], -1)
+    visible = torch.cat([prompts, ancestors], dim=2)
     hidden = language_model.base_model(
-        input_ids=candidates.tokens.to(device)[inner].expand(len(mask), -1),
+        input_ids=inner,
         attention_mask=additive_mask(visible, language_model.dtype)[:, None],
-        position_ids=mask.sum(1, keepdim=True) + candidates.depths.to(device)[inner],
+        position_ids=mask.sum(1, keepdim=True) + depths,
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
     states = torch.cat([last, hidden], dim=1)
     head = language_model.get_output_embeddings()
-    return torch.stack([candidates.likelihoods(head(row)) for row in states])
+    scores = [trie.likelihoods(head(row[: 1 + len(trie.inner)])) for trie, row in zip(tries, states, strict=True)]
+    return pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
+
+
+def _inner_nodes(tries: Sequence[AnswerTrie]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens and depths ``(B, N)`` and ancestors ``(B, N, N)`` of the inner nodes; what fills rows up sees itself."""
+    distinct = list({id(trie): trie for trie in tries}.values())  # candidates are one trie for all rows
+    place = {id(trie): i for i, trie in enumerate(distinct)}
+    index = torch.tensor([place[id(trie)] for trie in tries])
+    longest = max(1, *(len(trie.inner) for trie in distinct))  # language models take no empty sequence
+    tokens, depths = torch.zeros(2, len(distinct), longest, dtype=torch.long)
+    ancestors = torch.eye(longest, dtype=torch.bool).repeat(len(distinct), 1, 1)
+    for i, trie in enumerate(distinct):
+        count = len(trie.inner)
+        tokens[i, :count], depths[i, :count] = trie.tokens[trie.inner], trie.depths[trie.inner]
+        ancestors[i, :count, :count] = trie.ancestors[trie.inner][:, trie.inner]
+    return tokens[index], depths[index], ancestors[index]
 
 
 def score_by_encoder_decoder(
-    language_model: Any, candidates: AnswerTrie, inputs_embeds: torch.Tensor, mask: torch.Tensor
+    language_model: Any, tries: Sequence[AnswerTrie], inputs_embeds: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """The log-likelihood of each candidate after each prompt, ``(B, candidates)``, each candidate for itself.
+    """The log-likelihood of each answer in a prompt's trie after the prompt, ``(B, answers)``, each answer for itself.
 
-    T5's relative positions know no trie.
+    T5's relative positions know no trie. Rows with fewer answers than others end in -inf.
 
     Args:
         language_model: encoder-decoder.
+        tries: one a prompt.
         inputs_embeds: images and prompts, ``(B, L, D)``.
         mask: 1 for real tokens, ``(B, L)``.
     """
     states = language_model.get_encoder()(inputs_embeds=inputs_embeds, attention_mask=mask).last_hidden_state
-    labels = candidates.sequences.to(inputs_embeds.device)
     scores = []
-    for row, row_mask in zip(states, mask, strict=True):
+    for trie, row, row_mask in zip(tries, states, mask, strict=True):
+        labels = trie.sequences.to(inputs_embeds.device)
         output = language_model(
             encoder_outputs=(row.expand(len(labels), -1, -1),),
             attention_mask=row_mask.expand(len(labels), -1),
@@ -107,4 +155,4 @@ def score_by_encoder_decoder(
         )
         losses = nn.functional.cross_entropy(output.logits.float().transpose(1, 2), labels, reduction="none")
         scores.append(-losses.sum(1))
-    return torch.stack(scores)
+    return pad_sequence(scores, batch_first=True, padding_value=-torch.inf)

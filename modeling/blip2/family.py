@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers.trainer_utils import PredictionOutput
 
 from metrics.calibration import fit_scale
+from metrics.choices import chosen_answers
 from modeling.blip2.adapter import build_model, check_base, load_trained
 from modeling.blip2.answering import ANSWERING_FILE, Answering, decode_with
 from modeling.blip2.base import MODELS
@@ -48,13 +49,13 @@ def describe_run(model: PeftModel) -> dict[str, Any]:
 
 
 def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, tuple[str, float]]:
-    """The likeliest candidates, or the written answers where there are none."""
+    """The likeliest of a row's choices or of the candidates, or the written answers where there are neither."""
     tokens, confidence, *choice = output.predictions
-    if trainer.candidates:
+    answers = decode_with(trainer.processing_class, trainer.ends)(tokens)
+    if choice:
         numbers, confidence = choice
-        answers = [trainer.candidates[int(number)] for number in numbers]
-    else:
-        answers = decode_with(trainer.processing_class, trainer.ends)(tokens)
+        gold = [trainer.gold[int(row)] for row in output.label_ids]
+        answers = chosen_answers(gold, numbers.tolist(), trainer.candidates, answers)
     columns = zip(output.label_ids, answers, trainer.answering.calibrated(confidence), strict=True)
     return {int(row): (answer, float(sure)) for row, answer, sure in columns}
 
@@ -62,7 +63,7 @@ def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, t
 def calibrate(output: PredictionOutput, trainer: Blip2Trainer, correct: Mapping[int, float]) -> None:
     """Fits slope and offset of the log-odds, which stand in `answering.json`."""
     _, confidence, *choice = output.predictions
-    if trainer.candidates:
+    if choice:
         _, confidence = choice
     known = np.array([int(row) in correct for row in output.label_ids])
     right = np.array([correct[int(row)] for row in output.label_ids[known]])

@@ -1,5 +1,6 @@
 """BLIP-2 (Li et al. 2023, https://arxiv.org/abs/2301.12597) for many questions an image."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -168,25 +169,26 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
     @torch.no_grad()
     def score(
         self,
-        candidates: AnswerTrie,
+        tries: Sequence[AnswerTrie],
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         image_index: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The log-likelihood of each candidate as the answer to each prompt, ``(B, candidates)``.
+        """The log-likelihood of each answer in a prompt's trie as the answer to it, ``(B, answers)``.
 
-        The arguments are those of `generate`. Candidates that begin alike share their beginning.
+        Each prompt has a trie; the other arguments are those of `generate`. Answers that begin alike share their
+        beginning. Rows with fewer answers than others end in -inf.
         """
         prefix = self.image_prefix(pixel_values, image_embeds)
         mask = nn.functional.pad(attention_mask, (prefix.shape[1], 0), value=1)
         if self.config.use_decoder_only_language_model:
             cache = prefix_cache(self.language_model, prefix, image_index)
-            return score_by_decoder(self.language_model, candidates, cache, input_ids, mask)
+            return score_by_decoder(self.language_model, tries, cache, input_ids, mask)
         text = self.get_input_embeddings()(input_ids)
         inputs_embeds = torch.cat([prefix[image_index].to(text.dtype), text], dim=1)
-        return score_by_encoder_decoder(self.language_model, candidates, inputs_embeds, mask)
+        return score_by_encoder_decoder(self.language_model, tries, inputs_embeds, mask)
 
 
 def _keep_evaluating(part: nn.Module, mode: bool) -> None:

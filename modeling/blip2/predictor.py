@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from modeling.blip2.answering import Answering, decode_with, end_tokens, max_length
-from modeling.blip2.candidates import AnswerTrie
+from modeling.blip2.candidates import AnswerTrie, select_prompts, trie_of_choices
 from modeling.blip2.heat import blip2_heat
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row, most_probable
 from processing.collators import Blip2Collator
@@ -16,7 +16,7 @@ T5_LENGTH = 512  # tokens; its relative positions have no limit, but it was trai
 
 
 class Blip2Predictor(FamilyPredictor):
-    """Writes answers, or chooses the likeliest of its candidates."""
+    """Writes answers, or chooses the likeliest of a row's choices or of its candidates."""
 
     def __init__(self, model: Any, processor: Any, device: torch.device, answering: Answering) -> None:
         self.vision = model.take_frozen_vision().to(device).eval()
@@ -44,11 +44,24 @@ class Blip2Predictor(FamilyPredictor):
         return self.vision(self.pixel_values(images)).cpu()
 
     def rank_answers(self, rows: Sequence[Row], encoded: Mapping[str, Any], top_k: int) -> list[RankedAnswers]:
-        """The likeliest candidates; without candidates the greedy answer, then other beams by their confidence."""
-        batch = self.to_device(self._collator(encoded).prompts(rows))
-        if self.trie is not None:
-            likelihoods = self.model.score(self.trie, **batch).softmax(-1)
-            return self._calibrated(most_probable(likelihoods, self.answering.candidates, top_k))
+        """The likeliest choices or candidates; without them the greedy answer, then other beams by confidence."""
+        collator = self._collator(encoded)
+        batch = self.to_device(collator.prompts(rows))
+        lengths = batch["attention_mask"].sum(1).tolist()
+        tries = [trie_of_choices(collator, row, length, self.trie) for row, length in zip(rows, lengths, strict=True)]
+        ranked: list[RankedAnswers] = [[] for _ in rows]
+        if chosen := [i for i, trie in enumerate(tries) if trie is not None]:
+            scores = self.model.score([trie for trie in tries if trie is not None], **select_prompts(batch, chosen))
+            for i, probabilities in zip(chosen, scores.softmax(-1), strict=True):
+                texts = rows[i].get("choices") or self.answering.candidates or []
+                ranked[i] = most_probable(probabilities[None, : len(texts)], texts, top_k)[0]
+        if free := [i for i, trie in enumerate(tries) if trie is None]:
+            for i, answers in zip(free, self._written(select_prompts(batch, free), top_k), strict=True):
+                ranked[i] = answers
+        return self._calibrated(ranked)
+
+    def _written(self, batch: dict[str, torch.Tensor], top_k: int) -> list[RankedAnswers]:
+        """The greedy answer to each prompt, then other beams by their confidence."""
         ranked = [[pair] for pair in self._generate(batch)]
         if top_k > 1:
             beams = self._generate(batch, num_beams=top_k, num_return_sequences=top_k)
@@ -57,7 +70,7 @@ class Blip2Predictor(FamilyPredictor):
                 distinct = dict(others)  # beams may differ in spaces only; the most confident one stays
                 distinct.pop(answers[0][0], None)
                 answers += sorted(distinct.items(), key=lambda pair: -pair[1])[: top_k - 1]
-        return self._calibrated(ranked)
+        return ranked
 
     def heat_map(self, row: Row, encoded: Mapping[str, Any]) -> np.ndarray:
         """By the gradient of the answer's log-likelihood."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -19,7 +19,7 @@ from metrics.vqa import generation_metrics
 from modeling.blip2.adapter import merge, open_base
 from modeling.blip2.alignment import align
 from modeling.blip2.answering import ANSWERING_FILE, Answering, decode_with, end_tokens, max_length
-from modeling.blip2.candidates import AnswerTrie
+from modeling.blip2.candidates import AnswerTrie, select_prompts, trie_of_choices
 from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.trainers import (
@@ -38,13 +38,28 @@ logger = logging.getLogger(__name__)
 
 
 class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
-    """Trains on shared prefixes; scores generated answers and, where there are candidates, the likeliest of them."""
+    """Trains on shared prefixes; scores generated answers, or the likeliest of a row's choices or of the candidates.
+
+    Args:
+        ends: the tokens that end an answer.
+        gold: rows by their number, some with `choices`.
+        candidates: the answers to choose among where a row has no choices; empty for generated ones.
+    """
 
     data_collator: Any
 
-    def __init__(self, *args: Any, ends: Sequence[int], candidates: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        ends: Sequence[int],
+        gold: Mapping[int, Mapping[str, Any]],
+        candidates: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.ends = list(ends)
+        self.gold = gold
+        self.has_choices = "choices" in next(iter(gold.values()), {})
         self.candidates = list(candidates)
         self.answering = Answering(
             self.args.prompt,
@@ -119,22 +134,37 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
         """Answers a batch.
 
         Returns:
-            None for the loss. Tokens ``(B, T)`` and their confidence ``(B,)``; where there are candidates also the
-            number of the likeliest ``(B,)`` and its probability among them ``(B,)``. Row numbers ``(B,)``.
+            None for the loss. Tokens ``(B, T)`` and their confidence ``(B,)``. Where the run has candidates or
+            choices, also the number of the chosen one ``(B,)``, -1 where the answer is written, and its confidence
+            ``(B,)``: the probability among what it is chosen from. No answer is written for a row with choices, so its
+            tokens are padding. Row numbers ``(B,)``.
         """
         inputs = self._prepare_inputs(inputs)
         rows = inputs.pop("row")
         tokenizer = self.processing_class.tokenizer
         config = self.answering.generation_config(tokenizer, self.ends)
         base = self.accelerator.unwrap_model(model).get_base_model()
+        gold = [self.gold[number] if self.has_choices else {} for number in rows.tolist()]
+        free = [i for i, row in enumerate(gold) if not row.get("choices")]
+        tokens = rows.new_full((len(rows), self.args.max_new_tokens), tokenizer.pad_token_id)
+        confidence = torch.zeros(len(rows), device=rows.device)
         with self.compute_loss_context_manager():
-            tokens, confidence = base.generate(**inputs, generation_config=config)
-            missing = self.args.max_new_tokens - tokens.shape[1]
-            outputs = [nn.functional.pad(tokens, (0, missing), value=tokenizer.pad_token_id), confidence]
-            if self.trie is not None:
-                probability, candidate = base.score(self.trie, **inputs).softmax(-1).max(-1)
-                outputs += [candidate, probability]
-        return None, tuple(outputs), rows
+            if free:
+                written, confidence[free] = base.generate(**select_prompts(inputs, free), generation_config=config)
+                tokens[free, : written.shape[1]] = written
+            if self.trie is None and not self.has_choices:
+                return None, (tokens, confidence), rows
+            number, probability = torch.full_like(rows, -1), confidence.clone()
+            lengths = inputs["attention_mask"].sum(1).tolist()
+            tries = [
+                trie_of_choices(self.data_collator, row, length, self.trie)
+                for row, length in zip(gold, lengths, strict=True)
+            ]
+            chosen = [i for i, trie in enumerate(tries) if trie is not None]
+            if chosen:
+                scores = base.score([trie for trie in tries if trie is not None], **select_prompts(inputs, chosen))
+                probability[chosen], number[chosen] = scores.softmax(-1).max(-1)
+        return None, (tokens, confidence, number, probability), rows
 
 
 def build_trainer(
@@ -160,6 +190,7 @@ def build_trainer(
     collator = Blip2Collator(processor, args.prompt, args.questions_per_image, decoder_only, features, end, places)
     _limit_answers(args, collator, dataset)
     candidates = build_vocabulary(counts_of(dataset["train"], "answer")) if args.answer_candidates == "train" else []
+    gold = gold_answers(dataset)
     trainer = Blip2Trainer(
         model,
         args,
@@ -167,9 +198,10 @@ def build_trainer(
         train_dataset=dataset.get("train"),
         eval_dataset=dataset.get("validation"),
         processing_class=processor,
-        compute_metrics=generation_metrics(gold_answers(dataset), decode_with(processor, ends), candidates),
+        compute_metrics=generation_metrics(gold, decode_with(processor, ends), candidates),
         callbacks=stopping_callbacks(args),
         ends=ends,
+        gold=gold,
         candidates=candidates,
     )
     if saved is not None:

@@ -93,7 +93,7 @@ def card_metadata(facts: CardFacts, repo_id: str | None = None, base_license: st
         metrics=["exact_match", "f1", "accuracy"],
         tags=tags,
         model_name=(repo_id or "medical-vqa").rpartition("/")[2],
-        eval_results=[_eval_result(result, facts.data) for result in facts.results] or None,
+        eval_results=[_eval_result(result, facts.data_of(result.split)) for result in facts.results] or None,
     )
 
 
@@ -141,6 +141,7 @@ def _template_values(facts: CardFacts, repo_id: str | None) -> dict[str, Any]:
         "time": _duration(facts.record["seconds"]),
         "curves": {file: alt for file, alt in CURVES.items() if file in facts.pictures},
         "data": facts.data,
+        "eval_data": facts.record.get("eval_dataset"),
         "limit": family.limit,
         "parts": PARTS[facts.model_type] if is_starter else (),
     }

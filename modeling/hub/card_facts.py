@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from metrics.breakdown import NEIGHBOUR, NO_NEIGHBOUR, NOT_SHARED, SHARED
 from modeling.training.record import RECIPE_FILE, model_folder, read_record
 
 REPORT_FILE = Path("report/report.json")
@@ -60,6 +61,31 @@ FIGURES = (
         score="f1",
     ),
     Figure(
+        key="new_image_exact_match",
+        title="Exact Match on images that are not in training",
+        metric="exact_match",
+        definition="Exact Match over the questions whose image is not, by its pixels, among the training images",
+        group=SHARED,
+        value=NOT_SHARED,
+    ),
+    Figure(
+        key="no_neighbour_exact_match",
+        title="Exact Match without near neighbours",
+        metric="exact_match",
+        definition="Exact Match over the questions whose image has no near neighbour among the training images",
+        group=NEIGHBOUR,
+        value=NO_NEIGHBOUR,
+    ),
+    Figure(
+        key="no_neighbour_f1",
+        title="F1 without near neighbours",
+        metric="f1",
+        definition="F1 over the same questions",
+        score="f1",
+        group=NEIGHBOUR,
+        value=NO_NEIGHBOUR,
+    ),
+    Figure(
         key="open_exact_match",
         title="OPEN accuracy",
         metric="accuracy",
@@ -74,6 +100,15 @@ FIGURES = (
         definition="Exact Match over those of answer type CLOSED",
         group="answer_type",
         value="CLOSED",
+    ),
+    Figure(
+        key="choice_accuracy",
+        title="Choice accuracy",
+        metric="accuracy",
+        definition="share of the questions with options whose right option the model chooses",
+        score="choice_accuracy",
+        group="choices",
+        value="all",
     ),
 )
 
@@ -133,6 +168,10 @@ class CardFacts:
         """The data set: name, Hub id, licence, language, citation and counts of its splits."""
         return self.record["dataset"]
 
+    def data_of(self, split: str) -> dict[str, Any]:
+        """The data set of a split; the test split may be of another one."""
+        return (split == "test" and self.record.get("eval_dataset")) or self.data
+
     @property
     def results(self) -> list[Result]:
         """The figures of all splits."""
@@ -163,7 +202,8 @@ def read_card_facts(folder: str | Path) -> CardFacts:
 
 
 def _results(split: str, report: dict[str, Any]) -> Iterator[Result]:
-    entries = {(entry["group"], entry["value"]): entry for entry in report["figures"]}
+    parts = report["figures"] + report.get("choices", [])  # reports of older versions have no choices
+    entries = {(entry["group"], entry["value"]): entry for entry in parts}
     for figure in FIGURES:
         entry = entries.get((figure.group, figure.value))
         if entry is not None and figure.score in entry:  # reports of older versions have no accuracy

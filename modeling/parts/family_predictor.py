@@ -16,7 +16,8 @@ RankedAnswers = list[tuple[str, float]]  # answers and their confidence, the bes
 class FamilyPredictor(ABC):
     """A loaded model of one family.
 
-    A row has `row`, `question` and `image`, the key of an image among the encoded ones.
+    A row has `row`, `question` and `image`, the key of an image among the encoded ones; some have `choices`, two or
+    more texts of which the answer is one.
 
     Args:
         model: is moved to `device`.

@@ -3,7 +3,6 @@
 import logging
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,79 +22,8 @@ from modeling.training.checks import (
 from modeling.training.ranges import check_values, option_text
 from modeling.training.recipe import recipe_values
 from modeling.training.trial import METRIC_SCHEDULERS, try_options
-from processing.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class DataArguments:
-    """The rows to train and evaluate on."""
-
-    dataset: str = field(
-        default="phantom",
-        metadata={
-            "help": "A SLAKE or VQA-RAD folder, a folder of tables, one Parquet, JSON, JSONL or CSV file, the Hub id "
-            "(user/name) of a data set repo, or phantom or phantom:N for 60 or N generated images."
-        },
-    )
-    dataset_config: str | None = field(
-        default=None,
-        metadata={"help": "Configuration of the data set, where its README.md has several."},
-    )
-    dataset_revision: str | None = field(
-        default=None,
-        metadata={"help": "Branch, tag or commit of a Hub data set; main by default."},
-    )
-    language: str = field(
-        default="en",
-        metadata={"help": "Language of the rows to keep.", "choices": ["en", "zh", "all"]},
-    )
-    column_names: list[str] = field(
-        default_factory=list,
-        metadata={"help": "field=column pairs for tables whose columns have other names, as in image=file_name."},
-    )
-    image_folder: str | None = field(
-        default=None,
-        metadata={"help": "Folder that a table's image paths are relative to; by default the table's own folder."},
-    )
-    on_bad_rows: str = field(
-        default="skip",
-        metadata={
-            "help": "What to do with rows that can't be used: skip them with a warning, or stop with an error.",
-            "choices": ["skip", "error"],
-        },
-    )
-    drop_leaking_rows: bool = field(
-        default=False,
-        metadata={"help": "Remove training rows whose image is also in validation or test, instead of refusing."},
-    )
-    allow_no_answer: bool = field(
-        default=False,
-        metadata={"help": "Keep rows with an empty answer, which SQuAD v2 reads as 'no answer'."},
-    )
-    split_seed: int = field(
-        default=0,
-        metadata={"help": "Seed of the 80/10/10 split by image where the data set has no splits."},
-    )
-    tuning_split: bool = field(
-        default=False,
-        metadata={
-            "help": "To choose a recipe: evaluate on a tenth of the training images, whole groups of near-identical "
-            "ones, in place of the validation and test splits, which are left out."
-        },
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training rows."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation rows."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Use only the first N test rows."})
-
-    def __post_init__(self) -> None:
-        check_values(self)
-        for pair in self.column_names:
-            if not all(pair.partition("=")):
-                raise UserError(f"--column_names {option_text(pair)}: expected field=column, as in image=file_name.")
-        if self.image_folder is not None and not Path(self.image_folder).is_dir():
-            raise UserError(f"--image_folder {option_text(self.image_folder)}: there is no such folder.")
 
 
 @dataclass

@@ -24,8 +24,17 @@ logger = logging.getLogger(__name__)
 FIGURES = ("exact_match", "f1", "accuracy")
 FIGURES_BY_TYPE = ("open_exact_match", "open_f1", "closed_exact_match", "closed_f1")
 FIGURES_WITHOUT_ANSWERS = ("HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1")
-FIGURES_OF_SOME = FIGURES_BY_TYPE + FIGURES_WITHOUT_ANSWERS  # only where validation has rows of the kind
-SECOND_FIGURES = ("generated_exact_match", "generated_f1")  # beside those of answer candidates
+FIGURES_WITHOUT_NEIGHBOURS = tuple(f"{part}_{name}" for part in ("no_neighbour", "new_image") for name in FIGURES)
+FIGURES_OF_SOME = (
+    *FIGURES_BY_TYPE,
+    *FIGURES_WITHOUT_NEIGHBOURS,
+    *FIGURES_WITHOUT_ANSWERS,
+    "choice_accuracy",
+)  # only where validation has such rows
+SECOND_FIGURES = (
+    "generated_exact_match",
+    "generated_f1",
+)  # beside those of answer candidates, of rows without choices
 
 PARTS_OF_MODULES = {"qformer": ("attention", "dense"), "language_projection": ("projection",)}  # as LoRA targets
 
@@ -255,8 +264,10 @@ def check_rows(args: Any, dataset: DatasetDict) -> None:
                 f"threshold, and there are {rows or 'none'}; give more, or leave the flag out."
             )
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
-    if args.do_train and args.eval_strategy != "no" and metric in FIGURES_OF_SOME:
+    if args.do_train and args.eval_strategy != "no" and metric in (*FIGURES_OF_SOME, *SECOND_FIGURES):
         rows = dataset["validation"]
+        if metric in SECOND_FIGURES and any(not row.get("choices") for row in rows):
+            return
         known = [name for name in score_answers(rows, [""] * len(rows)) if name in (*FIGURES, *FIGURES_OF_SOME)]
         if metric not in known:
             raise UserError(

@@ -82,7 +82,9 @@ def evaluate(trainer: Any, family: "Family", dataset: datasets.DatasetDict, spli
     }
     threshold = family.abstention_threshold(trainer)
     abstention = (threshold, trainer.args.target_risk) if threshold > 0 else None
-    return Evaluation(figures, make_report(answers, baselines, cases, thresholds, held_out, abstention), cases)
+    unknown = output.metrics.get(f"{split.prefix}_choice_out_of_vocabulary")
+    report = make_report(answers, baselines, cases, thresholds, held_out, abstention, unknown)
+    return Evaluation(figures, report, cases)
 
 
 def _baselines(dataset: datasets.DatasetDict, rows: datasets.Dataset) -> dict[str, list[str]]:
@@ -105,7 +107,12 @@ def _save_figures(
 ) -> dict[str, dict[str, float]]:
     metrics = output.metrics
     own = {name.removeprefix(f"{split.prefix}_"): value for name, value in metrics.items()}
-    figures = {split.name: own}
+    shared = len({row["image"] for row in rows.select_columns(["image", "overlap"]) if row["overlap"] == "same"})
+    figures = {f"{split.name} (images shared with training: {shared:,})" if shared else split.name: own}
+    for part, title in (("new_image_", "image not in training"), ("no_neighbour_", "no near neighbour in training")):
+        some = {name.removeprefix(part): value for name, value in own.items() if name.startswith(part)}
+        if 0 < some.get("total", 0) < own["total"]:
+            figures[f"{split.name}, {title}"] = some
     if MAJORITY in baselines:
         majority = score_answers(rows, baselines[MAJORITY])
         figures[f"{split.name}, majority answer to the question"] = majority
@@ -168,7 +175,9 @@ def _write_predictions(file: Path, answers: ScoredAnswers) -> None:
                 "question": row["question"],
                 "answer": row["answer"],
                 "answer_type": row["answer_type"],
+                **({"answers": row["answers"]} if row.get("answers") else {}),
                 "language": row["language"],
+                **({"overlap": row["overlap"]} if row.get("overlap") else {}),
                 "prediction": prediction,
                 "confidence": round(float(confidence), 6),
             }

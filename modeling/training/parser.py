@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
-from modeling.training.arguments import TRAINING_ARGUMENTS, AnyTrainingArguments, DataArguments
+from modeling.training.arguments import TRAINING_ARGUMENTS, AnyTrainingArguments
+from modeling.training.data_arguments import DataArguments
 from modeling.training.ranges import option_text
 from processing.errors import UserError
 

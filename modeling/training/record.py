@@ -6,19 +6,21 @@ import os
 import platform
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from modeling.parts.loading import load_adapter_config
 from modeling.parts.model_files import ModelFiles
-from modeling.training.arguments import AnyTrainingArguments, DataArguments
+from modeling.training.arguments import AnyTrainingArguments
+from modeling.training.data_arguments import DataArguments
 from modeling.training.recipe import recipe_values
 from processing.errors import UserError
-from processing.row_values import counts_of
+from processing.row_values import distinct
 from processing.sources import HUB_ID
 from processing.storage import write_atomically
 
@@ -53,41 +55,78 @@ def write_record(data_args: DataArguments, args: AnyTrainingArguments, dataset: 
     command = "accelerate launch train.py recipe.yaml --output_dir out"
     if "dataset" not in recipe:
         command += " --dataset path/to/data"
+    if data_args.eval_dataset is not None and "eval_dataset" not in recipe:
+        command += " --eval_dataset path/to/other/data"
     base = base_model_of(args.model_name_or_path)
     if base is None:
         command += " --model_name_or_path path/to/base"
-    info = next(iter(dataset.values())).info
-    hub_id = data_args.dataset if "dataset" in recipe and HUB_ID.fullmatch(data_args.dataset) else None
-    if hub_id is None and info.homepage:
-        hub_id = info.homepage.partition("/datasets/")[2]
+    folder = Path(args.output_dir)
+    own = [rows for split, rows in dataset.items() if split != "test" or data_args.eval_dataset is None]
     record = {
         "model_type": args.model_type,
         "base_model": base,
         "base_revision": _base_revision(args),
         "command": command,
-        "dataset": {
-            "name": info.dataset_name,
-            "id": hub_id,
-            "revision": info.revision,
-            "config": info.config_name,
-            "license": info.license or None,
-            "language": data_args.language,
-            "citation": info.citation or None,
-            "splits": {
-                split: {"questions": len(rows), "images": len(counts_of(rows, "image"))}
-                for split, rows in dataset.items()
-            },
-        },
+        "dataset": _describe_source(data_args.dataset, own[0], data_args.language)
+        | {"splits": {split: _describe_split(rows) for split, rows in dataset.items()}},
+        "eval_dataset": None
+        if data_args.eval_dataset is None
+        else _describe_source(data_args.eval_dataset, dataset["test"], data_args.language),
+        "test_looks": _test_looks(folder) + (args.do_predict and "test" in dataset),
         "seconds": round(seconds),
         "peak_memory_gb": round(_peak_memory() / 1e9, 1),
         "hardware": _hardware(args),
         "versions": {"medical-vqa": _version("medical-vqa"), "python": platform.python_version()}
         | {package: _version(package) for package in PACKAGES},
     }
-    folder = Path(args.output_dir)
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)
     write_atomically(folder / RECIPE_FILE, f"# {command}\n{text}")
     write_atomically(folder / RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def note_test_look(folder: str | Path) -> None:
+    """Counts in the `run.json` of a finished run that its model was asked a test split once more."""
+    file = Path(folder) / RECORD_FILE
+    if file.is_file():
+        record = read_record(folder) | {"test_looks": _test_looks(Path(folder)) + 1}
+        with suppress(OSError):  # a folder that can only be read
+            write_atomically(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _test_looks(folder: Path) -> int:
+    """How often the models of a folder were asked a test split."""
+    try:
+        return int(read_record(folder).get("test_looks") or 0)
+    except (UserError, ValueError, TypeError, AttributeError):  # of no run, or written by others
+        return 0
+
+
+def _describe_source(given: str, rows: Dataset, language: str) -> dict[str, Any]:
+    """What is known of a data set, that was given by its name; nothing of this machine."""
+    info = rows.info
+    hub_id = given if HUB_ID.fullmatch(given) and not Path(given).expanduser().exists() else None
+    if hub_id is None and info.homepage:
+        hub_id = info.homepage.partition("/datasets/")[2]
+    return {
+        "name": info.dataset_name,
+        "id": hub_id,
+        "revision": info.revision,
+        "config": info.config_name,
+        "license": info.license or None,
+        "language": language,
+        "citation": info.citation or None,
+    }
+
+
+def _describe_split(rows: Dataset) -> dict[str, int]:
+    """Counts of a split: `questions`, `images`, and where training rows can be compared, how many of its images are
+    `shared_with_training` and how many others have a `near_training` image."""
+    images = dict(distinct(rows, ("image", "overlap")))
+    counts = {"questions": len(rows), "images": len(images)}
+    if any(images.values()):
+        overlaps = list(images.values())
+        counts |= {"shared_with_training": overlaps.count("same"), "near_training": overlaps.count("near")}
+    return counts
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -109,8 +148,9 @@ def recipe_of(data_args: DataArguments, args: AnyTrainingArguments) -> dict[str,
     recipe |= {name: getattr(args, name) for name in CORE_FIELDS if hasattr(args, name)}
     recipe |= recipe_values(data_args) | args.recipe
     recipe["lr_scheduler_type"] = args.lr_scheduler_type.value
-    if Path(data_args.dataset).expanduser().exists():
-        recipe.pop("dataset", None)
+    for name in ("dataset", "eval_dataset"):
+        if Path(recipe.get(name) or "").expanduser().exists():
+            recipe.pop(name, None)
     if base_model_of(args.model_name_or_path) is None:
         recipe.pop("model_name_or_path", None)
     return recipe

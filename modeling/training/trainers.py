@@ -76,8 +76,12 @@ def keep_features(
 
 
 def gold_answers(dataset: datasets.DatasetDict) -> dict[int, dict[str, Any]]:
-    """`answer`, `answer_type` and `language` of the rows to evaluate on, by their `row` number."""
-    columns = ["row", "answer", "answer_type", "language"]
+    """`answer`, `answer_type`, `language` and `overlap` of the rows to evaluate on, by their `row` number.
+
+    Where the data set has them, also `answers` and `choices`.
+    """
+    columns = ["row", "answer", "answer_type", "language", "overlap"]
+    columns += [name for name in ("answers", "choices") if all(name in split.features for split in dataset.values())]
     evaluated = [rows for split, rows in dataset.items() if split != "train"]
     return {row["row"]: row for rows in evaluated for row in rows.select_columns(columns)}
 

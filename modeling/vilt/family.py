@@ -12,12 +12,14 @@ from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput
 
 from metrics.calibration import best_temperature
+from metrics.choices import own_spelling
 from modeling.parts.model_files import ModelFiles
+from modeling.parts.vocabulary import labels_of
 from modeling.vilt.checkpoints import MODELS, AnyVilt, build_model, check_base, load_checkpoint
 from modeling.vilt.confidence import calibrated_confidences
 from modeling.vilt.heat import vilt_heat
 from modeling.vilt.predictor import ViltPredictor
-from modeling.vilt.trainer import build_trainer
+from modeling.vilt.trainer import ViltTrainer, build_trainer
 
 __all__ = [
     "MAX_CASES",
@@ -44,12 +46,15 @@ def describe_run(model: AnyVilt) -> dict[str, Any]:
     return {name: config.get(name) for name in names}
 
 
-def read_answers(output: PredictionOutput, trainer: Trainer) -> dict[int, tuple[str, float]]:
-    """The chosen answers, with their probability at the model's temperature."""
+def read_answers(output: PredictionOutput, trainer: ViltTrainer) -> dict[int, tuple[str, float]]:
+    """The chosen answers, with their probability at the model's temperature; options in the row's spelling."""
     config = trainer.model.config
     labels, confidences, _ = output.predictions
     columns = zip(output.label_ids, labels, calibrated_confidences(confidences, config), strict=True)
-    return {int(row): (config.id2label[int(label)], float(confidence)) for row, label, confidence in columns}
+    return {
+        int(row): (own_spelling(trainer.gold[int(row)], config.id2label[int(label)]), float(confidence))
+        for row, label, confidence in columns
+    }
 
 
 def calibrate(output: PredictionOutput, trainer: Trainer, correct: Mapping[int, float]) -> None:
@@ -81,7 +86,9 @@ def heat_maps(trainer: Trainer, rows: Sequence[Mapping[str, Any]]) -> list[np.nd
     model: Any = trainer.model
     batch = trainer._prepare_inputs(trainer.data_collator.prompts(rows))  # no public way to the Trainer's device
     del batch["row"]
-    return vilt_heat(model.eval(), batch, [model.config.label2id[row["answer"]] for row in rows])
+    label2id = model.config.label2id
+    labels = labels_of((row["answer"] for row in rows), label2id) | label2id  # options may be spelled otherwise
+    return vilt_heat(model.eval(), batch, [labels[row["answer"]] for row in rows])
 
 
 def load_predictor(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> ViltPredictor:

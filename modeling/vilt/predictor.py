@@ -8,18 +8,19 @@ import torch
 
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row, most_probable
 from modeling.parts.vocabulary import labels_of
-from modeling.vilt.confidence import answer_probabilities
+from modeling.vilt.confidence import Options, answer_probabilities
 from modeling.vilt.heat import vilt_heat
 from processing.collators import ViltCollator
 from processing.errors import UserError, quoted
 
 
 class ViltPredictor(FamilyPredictor):
-    """Chooses among the answers of the training."""
+    """Chooses among the answers of the training, or among those of a row's choices that are known from it."""
 
     def __init__(self, model: Any, processor: Any, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, processor, device)
         self.dtype = dtype
+        self.options = Options(model.config)
         self.abstention_threshold = getattr(model.config, "answer_threshold", 0.0)
         self.max_question_length = model.config.max_position_embeddings
         self.has_image_network = hasattr(model, "patches")  # which does not see the question
@@ -34,12 +35,16 @@ class ViltPredictor(FamilyPredictor):
         return self.model.patches(self.pixel_values(images)).cpu() if self.has_image_network else images
 
     def rank_answers(self, rows: Sequence[Row], encoded: Mapping[str, Any], top_k: int) -> list[RankedAnswers]:
-        """The most probable answers of the vocabulary."""
+        """The most probable choices of a row that the model knows; without any, those of the vocabulary."""
         batch = self._batch(rows, encoded)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(**batch).logits
         config = self.model.config
-        return most_probable(answer_probabilities(logits, config), config.id2label, top_k)
+        ranked = most_probable(answer_probabilities(logits, config), config.id2label, top_k)
+        for i, row in enumerate(rows):
+            if known := self.options.known(row):
+                ranked[i] = most_probable(self.options.probabilities(logits[i], row), list(known.values()), top_k)[0]
+        return ranked
 
     def heat_map(self, row: Row, encoded: Mapping[str, Any]) -> np.ndarray:
         """By the gradient of the answer's logit, in float32."""

@@ -1,6 +1,8 @@
 """Trains ViLT and its starter."""
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import datasets
 import torch
@@ -28,7 +30,15 @@ from processing.row_values import counts_of
 
 
 class ViltTrainer(EvaluatesEveryRow):
-    """A Trainer with `questions_per_image` and `vision_learning_rate`."""
+    """A Trainer with `questions_per_image` and `vision_learning_rate`.
+
+    Args:
+        gold: rows by their number, some with `choices`.
+    """
+
+    def __init__(self, *args: Any, gold: Mapping[int, Mapping[str, Any]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gold = gold
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Gives the pretrained image network of the starter its own learning rate."""
@@ -73,6 +83,7 @@ def build_trainer(
     if hasattr(model, "text_encoder"):
         encoder = copy.deepcopy(model.text_encoder).to(args.device)
         states = kept_states(encoder, processor.tokenizer, config.max_position_embeddings, training)
+    gold = gold_answers(dataset)
     answers = {answer for rows in dataset.values() for answer in counts_of(rows, "answer")}
     collator = ViltCollator(
         processor,
@@ -90,7 +101,8 @@ def build_trainer(
         train_dataset=training.get("train"),
         eval_dataset=dataset.get("validation"),
         processing_class=processor,
-        compute_metrics=classification_metrics(gold_answers(dataset), config.id2label),
-        preprocess_logits_for_metrics=ChosenAnswers(config),
+        compute_metrics=classification_metrics(gold, config.id2label),
+        preprocess_logits_for_metrics=ChosenAnswers(config, gold),
         callbacks=stopping_callbacks(args),
+        gold=gold,
     )

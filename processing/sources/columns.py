@@ -9,7 +9,7 @@ from typing import Any
 
 from processing.errors import UserError, quoted
 from processing.sources.rows import FIELDS
-from processing.sources.values import is_missing, text_of, texts_in_cell
+from processing.sources.values import is_missing, options_in_cell, text_of, texts_in_cell
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "image_id": ("img_id",),
     "question_id": ("qid",),
     "language": ("q_lang",),
+    "group": ("patient_id", "patient", "subject_id", "subject", "study_id", "case_id"),
 }
 CHOICE = re.compile(r"(?:choice|option)[ _-]?([a-z]|\d)", re.IGNORECASE)  # a column for each option
 CHOICES = ("choices", "options")  # or one with all of them
@@ -112,7 +113,9 @@ class ColumnFinder:
             return similar[0]
         taken = set(self._given.values())
         aliases = [name for name in present if name not in taken and _letters(name) in ALIASES.get(field, ())]
-        if len(aliases) > 1:
+        if len(aliases) > 1 and field not in REQUIRED:  # then the first of our list
+            aliases.sort(key=lambda name: ALIASES[field].index(_letters(name)))
+        elif len(aliases) > 1:
             both = " and ".join(quoted(column) for column in aliases[:2])
             raise UserError(
                 f"{table}: the columns {both} may each be the {field}; choose one by --column_names "
@@ -157,10 +160,13 @@ def split_answers(value: Any) -> tuple[Any, list[str] | None]:
 
 
 def options_of(values: Mapping[str, Any], columns: list[str]) -> list[str] | None:
-    """The options of a row as the table has them; None where they are no texts."""
-    cells = [texts_in_cell(values.get(column)) for column in columns]
-    if len(cells) == 1 and isinstance(cells[0], list):
-        cells = cells[0]
+    """The options of a row as the table has them; None where they are no texts.
+
+    Those of an object, `{"A": "lung", "B": "liver"}`, come by their letters or numbers, or else in its order.
+    """
+    cells = [values.get(column) for column in columns]
+    if len(cells) == 1 and isinstance(several := options_in_cell(cells[0]), list):
+        cells = several
     if not cells or not all(_is_plain_value(cell) for cell in cells) or all(is_missing(cell) for cell in cells):
         return None
     return [text_of(cell) or "" for cell in cells]

@@ -25,6 +25,7 @@ FIELDS = (
     "modality",
     "location",
     "language",
+    "group",
 )
 
 FACTS = FIELDS[3:]  # about a row: in them, a word such as NA says that nothing is known

@@ -1,5 +1,6 @@
 """Tables of rows: JSON, JSON Lines and CSV files."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from processing.sources.csv_tables import read_csv
 from processing.sources.json_tables import RepeatedField, read_json
 from processing.sources.rows import FIELDS, SPLITS, Row
 from processing.sources.values import image_path, is_missing
+
+logger = logging.getLogger(__name__)
 
 READERS: Mapping[str, Callable[[Path], Iterable[Any]]] = {  # what they return can be read several times
     ".json": read_json,
@@ -83,7 +86,8 @@ def split_files(files: Iterable[str], suffixes: Iterable[str], label: str) -> di
 def table_rows(table: Any, records: Records, finder: ColumnFinder) -> Iterator[Row]:
     """The raw rows of a table.
 
-    A row with several gold answers has them as `answers`, one with options as `choices` and `answer_label`.
+    A row with several gold answers has them as `answers`, one with options as `choices` and `answer_label`. Cells of
+    options that are no texts are left out with a warning.
 
     Args:
         table: its name in messages.
@@ -96,6 +100,7 @@ def table_rows(table: Any, records: Records, finder: ColumnFinder) -> Iterator[R
     present = records.columns
     columns = finder.find(table, present, records.is_nested)
     options, label = option_columns(present), label_column(present)
+    unread = 0
     for record in records:
         values = {field: record.values.get(columns[field]) if field in columns else None for field in FIELDS}
         values["split"] = record.row["split"] or values["split"]
@@ -108,7 +113,17 @@ def table_rows(table: Any, records: Records, finder: ColumnFinder) -> Iterator[R
         if choices := options_of(record.values, options):
             values["choices"] = choices
             values["answer_label"] = record.values.get(label) if label else None
+        else:
+            unread += any(record.values.get(column) is not None for column in options)
         yield record.row | values
+    if unread:
+        logger.warning(
+            "%s: the options of %s rows (%s) are neither texts nor an object of texts, so they are left out; write a "
+            "list of texts.",
+            table,
+            f"{unread:,}",
+            ", ".join(map(quoted, options)),
+        )
 
 
 def read_records(file: Path, split: str | None, name: str | None = None) -> Records:

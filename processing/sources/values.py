@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from decimal import Decimal
+from string import ascii_uppercase
 from typing import Any
 
 WORDS_FOR_MISSING = {"na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nil"}
@@ -49,6 +50,20 @@ def texts_in_cell(value: Any) -> Any:
     """The list of texts that a cell of a CSV file holds as pandas writes it, `['yes', 'no']`; else the cell."""
     parsed = _parsed(value)
     return parsed if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed) and parsed else value
+
+
+def options_in_cell(value: Any) -> Any:
+    """The list of options that a cell holds as a list or as an object, by its letters or numbers; else the cell."""
+    parsed = _parsed(value)
+    if not isinstance(parsed, dict) or not parsed:
+        return parsed if isinstance(parsed, list) else value
+    by_name = {str(name).strip().upper(): option for name, option in parsed.items()}
+    if all(len(name) == 1 and name in ascii_uppercase for name in by_name):
+        last = max(map(ascii_uppercase.index, by_name))
+        return [by_name.get(letter) for letter in ascii_uppercase[: last + 1]]
+    if all(name.isdecimal() for name in by_name):
+        return [by_name[name] for name in sorted(by_name, key=int)]
+    return list(parsed.values())
 
 
 def _parsed(value: Any) -> Any:

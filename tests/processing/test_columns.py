@@ -106,14 +106,20 @@ def test_lists_of_other_things_are_no_answers(table, caplog):
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ({"Choice A": " A:lung ", "Choice B": "B:liver"}, ["A:lung", "B:liver"]),
-        ({"option_b": "liver", "option_a": "lung", "option_c": None}, ["lung", "liver", ""]),
+        ({"Choice A": " A:lung ", "Choice B": "B:liver"}, ["lung", "liver"]),
+        ({"option_b": "liver", "option_a": "lung", "option_c": None}, ["lung", "liver"]),
         ({"choices": ["lung", "liver"], "note": "x"}, ["lung", "liver"]),
-        ({"options": [1, "two"]}, ["1", "two"]),
+        ({"options": ["lung", 2]}, ["lung", "2"]),
+        ({"options": {"B": "liver", "A": "lung"}}, ["lung", "liver"]),
+        ({"options": {"10": "liver", "9": "lung"}}, ["lung", "liver"]),
+        ({"options": "{'a': 'lung', 'b': 'liver'}"}, ["lung", "liver"]),
+        ({"choices": {"first": "lung", "second": "liver"}}, ["lung", "liver"]),
+        ({"choices": "A. lung\nB. liver"}, ["lung", "liver"]),
+        ({"Option A": "lung", "Option B": "[1, 2]"}, ["lung", "[1, 2]"]),
     ],
     ids=str,
 )
-def test_options_are_kept_as_the_table_has_them(renamed, columns, expected):
+def test_options_are_found_in_columns_lists_and_objects(renamed, columns, expected):
     dataset = load_vqa_dataset(renamed({}, **columns, answer_label="A"))
     assert {tuple(row["choices"]) for row in rows_of(dataset)} == {tuple(expected)}
     assert {row["answer_label"] for row in rows_of(dataset)} == {"A"}
@@ -123,5 +129,11 @@ def test_options_are_kept_as_the_table_has_them(renamed, columns, expected):
 def test_what_is_no_list_of_options_is_left_out(renamed, columns):
     dataset = load_vqa_dataset(renamed({}, **columns))
     assert len(rows_of(dataset)) == 12
-    found = [row.get("choices") for row in rows_of(dataset)]
-    assert found in ([None] * 12, [["lung, liver"]] * 12)
+    assert "choices" not in dataset["train"].features
+
+
+@pytest.mark.parametrize("options", [[{"key": "A", "value": "lung"}], {"A": True, "B": "lung"}, True], ids=str)
+def test_options_that_are_no_texts_are_left_out_with_a_warning(renamed, caplog, options):
+    dataset = load_vqa_dataset(renamed({}, options=options))
+    assert "choices" not in dataset["train"].features
+    assert caplog.text.count("the options of 12 rows ('options') are neither texts nor an object of texts") == 1

@@ -256,7 +256,7 @@ LONG = "x" * 300
 def test_no_message_quotes_more_than_80_characters(table, tmp_path, caplog, change):
     file, skipped = table(change), tmp_path / "skipped.jsonl"
     with pytest.raises(UserError) as error:
-        load_vqa_dataset(str(file), on_bad_rows="error", drop_leaking_rows=True)
+        load_vqa_dataset(str(file), on_bad_rows="error", leaks="drop")
     [line] = [line for line in str(error.value).splitlines() if " x " in line]
     assert max(line.count("x"), line.count("y"), line.count("scan") * 5, line.count("\\x00") * 4) <= 85
     assert "\0" not in line

@@ -203,9 +203,9 @@ def test_texts_guarded_for_a_spreadsheet_are_read_as_text(folder):
 
 
 def test_lists_of_pandas_in_cells_are_lists(folder):
-    lines = [f"{n}.png,Is it?,\"['yes', 'maybe', 'yes']\",\"['<1 cm', '>1 cm']\"" for n in range(12)]
+    lines = [f"{n}.png,Is it?,\"['>1 cm', '<1 cm', '>1 cm']\",\"['<1 cm', '>1 cm']\"" for n in range(12)]
     [first, *_] = read(folder, "\n".join(["image,question,answer,options", *lines]))
-    assert (first["answer"], first["answers"]) == ("yes", ["yes", "maybe", "yes"])
+    assert (first["answer"], first["answers"]) == (">1 cm", [">1 cm", "<1 cm", ">1 cm"])
     assert first["choices"] == ["<1 cm", ">1 cm"]
     lines = [f"{n}.png,Is it?,[1]" for n in range(12)]
     assert read(folder, "\n".join(["image,question,answer", *lines]))[0]["answer"] == "[1]"

@@ -108,6 +108,24 @@ def test_names_of_classes_and_numbers_become_answers(folder):
     assert (found["What, 0?"], found["What, 5?"]) == ("benign", "malignant")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        pa.array([{"A": "lung", "B": "heart", "C": None}] * COUNT),
+        pa.array([["A: lung", "B: heart"]] * COUNT),
+        pa.array([{"B": "heart", "A": "lung"}] * COUNT),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_options_in_objects_and_lists_are_read(folder, options):
+    columns = columns_with(FORMS["bytes"]) | {"options": options, "answer": ["B"] * COUNT}
+    rows = rows_of(load_vqa_dataset(str(write(folder, "rows.parquet", columns))))
+    assert len(rows) == COUNT
+    assert {(tuple(row["choices"]), row["answer"], row["answer_label"]) for row in rows} == {
+        (("lung", "heart"), "heart", "B")
+    }
+
+
 def test_what_is_no_image_costs_its_row_and_says_why(folder, caplog):
     images = [*EXPECTED]
     images[1], images[2], images[3] = None, b"", b"no image"

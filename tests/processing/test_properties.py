@@ -53,7 +53,7 @@ def test_rows_of_json_become_clean_splits_or_a_sentence(folder, table, language,
         "skipped_rows_file": folder / "skipped.jsonl",
         "language": language,
         "allow_no_answer": no_answer,
-        "drop_leaking_rows": drop,
+        "leaks": "drop" if drop else "refuse",
     }
     try:
         dataset = load_vqa_dataset(str(file), **options)

@@ -67,7 +67,7 @@ def test_vqa_rad_with_the_official_test_set_is_refused_for_shared_images(tmp_pat
     write_vqa_rad(tmp_path, "testset.json", [vqa_rad_row(3, "test_freeform", 9)])
     with pytest.raises(UserError, match="1 in train and test"):
         load_vqa_dataset(str(tmp_path))
-    dataset = load_vqa_dataset(str(tmp_path), drop_leaking_rows=True)
+    dataset = load_vqa_dataset(str(tmp_path), leaks="drop")
     assert {split: len(rows) for split, rows in dataset.items()} == {"train": 6, "validation": 1, "test": 1}
 
 

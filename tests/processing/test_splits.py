@@ -15,12 +15,12 @@ from tests.processing.conftest import rows_of
 
 
 def test_slake_with_both_languages_is_refused_for_its_130_shared_images(slake):
-    with pytest.raises(UserError, match=r"share images \(130 in train and validation; .*--drop_leaking_rows"):
+    with pytest.raises(UserError, match=r"share images \(130 in train and validation\): .*--leaks drop"):
         load_vqa_dataset(str(slake), language="all")
 
 
 def test_slake_with_both_languages_is_accepted_without_the_leaking_rows(slake):
-    dataset = load_vqa_dataset(str(slake), language="all", drop_leaking_rows=True)
+    dataset = load_vqa_dataset(str(slake), language="all", leaks="drop")
     assert not set(dataset["train"]["image"]) & set(dataset["validation"]["image"])
     assert len(dataset["validation"]) == 1969
     assert set(dataset["train"]["language"]) == {"en", "zh"}
@@ -50,7 +50,7 @@ def test_split_by_image_is_the_same_for_the_same_seed_and_keeps_images_whole(tab
 def test_copies_of_an_image_under_two_names_are_a_leak(table, tmp_path):
     file = table(*({"split": "train"} for _ in range(11)), {"split": "test"})
     shutil.copy(tmp_path / "0.png", tmp_path / "11.png")
-    with pytest.raises(UserError, match=r"1 in train and test; 1 rows, the first is rows.json row 1"):
+    with pytest.raises(UserError, match=r"\(1 in train and test\): 1 rows, the first is rows.json row 1,"):
         load_vqa_dataset(str(file))
 
 
@@ -67,7 +67,7 @@ def test_too_few_images_to_split(table):
 def test_the_same_pixels_in_another_compression_are_the_same_image(table, tmp_path):
     file = table(*({"split": "train"} for _ in range(11)), {"split": "test", "image": "11.tif"})
     Image.open(tmp_path / "0.png").save(tmp_path / "11.tif")
-    with pytest.raises(UserError, match=r"1 in train and test; 1 rows, the first is rows.json row 1"):
+    with pytest.raises(UserError, match=r"\(1 in train and test\): 1 rows, the first is rows.json row 1,"):
         load_vqa_dataset(str(file))
 
 
@@ -129,3 +129,69 @@ def test_slake_holds_back_45_training_images(slake):
         [thumbnail(open_image(path)) for path in sorted(set(rows["image"]))] for rows in dataset.values()
     )
     assert not has_neighbour(validation, train).any()
+
+
+def test_patients_in_two_splits_are_a_leak(table):
+    splits = [{"split": "train", "patient_id": i // 2} for i in range(11)]
+    file = table(*splits, {"split": "test", "patient_id": 5})
+    told = r"share groups, such as patients \(1 in train and test\): 1 rows, the first is rows.json row 11,"
+    with pytest.raises(UserError, match=told):
+        load_vqa_dataset(str(file))
+    dropped = load_vqa_dataset(str(file), leaks="drop")
+    assert sum(map(len, dropped.values())) == 11
+    kept = load_vqa_dataset(str(file), leaks="keep")
+    assert kept["test"]["group"] == ["5"]
+    assert kept["test"]["overlap"] == ["near"]  # an image of its patient is in training
+
+
+def test_splits_that_are_made_cut_no_patient(table):
+    file = table(*({"patient_id": f"p{i // 4}", "study_id": i} for i in range(40)), count=40)
+    dataset = load_vqa_dataset(str(file))
+    patients = [set(part["group"]) for part in dataset.values()]
+    assert list(map(len, patients)) == [8, 1, 1]
+    assert len(set.union(*patients)) == 10
+
+
+def test_one_patient_alone_can_not_be_split(table):
+    with pytest.raises(UserError, match=r"The 12 images are too few groups \(1, the largest of 12 images\)"):
+        load_vqa_dataset(str(table(*[{"patient_id": "p"}] * 12)))
+
+
+@pytest.fixture
+def bodies(table, tmp_path):
+    """20 bodies of two slices each, of which the data set's own split puts one into training and one into test."""
+    for body in range(20):
+        for number, picture in enumerate(slices(2, body)):
+            picture.save(tmp_path / f"body{body}_{number}.png")
+    names = [f"body{body}_{number}.png" for number in range(2) for body in range(20)]
+    rows = [{"image": name, "split": "test" if name.endswith("1.png") else "train"} for name in names]
+    rows[-1]["image"] = "alone.png"
+    Image.fromarray(np.random.default_rng(99).integers(0, 256, (48, 48), dtype=np.uint8)).save(tmp_path / "alone.png")
+    return table(*rows, {"image": "body0_0.png", "split": "test"}, count=41)
+
+
+def test_rows_to_evaluate_on_tell_what_training_has_seen_of_their_image(bodies):
+    dataset = load_vqa_dataset(str(bodies), leaks="keep")
+    assert set(dataset["train"]["overlap"]) == {None}
+    found = dict(zip(dataset["test"]["image_id"], dataset["test"]["overlap"], strict=True))
+    held_out = set(dataset["validation"]["image_id"])
+    for name, overlap in found.items():
+        twin = name.replace("_1", "_0")
+        same = {"alone.png": "none", "body0_0.png": "same"}.get(name, "none" if twin in held_out else "near")
+        assert overlap == same, name
+
+
+def test_split_by_neighbours_keeps_the_slices_of_a_body_together(bodies):
+    by_image, by_body = (load_vqa_dataset(str(bodies), split_by=by) for by in ("image", "neighbours"))
+    parts = [{name.split("_")[0] for name in part["image_id"]} for part in by_body.values()]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 21  # 20 bodies and the image alone
+    assert [len(set(part["image"])) for part in by_body.values()] == [32, 4, 4]
+    assert set(by_body["test"]["overlap"]) == {"none"}
+    assert "near" in by_image["test"]["overlap"]
+    assert "same" not in by_image["test"]["overlap"]
+
+
+def test_slake_has_39_validation_images_with_a_near_neighbour_in_training(slake):
+    rows = load_vqa_dataset(str(slake))["validation"]
+    images = dict(zip(rows["image"], rows["overlap"], strict=True))
+    assert [list(images.values()).count(kind) for kind in ("none", "near", "same")] == [57, 39, 0]

@@ -71,7 +71,7 @@ def test_long_thin_images_are_good_rows(table, tmp_path):
     file = table()
     for number, size in enumerate([(2100, 100), (1, 3000), (10_000, 30)]):
         Image.new("RGB", size).save(tmp_path / f"{number}.png")
-    assert len(rows_of(load_vqa_dataset(str(file), on_bad_rows="error", drop_leaking_rows=True))) == 12
+    assert len(rows_of(load_vqa_dataset(str(file), on_bad_rows="error", leaks="drop"))) == 12
 
 
 def test_all_problems_come_in_one_pass_counted_with_three_rows_named(table, tmp_path, caplog):

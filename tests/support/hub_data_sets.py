@@ -5,6 +5,7 @@ Their pictures are generated. `docs/hub.md` says which of the real layouts were 
 
 import csv
 import io
+import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+WORDS = ("liver", "left lung", "no", "Yes", "2", "MRI")
 IMAGE_FEATURES = datasets.Features(
     image=datasets.Image(), question=datasets.Value("string"), answer=datasets.Value("string")
 )
@@ -91,9 +93,8 @@ def card(licence: str | None = None, splits: Sequence[str] = ()) -> bytes:
 
 def _triplets(start: int, count: int, per_image: int = 1, kind: str = "JPEG") -> list[tuple[str, str, bytes]]:
     """Rows over pictures of these numbers; each question of an image is another one."""
-    words = ("liver", "left lung", "no", "Yes", "2", "MRI")
     return [
-        (f"What is shown, {i}?", words[i % len(words)], picture(start + i // per_image, kind)) for i in range(count)
+        (f"What is shown, {i}?", WORDS[i % len(WORDS)], picture(start + i // per_image, kind)) for i in range(count)
     ]
 
 
@@ -155,6 +156,7 @@ def pmc_vqa() -> Imitation:
         question, answer, image = row
         choices = [f"other {number} {letter}" for letter in "ABCD"]
         choices[number % 4] = answer
+        choices[(number + 1) % 4] = WORDS[(WORDS.index(answer) + 1) % len(WORDS)]
         options = {f"Choice {letter}": f" {letter}:{text} " for letter, text in zip("ABCD", choices, strict=True)}
         names = {"Figure_path": name_of(image), "Question": f" {question}", "Answer": answer}
         return names | options | {"Answer_label": "ABCD"[number % 4]}
@@ -178,6 +180,29 @@ def pmc_vqa() -> Imitation:
         "images_2.zip": as_zip({"figures/PMC9_F9.jpg": picture(250)}),
     }
     return Imitation(files, dict(rows))
+
+
+def omni_med_vqa() -> dict[str, bytes]:
+    """OmniMedVQA (Hu et al. 2024) as it is unpacked: a JSON file for each of its parts, images in folders beside it.
+
+    Questions have two or four options; those of the first kind have no other columns.
+    """
+    options = [("Fundus photography", "CT", "MRI", "Ultrasound"), ("Yes", "No")]
+    rows, files = [], {}
+    for i in range(40):
+        own = options[i % 2]
+        image = f"Images/ACRIMA/Im{i // 2:03}_ACRIMA.png"
+        files[image] = picture(i // 2, "PNG")
+        row = {
+            "dataset": "ACRIMA",
+            "question_id": f"ACRIMA_{i:04}",
+            "question_type": "Modality Recognition",
+            "question": ("What imaging technique was used?", "Is there evidence of glaucoma?")[i % 2],
+            "gt_answer": own[i // 2 % len(own)],
+            "image_path": image,
+        }
+        rows.append(row | {f"option_{letter}": text for letter, text in zip("ABCD", own, strict=False)})
+    return {"ACRIMA.json": json.dumps(rows).encode(), **files}
 
 
 IMITATIONS: dict[str, Callable[[], Imitation]] = {

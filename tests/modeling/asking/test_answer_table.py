@@ -13,11 +13,12 @@ from processing.images import open_image
 
 
 class Echo:
-    """Answers a question by itself, after it has opened the image."""
+    """Answers a question by itself and its choices, after it has opened the image."""
 
-    def try_batch(self, paths, questions, top_k):
+    def try_batch(self, paths, questions, top_k, choices):
         assert top_k == 1
-        return [self._answer(path, question) for path, question in zip(paths, questions, strict=True)]
+        asked = [" / ".join([text, *(own or [])]) for text, own in zip(questions, choices, strict=True)]
+        return [self._answer(path, question) for path, question in zip(paths, asked, strict=True)]
 
     def _answer(self, path, question):
         try:
@@ -117,3 +118,8 @@ def test_the_way_of_a_folder_with_a_link_in_it_is_the_table_s_own(folder, tmp_pa
     (tmp_path / "other").symlink_to(folder)
     rows = answers(Path(tmp_path / "other"), f"image,question\n{tmp_path / 'other' / 'scans' / '1.png'},q\n")
     assert rows[0]["prediction"] == "q"
+
+
+def test_options_of_a_row_are_its_choices(folder):
+    rows = answers(folder, "image,question,Choice A,Choice B\nscans/1.png,a?,A: lung,B: liver\nscans/2.png,b?,lung,\n")
+    assert [row["prediction"] for row in rows] == ["a? / lung / liver", "b?"]  # one option is no choice

@@ -30,7 +30,7 @@ class GreyPredictor:
     def grey(self, image) -> float:
         return float(np.asarray(image.convert("L")).mean())
 
-    def try_batch(self, images, questions, top_k):
+    def try_batch(self, images, questions, top_k, choices):
         found = []
         for image, question in zip(images, questions, strict=True):
             mean = self.grey(image)

@@ -13,7 +13,7 @@ def test_candidates_get_the_likelihood_that_the_stock_class_gives_each(tiny, row
     trie = AnswerTrie([collator.answer_ids(answer) for answer in candidates])
     batch = collator.prompts(rows)
     batch.pop("row")
-    scores = tiny.model.score(trie, **batch)
+    scores = tiny.model.score([trie] * len(rows), **batch)
     assert scores.shape == (len(rows), len(candidates))
     for row, row_scores in zip(rows[::3], scores[::3], strict=True):
         for answer, score in zip(candidates, row_scores, strict=True):

@@ -79,6 +79,8 @@ BOTH_FAMILIES: list[dict[str, str]] = [
         "max_predict_samples": "5",
         "language": "all",
         "on_bad_rows": "error",
+        "leaks": "drop",
+        "split_by": "neighbours",
         "drop_leaking_rows": "True",
         "allow_no_answer": "True",
         "split_seed": "3",

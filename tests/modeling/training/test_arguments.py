@@ -8,11 +8,11 @@ import torch
 
 from modeling.training.arguments import (
     Blip2TrainingArguments,
-    DataArguments,
     SharedTrainingArguments,
     ViltTrainingArguments,
     cpu_has_bf16,
 )
+from modeling.training.data_arguments import DataArguments
 
 OWN_CLASSES = (DataArguments, SharedTrainingArguments, ViltTrainingArguments, Blip2TrainingArguments)
 

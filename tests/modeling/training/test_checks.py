@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 import train
 from metrics.vqa import score_answers
@@ -234,10 +234,20 @@ def test_figures_to_choose_from_are_those_that_are_computed(dataset, tmp_path):
     rows = [
         {"answer": text, "answer_type": kind, "language": "en"} for text in ("", "left") for kind in ("OPEN", "CLOSED")
     ]
+    rows[3]["choices"] = ["left", "right"]
     figures = score_answers(rows, ["left"] * 4).keys()
     assert {*FIGURES_OF_ALL, *FIGURES_OF_SOME} <= figures
     others = {name for name in figures - {*FIGURES_OF_ALL, *FIGURES_OF_SOME} if not name.endswith(("total", "thresh"))}
     assert not others
+
+
+def test_figures_of_written_answers_need_rows_without_choices(dataset, tmp_path):
+    flags = [*BLIP2.split(), "--answer_candidates", "train", "--output_dir", str(tmp_path)]
+    _, args = parse_arguments([*flags, "--metric_for_best_model", "generated_f1"])
+    check_rows(args, dataset)
+    rows = [row | {"choices": [row["answer"], "x"]} for row in dataset["validation"].to_list()]
+    with pytest.raises(UserError, match="generated_f1: no validation row is of this kind; .*, choice_accuracy"):
+        check_rows(args, DatasetDict({**dataset, "validation": Dataset.from_list(rows)}))
 
 
 def test_candidates_need_training_rows(dataset, tmp_path):

@@ -11,7 +11,8 @@ import transformers
 from accelerate.state import AcceleratorState
 
 import train
-from modeling.training.arguments import TRAINING_ARGUMENTS, DataArguments
+from modeling.training.arguments import TRAINING_ARGUMENTS
+from modeling.training.data_arguments import DataArguments
 from modeling.training.parser import parse_arguments
 from modeling.training.ranges import default_of
 from processing.data import load_vqa_dataset

@@ -24,6 +24,8 @@ def test_run_record_names_the_commit_and_the_configuration(hub, tmp_path):
         "validation": {"questions": 6, "images": 2},
         "test": {"questions": 6, "images": 2},
     }
+    card = (tmp_path / "README.md").read_text()
+    assert f"SLAKE (English) (`{NAME}`, configuration default, at commit `{commit[:12]}`)" in card
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["dataset_revision"] == commit
 
 

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from modeling.training.arguments import TRAINING_ARGUMENTS, Blip2TrainingArguments, DataArguments
+from modeling.training.arguments import TRAINING_ARGUMENTS, Blip2TrainingArguments
+from modeling.training.data_arguments import DataArguments
 from modeling.training.parser import REPLACED, parse_arguments
 from processing.errors import UserError
 from tests.support.app_server import ROOT

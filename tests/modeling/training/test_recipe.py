@@ -6,7 +6,8 @@ import json
 import pytest
 import yaml
 
-from modeling.training.arguments import TRAINING_ARGUMENTS, DataArguments
+from modeling.training.arguments import TRAINING_ARGUMENTS
+from modeling.training.data_arguments import DataArguments
 from modeling.training.parser import parse_arguments
 from modeling.training.ranges import FIXED
 from modeling.training.recipe import RECIPE_FIELDS, recipe_values
