@@ -85,9 +85,9 @@ def answer_distribution(table: Table, numbers: np.ndarray) -> dict[str, Any]:
     """How the answers of some rows spread.
 
     Returns:
-        `rows`, `images`, `questions` (different ones) and `answers` (different ones); `open`, `closed` and `untyped`
-        rows; `half`, the least number of answers that half of the rows have; and `top`, the most frequent answers, each
-        as it is mostly written.
+        `rows`; different `images`, `questions` and `answers`; `open`, `closed` and `untyped` rows; `half`, the least
+        number of answers that half of the rows have; and `top`, the most frequent answers, each as it is mostly
+        written.
     """
     counts: Counter[str] = Counter()
     spellings: dict[str, Counter[str]] = {}
@@ -95,7 +95,7 @@ def answer_distribution(table: Table, numbers: np.ndarray) -> dict[str, Any]:
         counts[table.answers[row][0]] += 1
         spellings.setdefault(table.answers[row][0], Counter())[table.rows[row]["answer"]] += 1
     ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-    shares = np.cumsum([count for _, count in ordered])
+    sums = np.cumsum([count for _, count in ordered])
     types = Counter(table.rows[row]["answer_type"] for row in numbers.tolist())
     return {
         "rows": len(numbers),
@@ -105,10 +105,10 @@ def answer_distribution(table: Table, numbers: np.ndarray) -> dict[str, Any]:
         "closed": types["CLOSED"],
         "untyped": types[None],
         "answers": len(counts),
-        "half": int(np.searchsorted(shares, len(numbers) / 2)) + 1,
+        "half": int(np.searchsorted(sums, len(numbers) / 2)) + 1,
         "top": [
-            {"answer": usual_spelling(spellings[identity]), "rows": rows, "percent": round(100 * rows / len(numbers), 2)}
-            for identity, rows in ordered[:TOP_ANSWERS]
+            {"answer": usual_spelling(spellings[name]), "rows": rows, "percent": round(100 * rows / len(numbers), 2)}
+            for name, rows in ordered[:TOP_ANSWERS]
         ],
     }
 

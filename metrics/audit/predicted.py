@@ -27,7 +27,8 @@ def predicted_figures(file: Path, dataset: Mapping[str, Any], split: str) -> dic
 
     Returns:
         `file`, `format`, `split`; counts of `questions`, of `strangers` (predictions for no question of the split), of
-        questions that are `missing` and of `empty` predictions; and `figures`: of all questions, and .
+        questions that are `missing` and of `empty` predictions; and `figures` of all questions, and of those of each
+        kind of `processing.splits.OVERLAPS` where there are several.
 
     Raises:
         UserError: the file can't be read, or joined with the data set.
@@ -35,8 +36,8 @@ def predicted_figures(file: Path, dataset: Mapping[str, Any], split: str) -> dic
     predictions = read_predictions(file)
     if not predictions.format.has_ids:
         raise UserError(
-            f"--predictions {file}: {predictions.format.name} have no ids of questions, so their images can't be found; "
-            "score them by python -m metrics.protocols."
+            f"--predictions {file}: {predictions.format.name} have no ids of questions, so their images can't be "
+            "found; score them by python -m metrics.protocols."
         )
     joined = join(predictions, dataset, split)
     rows = dataset[split].select_columns(["question_id", "row", "overlap"])

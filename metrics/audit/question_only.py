@@ -42,8 +42,8 @@ def question_alone(table: Table, split: int, seed: int = 0) -> list[dict[str, An
         seed: of what is drawn at random.
 
     Returns:
-        An entry for each way to answer: its `name`, and Exact Match and F1 for `all`, `open` and `closed` questions, as
-        far as there are any: `n`, `exact_match` and `f1`, each as of `metrics.intervals.mean_with_interval`.
+        An entry for each way to answer: its `name`, and `figures` of `all`, `open` and `closed` questions, as far as
+        there are any: `n`, and `exact_match` and `f1` as of `metrics.intervals.mean_with_interval`.
     """
     train, numbers = table.of_split(TRAIN), table.of_split(split)
     train_rows, rows = ([table.rows[i] for i in chosen.tolist()] for chosen in (train, numbers))

@@ -51,19 +51,21 @@ def make_report(
         `contradictions`, `unseen_answers`, `question_alone`, and `predictions` or None; and the rows that it is of.
 
     Raises:
-        UserError: no row can be used, some rows have a split and others none, or the predictions can't be read or
-            joined.
+        UserError: no row can be used, or the predictions can't be read or joined.
     """
     if not checked.good:
         raise UserError(f"{name}: no rows left. {describe_problems(checked.bad, checked.total)}")
     places = checked.good.places()
     present = {int(code) for code in np.unique(places.split)} - {LEFT_OUT}
-    if own_split := bool(present & {VALIDATION, TEST}):
-        splits = "the data set's own"
-    else:
+    splits = "the data set's own"
+    if not present & {VALIDATION, TEST}:
         splits = f"none of its own; by image, as train.py makes them (--split_seed {split_seed})"
-    if not own_split or NO_SPLIT in present:
-        split_rows(places, split_seed)
+        try:
+            split_rows(places, split_seed)
+        except UserError as error:
+            splits = f"none of its own, and none can be made: {error}"
+    elif NO_SPLIT in present:
+        splits += f"; {(places.split == NO_SPLIT).sum():,} rows have none"
     info = describe_source(checked.source, places.used_images(places.split != LEFT_OUT))
     table = make_table(checked.good, places)
     logger.info("%s: %s rows on %s images.", name, f"{len(table.rows):,}", f"{len(table.images):,}")
@@ -80,7 +82,7 @@ def make_report(
             "images": len(table.images),
             "groups_of_near_identical_images": int(clusters([image.thumbnail for image in table.images]).max()) + 1,
             "near_identical_above": THRESHOLD,
-            "splits": splits,
+            "splits": splits.rstrip("."),
         },
         "bad_rows": describe_bad_rows(checked.bad, checked.total),
         "splits": {ORDER[code]: answer_distribution(table, table.of_split(code)) for code in table.splits()},

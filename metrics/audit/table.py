@@ -80,11 +80,7 @@ def make_table(good: GoodRows, places: Places) -> Table:
         places: of each of them; those that are left out are no rows of the table.
     """
     kept = places.split != LEFT_OUT
-    rows = [
-        _as_row(values)
-        for values, wanted in zip(good.columns(*COLUMNS), kept, strict=True)
-        if wanted
-    ]
+    rows = [_as_row(values) for values, wanted in zip(good.columns(*COLUMNS), kept, strict=True) if wanted]
     _, first_row, image = np.unique(places.pixels()[kept], return_index=True, return_inverse=True)
     return Table(
         rows,
@@ -102,5 +98,3 @@ def make_table(good: GoodRows, places: Places) -> Table:
 def _as_row(values: tuple) -> dict[str, Any]:
     row = dict(zip(COLUMNS, values, strict=True))
     return row | {"answers": row["answers"] or [row["answer"]]}
-
-
