@@ -1,6 +1,7 @@
 """Charts of an audit. They show figures alone, no image and no text of the data."""
 
 import io
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,8 +60,9 @@ def _question_chart(entries: list[dict[str, Any]], split: str) -> bytes:
             axes.barh(y, mean, 0.22, color=COLORS[kind], label=label)
             if low is not None:
                 axes.plot([low, high], [y, y], color="black", linewidth=1)
-    axes.set(yticks=range(len(entries)), yticklabels=[entry["name"] for entry in entries], xlim=(0, 100))
-    axes.set_xlabel(f"Exact Match, percent of {split} questions; lines: 95 % interval")
+    axes.set(yticks=range(len(entries)), xlim=(0, 100))
+    axes.set_yticklabels([textwrap.fill(entry["name"], 24) for entry in entries])
+    axes.set(title=f"{split} questions", xlabel="Exact Match in percent, with 95 % intervals")
     axes.invert_yaxis()
     axes.legend(frameon=False, fontsize=8)
     return _png(figure, axes)

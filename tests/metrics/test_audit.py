@@ -198,8 +198,8 @@ def test_each_image_gets_its_best_match():
     images = [thumbnail(picture(3)), thumbnail(ImageEnhance.Contrast(picture(1)).enhance(0.7)), others[0]]
     best, correlation = near_pairs(images, others)
     assert best.tolist() == [3, 1, 0]
-    expected = [np.corrcoef(*(np.frombuffer(x, np.uint8) for x in (a, others[b])))[0, 1] for a, b in zip(images, best)]  # noqa: B905
-    assert correlation == pytest.approx(expected, abs=1e-5)
+    grey = [np.frombuffer(one, np.uint8) for one in (*images, *(others[number] for number in best))]
+    assert correlation == pytest.approx(np.corrcoef(grey)[range(3), range(3, 6)], abs=1e-5)
     with pytest.raises(ValueError, match="no images to compare"):
         near_pairs(images, [])
 
@@ -346,3 +346,16 @@ def test_slake_has_the_findings_of_the_docs(slake, tmp_path):
     majority, text_only = (entry["figures"]["all"] for entry in report["question_alone"]["validation"][1:])
     assert majority["exact_match"] == [56.6, 53.57, 59.61]
     assert 57 < text_only["exact_match"][0] < 60
+
+
+def test_vqa_rad_has_the_findings_of_the_docs(vqa_rad, tmp_path):
+    report = audit(vqa_rad, tmp_path, "--no_images")
+    assert (report["data"]["usable_rows"], report["data"]["images"], report["answers"]["answers"]) == (3064, 314, 465)
+    assert report["duplicates"]["rows"] == 471
+    found = report["contradictions"]
+    assert (found["questions"], found["closed_questions"], found["rows"]) == (24, 11, 54)
+    assert {split: unseen["rows"] for split, unseen in report["unseen_answers"].items()} == {
+        "validation": 72,
+        "test": 74,
+    }
+    assert report["question_alone"]["test"][1]["figures"]["all"]["exact_match"] == [23.49, 15.22, 32.24]
