@@ -45,10 +45,15 @@ def choice_accuracy(rows: Sequence[Mapping[str, Any]], predictions: Sequence[str
 
 
 def count_unknown(rows: Sequence[Mapping[str, Any]], vocabulary: Sequence[str]) -> dict[str, int]:
-    """`choice_out_of_vocabulary`, how many right options are not in a vocabulary; empty without rows with choices."""
+    """`out_of_vocabulary`, how many rows have no gold answer in a vocabulary; where rows have choices, also
+    `choice_out_of_vocabulary`, how many of these."""
     known = {answer_identity(answer) for answer in vocabulary}
-    unknown = [not known & _right_identities(row) for row in rows if row.get("choices")]
-    return {"choice_out_of_vocabulary": sum(unknown)} if unknown else {}
+    unknown = [not known & _right_identities(row) for row in rows]
+    counts = {"out_of_vocabulary": sum(unknown)}
+    if any(row.get("choices") for row in rows):
+        choices = sum(is_unknown for row, is_unknown in zip(rows, unknown, strict=True) if row.get("choices"))
+        counts["choice_out_of_vocabulary"] = choices
+    return counts
 
 
 def choice_figures(

@@ -258,8 +258,8 @@ def classification_metrics(
 
     Returns:
         A function of an `EvalPrediction`. Its `predictions` are label ids ``(N,)``, confidences and the probabilities
-        of "no answer" ``(N,)``. Its `label_ids` are row numbers ``(N,)``. Where rows have `choices`, the figures have
-        `choice_out_of_vocabulary` of `metrics.choices.count_unknown` too.
+        of "no answer" ``(N,)``. Its `label_ids` are row numbers ``(N,)``. The figures have those of
+        `metrics.choices.count_unknown` too.
     """
 
     def compute_metrics(evaluation: Any) -> dict[str, float]:

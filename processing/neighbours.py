@@ -4,7 +4,10 @@ Two images are near neighbours if their thumbnails, 32 x 32 grey values, correla
 holds for 39 of the 96 validation images and some training image, mostly slices of the same scan.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -13,11 +16,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from processing.storage import cache_dir, write_atomically
+
 SIDE = 32  # of a thumbnail, in pixels
 THRESHOLD = 0.95  # of Pearson's correlation
 LOW_FREQUENCIES = 8  # of each axis, by which pairs are sifted
 BLOCK = 4096  # images compared at once with as many others
 ROUNDING = 1e-4  # of correlations in single precision
+REMEMBERED_FROM = 10**8  # comparisons, which take a few seconds
 PROGRESS_AFTER = 5  # seconds until a progress bar is shown
 
 
@@ -37,10 +43,23 @@ def clusters(thumbnails: Sequence[bytes]) -> np.ndarray:
 
 
 def has_neighbour(thumbnails: Sequence[bytes], others: Sequence[bytes]) -> np.ndarray:
-    """Whether each image has a near neighbour among other images, ``(N,)``."""
+    """Whether each image has a near neighbour among other images, ``(N,)``. Of many it is remembered on disk."""
+    is_long = len(thumbnails) * len(others) >= REMEMBERED_FROM
+    digest = hashlib.sha256(b"%d" % len(thumbnails))
+    for thumbnail in chain(thumbnails, others) if is_long else ():
+        digest.update(thumbnail)
+    file = cache_dir() / "neighbours" / f"{THRESHOLD}-{digest.hexdigest()[:32]}"
+    with suppress(OSError):
+        if is_long and len(kept := file.read_bytes()) == len(thumbnails):
+            return np.frombuffer(kept, dtype=bool)
     found = np.zeros(len(thumbnails), dtype=bool)
-    for pairs in _near_pairs(_unit_vectors(thumbnails), _unit_vectors(others)):
+    blocks = _near_pairs(_unit_vectors(thumbnails), _unit_vectors(others))
+    total = -(-len(thumbnails) // BLOCK) * -(-len(others) // BLOCK)
+    for pairs in tqdm(blocks, "Near neighbours", total, unit="block", disable=not is_long):
         found[pairs[0]] = True
+    with suppress(OSError):
+        if is_long:
+            write_atomically(file, found.tobytes())
     return found
 
 

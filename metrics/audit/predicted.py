@@ -1,10 +1,10 @@
 """Figures of a file of predictions, with and without the images that training has nearly seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metrics.protocols.figures import make_figures
+from metrics.protocols.figures import Answered, make_figures
 from metrics.protocols.formats import read_predictions
 from metrics.protocols.joining import first_ids, join
 from processing.errors import UserError
@@ -42,7 +42,7 @@ def predicted_figures(file: Path, dataset: Mapping[str, Any], split: str) -> dic
     joined = join(predictions, dataset, split)
     rows = dataset[split].select_columns(["question_id", "row", "overlap"])
     given = {str(row["question_id"]) for row in rows}
-    kinds = {str(id_of_row(row, given)): row["overlap"] for row in rows}
+    kinds = {str(id_of_row(row, given)): row["overlap"] for row in rows}  # of this data set, whatever the file says
     figures = [{"of": "all questions", "figures": _figures(joined.rows, joined.vocabulary)}]
     for kind, title in TITLES.items():
         chosen = [row for row in joined.rows if kinds[row.id] == kind]
@@ -60,8 +60,9 @@ def predicted_figures(file: Path, dataset: Mapping[str, Any], split: str) -> dic
     }
 
 
-def _figures(rows: Sequence[Any], vocabulary: Any) -> list[dict[str, Any]]:
-    return [figure._asdict() for figure in make_figures(rows, vocabulary)]
+def _figures(rows: Sequence[Answered], vocabulary: Collection[str] | None) -> list[dict[str, Any]]:
+    """The figures of some rows together, whatever training has seen of them."""
+    return [figure._asdict() for figure in make_figures([row._replace(overlap=None) for row in rows], vocabulary)]
 
 
 def _listed(ids: Sequence[str]) -> dict[str, Any]:

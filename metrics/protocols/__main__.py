@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metrics.intervals import LEVEL, MIN_IMAGES
-from metrics.protocols.figures import Answered, Figure, has_images, make_figures
+from metrics.protocols.figures import NO_NEIGHBOUR, Answered, Figure, has_images, make_figures
 from metrics.protocols.formats import Predictions, read_predictions
 from metrics.protocols.joining import Joined, first_ids, join
 from processing.errors import UserError, run_command
@@ -124,7 +124,7 @@ def _notes(predictions: Predictions, rows: Sequence[Answered], joined: Joined | 
 
 def _note_of_left_out(figures: Sequence[Figure]) -> list[str]:
     """Says how many wrong answers LLaVA-Med's script does not count."""
-    counted = {figure.protocol: figure.n for figure in figures}
+    counted = {figure.protocol: figure.n for figure in figures if NO_NEIGHBOUR not in figure.questions}
     left_out = counted.get("llava_med_closed_all", 0) - counted.get("llava_med_closed", 0)
     if not left_out:
         return []

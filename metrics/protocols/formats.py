@@ -148,10 +148,11 @@ def _row(id_: Any, prediction: Any, answers: tuple[str, ...], facts: Values, ima
         answer_type=answer_type_of(facts.get("answer_type")),
         image_id=image,
         question=text_of(facts.get("question")),
+        overlap=text_of(facts.get("overlap")),
     )
 
 
-OPTIONAL = ("answer", "answers", "answer_type", "image_id", "image", "question", "prompt", "doc", "resps")
+OPTIONAL = ("answer", "answers", "answer_type", "image_id", "image", "question", "overlap", "prompt", "doc", "resps")
 # The first whose fields a file has is taken.
 FORMATS = (
     Format("this project's predictions", ("id", "image_id", "question", "prediction", "confidence"), _plain_row),

@@ -364,3 +364,15 @@ def test_what_gold_answers_and_an_always_yes_reach_on_real_data(slake, vqa_rad):
         ("VQA-RAD", "gold"): [(203, 100), (203, 90.15), (203, 90.15), (203, 96.55)],
         ("VQA-RAD", "yes"): [(203, 33.0), (67, 100), (203, 33.0), (203, 33.0)],
     }
+
+
+def test_figures_come_a_second_time_without_near_neighbours():
+    gold = {"answers": ("left lung",), "answer_type": "OPEN", "image_id": "a"}
+    answers = zip(["left lung", "left lung", "left lung", "liver"], ["none", "near", "same", "none"], strict=True)
+    rows = [Answered(str(i), text, overlap=overlap, **gold) for i, (text, overlap) in enumerate(answers)]
+    figures = {(figure.protocol, figure.questions): (figure.n, figure.percent) for figure in make_figures(rows)}
+    assert figures["squad_v2_exact", "all"] == figures["squad_v2_exact", "open"] == (4, 75)
+    assert figures["squad_v2_exact", "all, no near neighbour"] == (2, 50)
+    assert figures["llava_med_open_recall", "open, no near neighbour"] == (2, 50)
+    alone = make_figures([row._replace(overlap="none") for row in rows])
+    assert not [figure for figure in alone if "neighbour" in figure.questions]

@@ -85,3 +85,14 @@ def test_slake_has_39_validation_images_with_a_near_neighbour_in_training(slake)
     assert (len(train), len(validation)) == (450, 96)
     assert has_neighbour(validation, train).sum() == 39
     assert clusters(train).max() + 1 == 313
+
+
+def test_what_was_found_among_many_images_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path))
+    monkeypatch.setattr(neighbours, "REMEMBERED_FROM", 6)
+    ones, others = thumbnails(picture(0), picture(1), picture(2)), thumbnails(picture(1), picture(5))
+    assert has_neighbour(ones, others).tolist() == [False, True, False]
+    monkeypatch.setattr(neighbours, "_near_pairs", lambda *_: pytest.fail("they were compared again"))
+    assert has_neighbour(ones, others).tolist() == [False, True, False]
+    with pytest.raises(pytest.fail.Exception):
+        has_neighbour(ones[::-1], others)

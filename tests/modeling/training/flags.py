@@ -84,6 +84,7 @@ BOTH_FAMILIES: list[dict[str, str]] = [
         "drop_leaking_rows": "True",
         "allow_no_answer": "True",
         "split_seed": "3",
+        "eval_dataset": "phantom:12",
         "tuning_split": "True",
     },
     {

@@ -1,0 +1,84 @@
+"""A model is evaluated on another data set, and a folder counts how often it was asked a test split."""
+
+import json
+import shutil
+
+import pytest
+
+import train
+from modeling.hub.card import model_card
+from processing.answers import answer_identity
+from processing.data import load_vqa_dataset
+from processing.errors import UserError
+from processing.phantom.files import write_phantoms
+
+SHORT = ["--model_name_or_path", "scratch:tiny", "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
+SHORT += ["--do_eval", "False", "--per_device_train_batch_size", "4", "--disable_tqdm", "True"]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another phantom set."""
+    return write_phantoms(tmp_path_factory.mktemp("other") / "set", num_images=14, seed=5, image_size=96)
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_model_is_evaluated_on_the_test_split_of_another_data_set(phantoms, other, tmp_path):
+    out = tmp_path / "out"
+    rows = json.loads((other / "test.json").read_text())
+    changed = tmp_path / "other"
+    shutil.copytree(other, changed)
+    rows[0]["answer"] = "something that no training row says"
+    (changed / "test.json").write_text(json.dumps(rows))
+    flags = ["--dataset", str(phantoms), "--eval_dataset", str(changed), "--output_dir", str(out)]
+    train.main([*flags, *SHORT])
+    assert [row["question"] for row in lines(out / "predictions_test.jsonl")] == [row["question"] for row in rows]
+    figures = json.loads((out / "test_results.json").read_text())
+    known = {answer_identity(row["answer"]) for row in json.loads((phantoms / "train.json").read_text())}
+    unknown = [row["answer"] for row in rows if answer_identity(row["answer"]) not in known]
+    assert "something that no training row says" in unknown
+    assert (figures["test_total"], figures["test_out_of_vocabulary"]) == (len(rows), len(unknown))
+    record = json.loads((out / "run.json").read_text())
+    assert record["eval_dataset"]["name"] == "own data"
+    assert record["dataset"]["splits"]["test"]["questions"] == len(rows)
+    assert record["test_looks"] == 1
+    assert "--eval_dataset path/to/other/data" in record["command"]
+    card = str(model_card(out))
+    assert "The test split is not of these data: it is of own data." in card
+    assert "Models of this folder were asked a test split once." in " ".join(card.split())
+
+    train.main(
+        [*flags[:4], "--model_name_or_path", str(out), "--output_dir", str(tmp_path / "again"), "--do_train", "False"]
+    )
+    assert json.loads((out / "run.json").read_text())["test_looks"] == 2
+    assert "asked a test split 2 times: a figure that was looked at before" in " ".join(str(model_card(out)).split())
+    assert not (tmp_path / "again" / "run.json").exists()
+
+
+def test_numbers_of_rows_count_on_and_overlaps_are_with_the_training_rows(phantoms, other, tmp_path):
+    changed = tmp_path / "other"
+    shutil.copytree(other, changed)
+    first = json.loads((phantoms / "train.json").read_text())[0]["img_name"]
+    name = json.loads((changed / "test.json").read_text())[0]["img_name"]
+    shutil.copy(phantoms / "imgs" / first, changed / "imgs" / name)
+    with pytest.raises(UserError, match="1 images of --dataset are also in --eval_dataset"):
+        load_vqa_dataset(str(phantoms), eval_dataset=str(changed))
+    kept = load_vqa_dataset(str(phantoms), eval_dataset=str(changed), leaks="keep")
+    overlap = dict(zip(kept["test"]["image_id"], kept["test"]["overlap"], strict=True))
+    assert overlap[name] == "same"
+    assert kept["test"][0]["row"] == len(kept["train"]) + len(kept["validation"])
+    own = load_vqa_dataset(str(phantoms))
+    assert len(kept["train"]) == len(own["train"])
+    dropped = load_vqa_dataset(str(phantoms), eval_dataset=str(changed), leaks="drop")
+    assert len(dropped["train"]) < len(own["train"])
+
+
+def test_data_set_without_splits_is_evaluated_whole(phantoms, other, tmp_path):
+    rows = [row for name in ("train", "validate", "test") for row in json.loads((other / f"{name}.json").read_text())]
+    table = [{"image": f"imgs/{r['img_name']}", "question": r["question"], "answer": r["answer"]} for r in rows]
+    shutil.copytree(other / "imgs", tmp_path / "imgs")
+    (tmp_path / "rows.json").write_text(json.dumps(table))
+    assert len(load_vqa_dataset(str(phantoms), eval_dataset=str(tmp_path / "rows.json"))["test"]) == len(rows)
