@@ -1,7 +1,9 @@
 """Near-identical images: the slices of one body beside each other, and one picture cut or compressed in another way.
 
 Two images are near neighbours if their thumbnails, 32 x 32 grey values, correlate above `THRESHOLD`. On SLAKE, this
-holds for 39 of the 96 validation images and some training image, mostly slices of the same scan.
+holds for 39 of the 96 validation images and some training image, mostly slices of the same scan. Of phantom patients,
+whose truth is known, 0.95 finds all slices 5 mm apart, 0.98 misses 7 %, and at 0.90 most pairs are of two patients
+(docs/neighbours.md).
 """
 
 import hashlib

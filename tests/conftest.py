@@ -70,6 +70,12 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantoms(tmp_path_factory.mktemp("phantoms") / "set", num_images=28, image_size=96)
 
 
+@pytest.fixture(scope="session")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms whose truth is known: 60 patients of 4 slices each, of 224 px."""
+    return write_phantoms(tmp_path_factory.mktemp("patients") / "set", num_images=240, slices=4)
+
+
 BLIP2 = ["--model_type", "blip2", "--lora_targets", "attention", "dense", "projection", "language_model"]
 RUNS = {
     "vilt": ["--model_name_or_path", "scratch:tiny", "--max_steps", "150"],

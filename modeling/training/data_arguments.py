@@ -15,7 +15,8 @@ class DataArguments:
         default="phantom",
         metadata={
             "help": "A SLAKE or VQA-RAD folder, a folder of tables, one Parquet, JSON, JSONL or CSV file, the Hub id "
-            "(user/name) of a data set repo, or phantom or phantom:N for 60 or N generated images."
+            "(user/name) of a data set repo, or phantom or phantom:N for 60 or N generated images, phantom:NxS for "
+            "patients of S slices."
         },
     )
     dataset_config: str | None = field(

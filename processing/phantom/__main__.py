@@ -18,6 +18,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--num_images", type=int, default=60, help="images in all splits, at least 12")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other patients")
     parser.add_argument("--image_size", type=int, default=224, help="pixels along a side")
+    parser.add_argument("--slices", type=int, help="images of each patient, 2 to 8; without it, one")
     folder = write_phantoms(**vars(parser.parse_args(arguments)))
     print(f"Phantom data set in {folder}")
 

@@ -1,5 +1,7 @@
 """Phantom bodies: chest and abdomen in CT, the brain in MRI, the chest in X-ray."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
@@ -20,10 +22,11 @@ def chest_ct(scene: Scene, turn: int) -> None:
     lung_grey, heart_grey = (0.2, 0.88) if wide else (0.05, 0.56)
     scene.image += air
     cavity = draw_trunk(scene, fat, muscle, bone)
-    heart = scene.ellipse(0.12, -0.1, scene.vary(0.24), scene.vary(0.19), scene.rng.uniform(0.2, 0.7))
+    heart = scene.ellipse(*scene.section(0.12, -0.1, scene.vary(0.24), scene.vary(0.19), scene.rng.uniform(0.2, 0.7)))
     lungs = {}
     for name, side in SIDES:
-        lobe = scene.ellipse(side * 0.42, -0.02, scene.vary(0.33, 0.06), scene.vary(0.46, 0.06), side * -0.1)
+        rx, ry = scene.vary(0.33, 0.06), scene.vary(0.46, 0.06)
+        lobe = scene.ellipse(*scene.section(side * 0.42, -0.02, rx, ry, side * -0.1))
         lungs[f"{name} Lung"] = np.minimum(np.minimum(cavity, lobe), -heart - 0.01)
     for label, lung in lungs.items():
         scene.organ(label, lung, lung_grey + 0.02 * scene.noise(24))
@@ -52,12 +55,12 @@ def abdomen_ct(scene: Scene, turn: int) -> None:
     scene.dab((-0.08, 0.16, 0.055, 0.042), 0.58)
     scene.paint(scene.ellipse(0.03, 0.02, 0.2, 0.045, 0.2), 0.44 + 0.04 * scene.noise(30), soft=0.03)
     if has_liver:
-        stomach = np.minimum(cavity, scene.ellipse(0.3, -0.2, scene.vary(0.2), scene.vary(0.16), 0.3))
+        stomach = np.minimum(cavity, scene.ellipse(*scene.section(0.3, -0.2, scene.vary(0.2), scene.vary(0.16), 0.3)))
         scene.organ("Stomach", stomach, 0.46)
         scene.paint(stomach - 0.02, 0.4 + 0.02 * scene.noise(20))
         scene.paint(np.minimum(stomach - 0.02, -0.24 - scene.y), air)
-        right = scene.ellipse(-0.42, -0.03, scene.vary(0.33), scene.vary(0.36), 0.2)
-        left = scene.ellipse(-0.1, -0.24, scene.vary(0.33), scene.vary(0.13), 0.15)
+        right = scene.ellipse(*scene.section(-0.42, -0.03, scene.vary(0.33), scene.vary(0.36), 0.2))
+        left = scene.ellipse(*scene.section(-0.1, -0.24, scene.vary(0.33), scene.vary(0.13), 0.15))
         liver = np.minimum(cavity, np.maximum(right, left))
         scene.organ("Liver", liver, organ_grey + 0.02 * scene.noise(30))
         for _ in range(5):
@@ -72,12 +75,14 @@ def abdomen_ct(scene: Scene, turn: int) -> None:
         scene.organ("Small Bowel", bowel, organ_grey)
         scene.paint(bowel - 0.022, filling)
     if scene.chance(0.55):
-        spleen = np.minimum(cavity, scene.ellipse(0.57, 0.08, scene.vary(0.13), scene.vary(0.25), -0.25))
+        section = scene.section(0.57, 0.08, scene.vary(0.13), scene.vary(0.25), -0.25)
+        spleen = np.minimum(cavity, scene.ellipse(*section))
         scene.organ("Spleen", spleen, organ_grey + 0.04 + 0.015 * scene.noise(16))
     enhanced = 0.28 if scene.chance(0.5) else 0.04
     sides = [SIDES, SIDES[:1], SIDES[1:], SIDES, ()][rng.integers(5)]
     for name, side in sides:
-        kidney = scene.ellipse(side * 0.31, 0.24, scene.vary(0.13), scene.vary(0.11), side * 0.6)
+        section = scene.section(side * 0.31, 0.24, scene.vary(0.13), scene.vary(0.11), side * 0.6)
+        kidney = scene.ellipse(*section)
         scene.paint(kidney + 0.035, fat)
         scene.organ(f"{name} Kidney", kidney, organ_grey + enhanced)
         scene.dab((side * 0.25, 0.22, 0.06, 0.045), organ_grey - 0.05, soft=0.04)
@@ -92,7 +97,8 @@ def _draw_liver_lesions(scene: Scene, liver: np.ndarray, grey: float) -> None:
     for _ in range(scene.rng.integers(1, 3)):
         radius = scene.rng.uniform(0.06, 0.1)
         cx, cy = scene.spot(liver, 1.3 * radius)
-        lesion = np.minimum(liver, scene.ellipse(cx, cy, radius, scene.vary(radius, 0.2)) + 0.006 * scene.noise(24))
+        lesion = scene.ellipse(cx, cy, radius, scene.vary(radius, 0.2), height=scene.height_over(radius))
+        lesion = np.minimum(liver, lesion + 0.006 * scene.noise(24))
         scene.finding("Liver Cancer", "Liver", lesion, value + 0.02 * scene.noise(30), soft=0.03)
 
 
@@ -120,8 +126,8 @@ def brain_mri(scene: Scene, turn: int) -> None:
     wide = scene.vary(1.0, 0.35)
     for _, side in SIDES:
         scene.dab((side * 0.14, 0.03, 0.08, 0.13, side * -0.4), grey, soft=0.04)
-        scene.dab((side * 0.075, -0.13, 0.036 * wide, 0.15, side * 0.35), fluid, soft=0.025)
-        scene.dab((side * 0.16, 0.22, 0.04 * wide, 0.17, side * -0.5), fluid, soft=0.025)
+        scene.dab(scene.section(side * 0.075, -0.13, 0.036 * wide, 0.15, side * 0.35), fluid, soft=0.025)
+        scene.dab(scene.section(side * 0.16, 0.22, 0.04 * wide, 0.17, side * -0.5), fluid, soft=0.025)
     scene.dab((0, 0.06, 0.014, 0.08), fluid)
     disease = BRAIN_CYCLE[turn // 2 % len(BRAIN_CYCLE)]
     if disease == "None":
@@ -130,13 +136,17 @@ def brain_mri(scene: Scene, turn: int) -> None:
     radius = rng.uniform(0.1, 0.15)
     half = np.minimum(brain, side * scene.x - 0.04)
     cx, cy = scene.spot(half, 1.4 * radius)
-    tumor = np.minimum(half, scene.ellipse(cx, cy, radius, scene.vary(radius, 0.2)) + 0.02 * scene.noise(14))
+    height = scene.height_over(radius)
+    tumor = scene.ellipse(cx, cy, radius, scene.vary(radius, 0.2), height=height)
+    tumor = np.minimum(half, tumor + 0.02 * scene.noise(14))
     if disease == "Edema" or scene.chance(0.6):
         edema = np.minimum(half, tumor + 0.08 + 0.05 * scene.noise(9))
         scene.finding("Brain Edema", f"{name} Lobe", edema, 0.72 if bright else 0.24, soft=0.05)
-    if disease == "Tumor":
-        scene.finding("Brain Tumor", f"{name} Lobe", tumor, 0.92 + 0.05 * scene.noise(24), soft=0.03)
-        core = scene.ellipse(cx + 0.02, cy - 0.01, 0.7 * radius, 0.6 * radius) + 0.025 * scene.noise(16)
+    if disease == "Tumor" and scene.finding(
+        "Brain Tumor", f"{name} Lobe", tumor, 0.92 + 0.05 * scene.noise(24), soft=0.03
+    ):
+        core = scene.ellipse(cx + 0.02, cy - 0.01, 0.7 * radius, 0.6 * radius, height=height)
+        core += 0.025 * scene.noise(16)
         scene.paint(core, (0.6 if bright else 0.35) + 0.1 * scene.noise(30), soft=0.05)
 
 
@@ -156,12 +166,16 @@ def chest_xray(scene: Scene, turn: int) -> None:
         scene.dab((side * 0.7, -0.3, 0.11, 0.3, side * 0.3), 0.68, soft=0.08, strength=0.5)
     big = disease == "Cardiomegaly"
     heart_rx = scene.rng.uniform(0.42, 0.48) if big else scene.rng.uniform(0.24, 0.29)
-    heart = scene.ellipse(0.5 * heart_rx - 0.02, 0.26, heart_rx, scene.vary(0.27), 0.35)
-    domes = {name: scene.ellipse(side * 0.36, 0.95, 0.46, scene.vary(0.5 - 0.03 * side, 0.08)) for name, side in SIDES}
+    heart = scene.ellipse(*scene.section(0.5 * heart_rx - 0.02, 0.26, heart_rx, scene.vary(0.27), 0.35))
+    domes = {
+        name: scene.ellipse(*scene.section(side * 0.36, 0.95, 0.46, scene.vary(0.5 - 0.03 * side, 0.08)))
+        for name, side in SIDES
+    }
     heart = np.minimum(heart, 0.5 - y)
     lungs = {}
     for name, side in SIDES:
-        lung = scene.ellipse(side * 0.36, 0.2, scene.vary(0.31, 0.05), scene.vary(0.95, 0.04), side * -0.04)
+        rx, ry = scene.vary(0.31, 0.05), scene.vary(0.95, 0.04)
+        lung = scene.ellipse(*scene.section(side * 0.36, 0.2, rx, ry, side * -0.04))
         scene.paint(lung, lung_grey + 0.1 * np.square(y) + 0.02 * scene.noise(10), soft=0.06)
         # Heart and diaphragm are painted over the lung below; only what they leave of it counts as lung.
         lungs[f"{name} Lung"] = np.minimum(np.minimum(lung, -heart), np.minimum(-domes[name], 0.62 - y))
@@ -195,11 +209,15 @@ def chest_xray(scene: Scene, turn: int) -> None:
     mark[:, : scene.size // 75] = mark[-(scene.size // 75) :, : scene.size // 30] = 1
 
 
+# 5 mm of a trunk's field of 400 mm, which is 2 units; a head's is 240 mm. An X-ray shows the whole depth of a body:
+# the "slices" of its patient are films at other breaths, by which organs change as much.
+SPACING = 0.025
+
 KINDS = (
-    Kind(chest_ct, "Lung", "CT", "Chest", "Transverse Plane", 0.5, 0.03),
-    Kind(abdomen_ct, "Abdomen", "CT", "Abdomen", "Transverse Plane", 0.5, 0.045),
-    Kind(brain_mri, "Brain", "MRI", "Head", "Transverse Plane", 0.6, 0.03),
-    Kind(chest_xray, "Lung", "X-Ray", "Chest", "Coronal Plane", 0.6, 0.03),
+    Kind(chest_ct, "Lung", "CT", "Chest", "Transverse Plane", 0.5, 0.03, SPACING),
+    Kind(abdomen_ct, "Abdomen", "CT", "Abdomen", "Transverse Plane", 0.5, 0.045, SPACING),
+    Kind(brain_mri, "Brain", "MRI", "Head", "Transverse Plane", 0.6, 0.03, 1.7 * SPACING),
+    Kind(chest_xray, "Lung", "X-Ray", "Chest", "Coronal Plane", 0.6, 0.03, SPACING),
 )
 
 
@@ -208,9 +226,34 @@ def draw_scene(index: int, seed: int, size: int) -> tuple[Scene, Image.Image]:
 
     It depends on nothing but the arguments.
     """
-    turn, kind = index // len(KINDS), KINDS[index % len(KINDS)]
-    scene = Scene(kind, size, np.random.default_rng([seed, index]))
-    kind.draw(scene, turn)
+    scene = Scene(KINDS[index % len(KINDS)], size, np.random.default_rng([seed, index]))
+    scene.kind.draw(scene, index // len(KINDS))
+    return _finish(scene)
+
+
+def draw_patient(patient: int, seed: int, size: int, slices: int) -> Iterator[tuple[Scene, Image.Image]]:
+    """Draws the slices of a patient from the lowest to the highest; each with what is known of it.
+
+    The body is that of phantom number `patient`, through whose level the slice in the middle goes, or would go. It
+    depends on nothing but the arguments.
+    """
+    turn, kind = patient // len(KINDS), KINDS[patient % len(KINDS)]
+    top = (slices - 1) / 2 * kind.spacing
+
+    def draw_body(level: float, middle: Scene | None) -> Scene:
+        body, drift = np.random.default_rng([seed, patient]), np.random.default_rng([seed, patient, slices])
+        scene = Scene(kind, size, body, level, top, drift, middle)
+        kind.draw(scene, turn)
+        return scene
+
+    middle = draw_body(0, None)
+    for number in range(slices):
+        scene = draw_body(number * kind.spacing - top, middle)
+        scene.rng = np.random.default_rng([seed, patient, slices, number + 1])  # noise and questions of its own
+        yield _finish(scene)
+
+
+def _finish(scene: Scene) -> tuple[Scene, Image.Image]:
     scene.organs = {label: mask for label, mask in scene.organs.items() if mask.any()}
     scene.findings = [finding for finding in scene.findings if finding.mask.any()]
     return scene, scene.finish()

@@ -1,5 +1,7 @@
 """What several phantom bodies share: the trunk, the spine, and the vessels and findings of lungs."""
 
+from functools import partial
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -19,8 +21,9 @@ def draw_trunk(scene: Scene, fat: float, muscle: float, bone: float) -> np.ndarr
     wall = body - 0.02 - depth
     scene.paint(wall, muscle + 0.02 * scene.noise(40))
     ring = np.abs(wall - 0.075)
-    angle = np.arctan2(scene.y, scene.x)
-    ribs = 0.05 * np.cos(angle * int(rng.integers(9, 13)) + rng.uniform(0, 6) + scene.noise(5)) - 0.02
+    angle, pairs = np.arctan2(scene.y, scene.x), int(rng.integers(9, 13))
+    phase = rng.uniform(0, 6) + 50 * scene.level  # ribs slope: a slice meets them further on than the last one did
+    ribs = 0.05 * np.cos(angle * pairs + phase + scene.noise(5)) - 0.02
     scene.paint(np.minimum(0.022 - ring, ribs), bone, soft=0.02)
     for _, side in SIDES:
         scene.dab((side * 0.16, 0.46, 0.15, 0.09), muscle)
@@ -45,11 +48,17 @@ def draw_vessels(scene: Scene, lungs: dict[str, np.ndarray], value: float, width
     half, rng = scene.size / 2, scene.rng
     layer = Image.new("L", (scene.size, scene.size))
     pen = ImageDraw.Draw(layer)
-    for lung in lungs.values():
+
+    def draw_ends(lung: np.ndarray) -> np.ndarray:
         inside = np.flatnonzero(lung > 0.02)
-        if not inside.size:
+        places = np.stack([inside % scene.size, inside // scene.size], axis=1)
+        return places[rng.integers(0, inside.size, 22)] if inside.size else places
+
+    for lung in lungs.values():
+        ends = scene.once(partial(draw_ends, lung))
+        if not ends.size:
             continue
-        ends = np.stack([inside % scene.size, inside // scene.size], axis=1)[rng.integers(0, inside.size, 22)]
+        ends = ends + half * scene.level * scene.drift.normal(0, 1, ends.shape)  # they run obliquely
         hilum = np.array([half + 0.45 * (ends[:, 0].mean() - half), ends[:, 1].mean()])
         for end in ends:
             root = hilum + rng.normal(0, 0.04 * half, 2)
@@ -78,17 +87,18 @@ def draw_disease(scene: Scene, lungs: dict[str, np.ndarray], disease: str, value
         for _ in range(scene.rng.integers(1, 3)):
             radius = scene.rng.uniform(0.055, 0.085)
             cx, cy = scene.spot(lung, 1.2 * radius)
-            nodule = scene.ellipse(cx, cy, radius, scene.vary(radius, 0.15))
+            nodule = scene.ellipse(cx, cy, radius, scene.vary(radius, 0.15), height=scene.height_over(radius))
             # A second nodule on top of the first would count as one.
             if not any(mask[nodule > -0.05].any() for _, _, mask in scene.findings):
-                scene.finding("Nodule", label, nodule, value, soft=0.035)
+                scene.finding("Nodule", label, np.minimum(lung, nodule), value, soft=0.035)
     elif disease == "Effusion":
         bowl = dependent + 0.12 - 0.9 * np.square(scene.x - 0.1 * np.sign(scene.x))
         scene.finding("Effusion", label, np.minimum(lung + 0.02, scene.y - bowl), value, soft=0.04)
     elif disease == "Pneumonia":
         radius = scene.rng.uniform(0.16, 0.22)
         cx, cy = scene.spot(lung, radius)
-        patch = scene.ellipse(cx, cy, radius, radius * 1.15) + 0.02 * scene.noise(14)
+        patch = scene.ellipse(cx, cy, radius, radius * 1.15, height=scene.height_over(radius))
+        patch += 0.02 * scene.noise(14)
         scene.finding("Pneumonia", label, np.minimum(lung, patch), value - 0.1 + 0.08 * scene.noise(30), soft=0.12)
     elif disease == "Atelectasis":
         scene.finding("Atelectasis", label, lung + 0.02, value + 0.02 * scene.noise(12), soft=0.05)

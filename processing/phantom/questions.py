@@ -160,8 +160,9 @@ def _sample_questions(scene: Scene) -> list[tuple[Topic, str]]:
     return [(topic, str(scene.rng.choice(topic.wordings))) for topic in chosen]
 
 
-def slake_rows(scene: Scene, index: int) -> list[dict[str, object]]:
-    """The image's rows with SLAKE's fields, in SLAKE's order."""
+def slake_rows(scene: Scene, index: int, group: str | None = None) -> list[dict[str, object]]:
+    """The image's rows with SLAKE's fields, in SLAKE's order, and its patient as `group` where it has one."""
+    patient = {"group": group} if group else {}
     return [
         {
             "img_id": index,
@@ -177,5 +178,6 @@ def slake_rows(scene: Scene, index: int) -> list[dict[str, object]]:
             "triple": ["vhead", "_", "_"],
             "qid": index * QUESTIONS[1] + number,
         }
+        | patient
         for number, (topic, question) in enumerate(_sample_questions(scene))
     ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -22,6 +23,10 @@ GROUPS = {
 }
 
 Window = Any  # an index into a grid: a pair of slices, or ... for all of it
+Ellipse = tuple[float, float, float, float, float]  # cx, cy, rx, ry, turn in radians
+T = TypeVar("T")
+
+GRAZED = 0.0006  # of the image: a smaller section of a lesion isn't seen
 
 
 class Kind(NamedTuple):
@@ -35,6 +40,7 @@ class Kind(NamedTuple):
         plane: of the scan.
         blur: radius in pixels of an image of 224 pixels.
         grain: standard deviation of the noise, of grey levels 0 to 1.
+        spacing: between neighbouring slices of a patient, in the units of a scene.
     """
 
     draw: Callable[[Scene, int], None]
@@ -44,6 +50,12 @@ class Kind(NamedTuple):
     plane: str
     blur: float
     grain: float
+    spacing: float
+
+    @property
+    def projects(self) -> bool:
+        """Whether an image shows the whole depth of the body instead of a slice."""
+        return self.modality == "X-Ray"
 
 
 class Finding(NamedTuple):
@@ -68,10 +80,17 @@ class Scene:
     bent by the pose of this patient. A "shape" is a grid of distances to its outline, positive inside: minimum is
     intersection, maximum is union.
 
+    A body has a third dimension, `level`, in the same units. What is drawn without regard to it, the outline of the
+    body above all, is the same in all slices. At level 0 everything has the size and place that it is drawn with.
+
     Attributes:
         kind: of the image.
         size: pixels along a side.
-        rng: draws all that differs between patients.
+        rng: draws all that differs between patients, and what one image alone has.
+        level: of the slice, 0 in the middle of the patient's slices.
+        top: level of the patient's last slice; 0 for a body of one slice.
+        drift: draws how a body changes along its levels.
+        middle: the same body at level 0, already drawn; None while that is drawn.
         weighting: T1 or T2, of an MRI.
         organs: bool masks ``(size, size)`` by label.
         findings: of all organs.
@@ -81,6 +100,10 @@ class Scene:
     kind: Kind
     size: int
     rng: np.random.Generator
+    level: float = 0.0
+    top: float = 0.0
+    drift: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    middle: Scene | None = None
     weighting: str | None = None
     organs: dict[str, np.ndarray] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -91,14 +114,36 @@ class Scene:
         shift_x, shift_y = self.rng.uniform(-0.035, 0.035, 2).tolist()
         column, row = scale * (axis[None, :] - shift_x), scale * (axis[:, None] - shift_y)
         cos, sin = float(np.cos(angle)), float(np.sin(angle))
-        self.x = cos * column + sin * row + 0.012 * self.noise(6)
-        self.y = cos * row - sin * column + 0.012 * self.noise(6)
+        # The outline of a body bends alike at all levels.
+        self.x = cos * column + sin * row + 0.012 * self._enlarge(self._white(6))
+        self.y = cos * row - sin * column + 0.012 * self._enlarge(self._white(6))
         self.image: np.ndarray = np.zeros((self.size, self.size), dtype=np.float32)
+        self._drawn: list[tuple[Any, Any]] = []  # by `once`: what, and the state of `rng` afterwards
+        self._replayed: Iterator[tuple[Any, Any]] = iter(self.middle._drawn if self.middle else ())
+
+    def _white(self, cells: int) -> np.ndarray:
+        return self.rng.standard_normal((cells, cells), dtype=np.float32)
+
+    def _enlarge(self, coarse: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(coarse).resize((self.size, self.size), Image.Resampling.BICUBIC))
+
+    def once(self, draw: Callable[[], T]) -> T:
+        """What `draw` gives at level 0, for all slices of a patient: draws that depend on what is painted so far."""
+        if self.middle is None:
+            drawn = draw()
+            self._drawn.append((drawn, self.rng.bit_generator.state))
+        else:
+            drawn, self.rng.bit_generator.state = next(self._replayed)
+        return drawn
 
     def noise(self, cells: int) -> np.ndarray:
-        """A smooth random field of shape ``(size, size)``, about -2 to 2, with `cells` bumps along a side."""
-        coarse = Image.fromarray(self.rng.standard_normal((cells, cells), dtype=np.float32))
-        return np.asarray(coarse.resize((self.size, self.size), Image.Resampling.BICUBIC))
+        """A smooth random field of shape ``(size, size)``, about -2 to 2, with `cells` bumps along a side.
+
+        It turns into another one over levels that are about as far apart as its bumps.
+        """
+        white, other = self._white(cells), self.drift.standard_normal((cells, cells), dtype=np.float32)
+        angle = 0.5 * cells * self.level
+        return self._enlarge(math.cos(angle) * white + math.sin(angle) * other)
 
     def vary(self, value: float, part: float = 0.1) -> float:
         """`value` changed by up to `part` of itself."""
@@ -108,10 +153,39 @@ class Scene:
         """True with this probability."""
         return bool(self.rng.random() < probability)
 
+    def section(self, cx: float, cy: float, rx: float, ry: float, turn: float = 0.0) -> Ellipse:
+        """What an ellipse of level 0 is at this level: a section of an ellipsoid whose axis is oblique."""
+        *slopes, centre = self.drift.uniform(-0.4, 0.4, 3).tolist()
+        # Its centre lies at up to 0.4 of its half height, which is 1.5 times the larger radius.
+        square = 1 - (self.level / (1.5 * max(rx, ry)) - centre) ** 2
+        scale = math.sqrt(max(square, 0.05) / (1 - centre**2))
+        return cx + slopes[0] * self.level, cy + slopes[1] * self.level, scale * rx, scale * ry, turn
+
+    def height_over(self, radius: float) -> float:
+        """How high this slice lies over the centre of a lesion, in radii of it.
+
+        The centre may lie outside the patient's slices. Of a projection, which has no slices, it is 0.
+        """
+        centre = 2 * self.top * self.drift.uniform(-1, 1)
+        return 0.0 if self.kind.projects else (self.level - centre) / radius
+
     def ellipse(
-        self, cx: float, cy: float, rx: float, ry: float, turn: float = 0.0, boxy: bool = False, window: Window = ...
+        self,
+        cx: float,
+        cy: float,
+        rx: float,
+        ry: float,
+        turn: float = 0.0,
+        boxy: bool = False,
+        window: Window = ...,
+        height: float = 0.0,
     ) -> np.ndarray:
-        """The shape of an ellipse at (cx, cy), turned by `turn` radians; `boxy` pulls it halfway to a rectangle."""
+        """The shape of an ellipse at (cx, cy), turned by `turn` radians.
+
+        Args:
+            boxy: pulls it halfway to a rectangle.
+            height: over the centre of an ellipsoid whose largest section it is, in half heights; beyond 1 it is empty.
+        """
         # In place where it can be: large temporaries are what drawing spends its time on.
         cos, sin = float(np.cos(turn)), float(np.sin(turn))
         x, y = self.x[window], self.y[window]
@@ -120,6 +194,7 @@ class Scene:
         v += y * (cos / ry) - (cos * cy - sin * cx) / ry
         u *= u
         v *= v
+        u += height * height
         radius = np.sqrt(u + v)
         if boxy:
             radius = 0.5 * (radius + np.sqrt(np.sqrt(u * u + v * v)))
@@ -154,16 +229,27 @@ class Scene:
             other &= ~mask
         self.organs[label] = mask
 
-    def finding(self, label: str, organ: str, shape: np.ndarray, value: float | np.ndarray, soft: float = 0.0) -> None:
-        """Paints a lesion of `organ` and keeps its mask."""
+    def finding(self, label: str, organ: str, shape: np.ndarray, value: float | np.ndarray, soft: float = 0.0) -> bool:
+        """Paints a lesion of `organ` and keeps its mask; False where a slice of a patient misses or grazes it."""
+        mask = shape > 0
+        if self.top and mask.mean() < GRAZED:
+            return False
         self.paint(shape, value, soft)
-        self.findings.append(Finding(label, organ, shape > 0))
+        self.findings.append(Finding(label, organ, mask))
+        return True
 
     def spot(self, shape: np.ndarray, margin: float) -> tuple[float, float]:
-        """A random place at least `margin` inside `shape`, or near its deepest point where it is too thin."""
-        inside = np.flatnonzero(shape > min(margin, 0.8 * float(shape.max())))
-        at = self.rng.choice(inside)
-        return float(self.x.flat[at]), float(self.y.flat[at])
+        """A random place at least `margin` inside `shape`, or near its deepest point where it is too thin.
+
+        All slices of a patient have that of level 0.
+        """
+
+        def draw() -> tuple[float, float]:
+            inside = np.flatnonzero(shape > min(margin, 0.8 * float(shape.max())))
+            at = self.rng.choice(inside)
+            return float(self.x.flat[at]), float(self.y.flat[at])
+
+        return self.once(draw)
 
     def finish(self) -> Image.Image:
         """The RGB image, with noise, exposure and blur of the scanner; `image` becomes what it shows."""

@@ -26,7 +26,8 @@ def read_source(
 
     Args:
         dataset: a SLAKE or VQA-RAD folder, a folder of tables (Parquet, JSON, JSON Lines or CSV) or one of them,
-            `phantom` (60 generated images) or `phantom:N`, or the id `user/name` of a Hub data set repo.
+            `phantom` (60 generated images), `phantom:N` or `phantom:NxS` (patients of S slices), or the id
+            `user/name` of a Hub data set repo.
         column_names: `field=column` pairs for tables whose columns have other names.
         image_folder: the folder that a table's image paths are relative to; the table's own folder by default.
         config: the configuration to read, by the names of the data set's README.md.

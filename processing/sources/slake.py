@@ -35,6 +35,7 @@ def _raw_rows(folder: Path, files: Mapping[str, str]) -> Iterator[Row]:
                 "location": values.get("location"),
                 "language": values.get("q_lang"),
                 "question_id": values.get("qid"),
+                "group": values.get("group"),
             }
 
 
