@@ -21,7 +21,7 @@ def describe_bad_rows(bad: Iterable[Mapping[str, Any]], total: int) -> dict[str,
         total: number of rows, good ones included.
     """
     counts: Counter[str] = Counter()
-    first = []
+    first: list[dict[str, Any]] = []
     for row in bad:
         counts[row["problem"]] += 1
         if len(first) < FIRST:

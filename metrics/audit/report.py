@@ -1,6 +1,7 @@
 """What the audit finds, as one report that is written as JSON and shown as a page."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def make_report(
     return report, table
 
 
-def count_failures(report: dict[str, Any]) -> dict[str, int]:
+def count_failures(report: Mapping[str, Any]) -> dict[str, int]:
     """How often each of `FAILURES` was found."""
     return {
         "leaks": sum(overlap["same"]["images"] + overlap["groups"] for overlap in report["overlaps"]),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from metrics.audit import question_only
 from metrics.audit.__main__ import AuditFailed, main
 from metrics.audit.question_only import text_only_answers
 from metrics.audit.table import question_identity
@@ -172,6 +173,16 @@ def test_the_text_only_classifier_gives_the_more_frequent_of_two_answers_and_its
     assert found == ["Yes", "Yes"]
 
 
+def test_the_limits_of_the_text_only_classifier_hold_where_there_is_much_to_read(monkeypatch):
+    questions, answers = zip(*organs(61), strict=True)  # the liver is asked for once more than the others
+    asked, images = ["Where is the heart?", "Where is the brain?"], np.arange(61)
+    monkeypatch.setattr(question_only, "MAX_WEIGHTS", 30)  # ten words and pairs for three answers
+    monkeypatch.setattr(question_only, "MAX_QUESTIONS", 8)  # of nine different ones
+    assert text_only_answers(questions, answers, answers, images, asked) == ["chest", "head"]
+    monkeypatch.setattr(question_only, "MAX_ANSWERS", 1)
+    assert text_only_answers(questions, answers, answers, images, asked) == ["abdomen"] * 2
+
+
 def test_chinese_questions_are_read_by_characters():
     questions = ["肝脏在哪里", "心脏在哪里"] * 10
     answers = ["腹部", "胸部"] * 10
@@ -251,6 +262,22 @@ def test_the_page_shows_pairs_and_needs_no_script_and_no_other_file(planted, tmp
     assert not any(name.startswith("on") or name == "href" for _, attrs in page.found for name in attrs)
     assert MARKUP in page.text
     assert "the same pixels" in page.text
+
+
+def test_the_page_shows_40_pairs_and_the_json_has_all(tmp_path):
+    rows = []
+    for number in range(43):
+        picture(number).save(tmp_path / f"t{number}.png")
+        ImageEnhance.Contrast(picture(number)).enhance(0.6).save(tmp_path / f"v{number}.png")
+        rows += [row(f"{name[0]}{number}.png", "What?", "x", name) for name in ("train", "validation")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    pairs = audit(tmp_path / "rows.json", tmp_path / "out")["overlaps"][0]["pairs"]
+    assert {tuple(pair["images"]) for pair in pairs} == {(f"t{number}.png", f"v{number}.png") for number in range(43)}
+    correlations = [pair["correlation"] for pair in pairs]
+    assert correlations == sorted(correlations, reverse=True)
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert page.count("data:image/jpeg") == 80
+    assert "40 of 43 pairs" in page
 
 
 def test_a_page_to_publish_shows_no_image_of_the_data(planted, tmp_path):
