@@ -12,7 +12,7 @@ from typing import Any
 
 from metrics.audit.report import FAILURES, count_failures, make_report
 from metrics.intervals import interval_text
-from processing.errors import UserError, run_command
+from processing.errors import DISK_FULL, UserError, run_command
 from processing.storage import write_atomically
 
 
@@ -36,8 +36,6 @@ def main(argv: list[str]) -> None:
 
     fail_on = _failures(options.fail_on)
     folder = options.output_dir
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {folder}: it is a file; name a folder.")
     with checked_rows(
         options.data,
         language=options.language,
@@ -47,16 +45,23 @@ def main(argv: list[str]) -> None:
         dataset_revision=options.dataset_revision,
         allow_no_answer=options.allow_no_answer,
     ) as checked:
-        name = Path(options.data).name if Path(options.data).exists() else options.data
+        name = Path(options.data).resolve().name if Path(options.data).exists() else options.data
         report, table = make_report(
             checked, name, split_seed=options.split_seed, predictions=options.predictions, split=options.split
         )
     charts = make_charts(report)
-    page = make_page(report, table, charts, images=not options.no_images)
-    for file, data in charts.items():
-        write_atomically(folder / file, data)
-    write_atomically(folder / "audit.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(folder / "audit.html", page)
+    files: dict[str, str | bytes] = dict(charts)
+    files["audit.json"] = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    files["audit.html"] = make_page(report, table, charts, images=not options.no_images)
+    try:
+        for file, data in files.items():
+            write_atomically(folder / file, data)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise UserError(
+            f"--output_dir {folder}: it can't be written ({error.strerror}); choose another folder."
+        ) from None
     counts = count_failures(report)
     print(_summary(report, counts))
     print(f"{folder / 'audit.html'} and audit.json have the rest.")

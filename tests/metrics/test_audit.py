@@ -316,6 +316,13 @@ def test_an_unknown_finding_is_refused_before_anything_is_read(tmp_path):
         audit(tmp_path / "nothing", tmp_path / "out", "--fail_on", "leeks")
 
 
+def test_a_file_in_the_place_of_the_folder_is_a_sentence(planted, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match=r"--output_dir .*out: it can't be written \(.+\); choose another folder."):
+        main([str(planted), "--output_dir", str(tmp_path / "out")])
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_groups_in_two_splits_are_leaks(tmp_path):
     for number in range(4):
         picture(number).save(tmp_path / f"{number}.png")
