@@ -23,7 +23,14 @@ from modeling.families import FAMILIES
 from modeling.hub.card import model_card
 from modeling.publish import pop_destination, preflight, publish
 from modeling.training.arguments import AnyTrainingArguments
-from modeling.training.checkpoints import StopOnSigterm, explain_full_disk, find_checkpoint, pin_revision
+from modeling.training.checkpoints import (
+    StopOnSigterm,
+    TrainedRows,
+    explain_full_disk,
+    find_checkpoint,
+    pin_revision,
+    warn_of_other_rows,
+)
 from modeling.training.checks import check_output_dir, check_rows
 from modeling.training.data_arguments import DataArguments
 from modeling.training.evaluation import TEST, VALIDATION, Evaluation, evaluate
@@ -31,7 +38,7 @@ from modeling.training.parser import parse_arguments
 from modeling.training.record import base_model_of, note_test_look, write_record
 from processing.data import load_vqa_dataset
 from processing.errors import UserError, run_command
-from processing.row_values import counts_of
+from processing.row_values import counts_of, digest_of
 
 logger = logging.getLogger("train")
 
@@ -58,11 +65,15 @@ def main(argv: list[str]) -> None:
     dataset = load_data(data_args, args)
     check_rows(args, dataset)
     model, processor = family.build_model(args, dataset)
-    checkpoint = find_checkpoint(args, family.describe_run(model))
+    rows = digest_of(dataset["train"]) if "train" in dataset else None
+    if rows is not None and not args.do_train:
+        warn_of_other_rows(args.model_name_or_path, rows)
+    checkpoint = find_checkpoint(args, family.describe_run(model), rows)
     trainer = family.build_trainer(args, model, processor, dataset)
 
     if args.do_train:
         trainer.add_callback(StopOnSigterm())
+        trainer.add_callback(TrainedRows(rows))
         with explain_full_disk(args.output_dir):
             result = trainer.train(resume_from_checkpoint=checkpoint)
             trainer.save_model()

@@ -2,6 +2,7 @@
 
 import heapq
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 NAMED_LANGUAGES = 10  # that a message names
 PROGRESS_AFTER = 5  # seconds until a progress bar is shown
+FLAGS_OF_ONE = re.compile(r"--(column_names|image_folder|dataset_config|dataset_revision)\b")
 
 
 @dataclass
@@ -123,7 +125,10 @@ def load_vqa_dataset(
         UserError: the data set can't be used; the message says why and what to do.
     """
     source = read_source(dataset, column_names, image_folder, config=dataset_config, revision=dataset_revision)
-    other = None if eval_dataset is None else read_source(eval_dataset)
+    other = None
+    if eval_dataset is not None:
+        with _names_eval_dataset(eval_dataset):
+            other = read_source(eval_dataset)
 
     def load(source: Source, name: str, rows: GoodRows) -> None:
         bad, total = _load(source, rows, language, allow_no_answer)
@@ -137,12 +142,12 @@ def load_vqa_dataset(
                 skipped.extend(bad)
                 write_jsonl(skipped_rows_file, skipped)
                 report += f"\n  They are skipped, and listed in {skipped_rows_file}."
-            logger.warning("%s", report)
+            logger.warning("%s: %s", name, report)
         elif not rows:
             raise UserError(f"{name}: it holds no rows at all.")
 
     skipped: Spool[Row] = Spool()
-    with GoodRows() as rows, GoodRows() as other_rows:
+    with GoodRows(own_splits=split_by is None) as rows, GoodRows() as other_rows:
         load(source, f"--dataset {dataset}", rows)
         places = rows.places()
         split_rows(places, split_seed, split_by)
@@ -150,7 +155,8 @@ def load_vqa_dataset(
         if tuning_split:
             hold_out_tuning_rows(places, split_seed)
         if other is not None:
-            load(other, f"--eval_dataset {eval_dataset}", other_rows)
+            with _names_eval_dataset(eval_dataset):
+                load(other, f"--eval_dataset {eval_dataset}", other_rows)
             others = other_rows.places()
             choose_to_evaluate(others)
             places.split[places.split == TEST] = LEFT_OUT
@@ -160,6 +166,20 @@ def load_vqa_dataset(
             overlap, info = overlaps(others, places), _describe(other, others)
             result |= other_rows.to_dataset_dict(others.split, overlap, info, sum(map(len, result.values())))
         return result
+
+
+@contextmanager
+def _names_eval_dataset(name: str | None) -> Iterator[None]:
+    """Lets errors about a data set name the flag that it was given by."""
+    try:
+        yield
+    except UserError as error:
+        text = re.sub(r"--dataset\b", "--eval_dataset", str(error))
+        if "--eval_dataset" not in text:
+            text = f"--eval_dataset {name}: {text}"
+        if FLAGS_OF_ONE.search(text):
+            text += " (Such flags are for --dataset alone: change the files of this one.)"
+        raise UserError(text) from error
 
 
 def _describe(source: Source, places: Places) -> SourceInfo:

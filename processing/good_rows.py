@@ -54,9 +54,14 @@ BATCH = 1_000  # rows that are written at once
 
 
 class GoodRows:
-    """Rows that can be used, in the order in which they come; in memory are a few numbers for each."""
+    """Rows that can be used, in the order in which they come; in memory are a few numbers for each.
 
-    def __init__(self) -> None:
+    Args:
+        own_splits: whether the splits that the data set names count; else its rows have none.
+    """
+
+    def __init__(self, *, own_splits: bool = True) -> None:
+        self._own_splits = own_splits
         self._features = datasets.Features({**SCHEMA, **OPTIONAL, **INTERNAL})
         self._file = RowFile(self._features.arrow_schema)
         self._table: pa.Table | None = None
@@ -78,6 +83,8 @@ class GoodRows:
             image: its image.
             number: of the row among all of its data set, bad ones included.
         """
+        if not self._own_splits:
+            row = row | {"split": None}
         self._image.append(self._number_of_image.setdefault(image, len(self._number_of_image)))
         group = text_of(row.get("group"))
         self._group.append(

@@ -37,12 +37,16 @@ class RowFile:
         return pa.ipc.open_stream(pa.memory_map(str(self._path))).read_all()
 
     def keep(self) -> Path:
-        """Closes the file and names it by its content, so that the same rows are kept once."""
+        """Closes the file and names it by its content, so that the same rows are kept once.
+
+        One that was cut off, as by a crash of the machine, is written anew.
+        """
         self._writer.close()
         with self._path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         kept = self._path.with_name(f"{digest[:32]}.arrow")
-        if not kept.exists():  # one that is open can't be replaced on Windows
+        # One that is whole may be open, and can't be replaced on Windows then.
+        if not kept.exists() or kept.stat().st_size != self._path.stat().st_size:
             self._path.replace(kept)
         return kept
 
@@ -51,5 +55,7 @@ class RowFile:
 
     def __exit__(self, *_: object) -> None:
         """Removes the file, unless it was kept."""
-        self._writer.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._writer.close()
+        finally:  # it can't be closed where the disk is full
+            self._path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What a column of a data set holds, read a few thousand rows at a time, as the rows may be more than the memory."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -36,6 +37,14 @@ def numbers_of(rows: datasets.Dataset, column: str) -> np.ndarray:
         own = [known.setdefault(text, len(known)) for text in encoded.dictionary.to_pylist()]
         numbers.append(np.array(own, dtype=np.int32)[encoded.indices.to_numpy()])
     return np.concatenate(numbers)
+
+
+def digest_of(rows: datasets.Dataset) -> str:
+    """SHA-256 of images, questions and answers in their order, the same on every machine."""
+    digest, columns = hashlib.sha256(), ["image_id", "question", "answer"]
+    for batch in rows.select_columns(columns).with_format("arrow").iter(BATCH):
+        digest.update(repr(batch.select(columns).to_pydict()).encode(errors="backslashreplace"))
+    return digest.hexdigest()
 
 
 def _batches(rows: datasets.Dataset, column: str) -> Iterator[pa.Array]:

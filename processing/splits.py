@@ -105,13 +105,11 @@ def split_rows(places: Places, seed: int, by: str | None = None) -> None:
     only a validation split is missing, as in VQA-RAD, 10 % of the training images go there.
 
     Args:
-        by: `image` or `neighbours` make all splits anew. With `neighbours`, near-identical images stay together.
+        by: with `neighbours`, near-identical images stay together.
 
     Raises:
         UserError: some rows have a split and others have none, or there are too few images.
     """
-    if by is not None:
-        places.split[places.split >= 0] = NO_SPLIT
     present = set(np.unique(places.split).tolist()) - {LEFT_OUT}
     if NO_SPLIT in present and present != {NO_SPLIT}:
         missing = np.flatnonzero(places.split == NO_SPLIT)
@@ -196,7 +194,8 @@ def refuse_shared(places: Places, others: Places, leaks: str) -> None:
     shared = np.flatnonzero(is_shared[places.image] & (places.split >= 0))
     if not len(shared):
         return
-    told = f"{is_shared.sum():,} images of --dataset are also in --eval_dataset ({len(shared):,} rows, the first is "
+    count = _count(places.used_images(shared))
+    told = f"Images of --dataset that are also in --eval_dataset: {count:,} ({len(shared):,} rows, the first is "
     told += f"{places.where(shared[0])})"
     if leaks == REFUSE:
         raise UserError(f"{told}; add --leaks drop to leave these rows out, or --leaks keep to tell figures apart.")

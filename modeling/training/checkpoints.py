@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -23,6 +24,7 @@ from processing.errors import DISK_FULL, UserError
 
 logger = logging.getLogger(__name__)
 
+STATE_FILE = "trainer_state.json"
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 
 
@@ -49,9 +51,9 @@ def why_incomplete(checkpoint: str | Path) -> str | None:
         if not zipfile.is_zipfile(file):
             return f"{file.name} is incomplete"
     try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return "trainer_state.json is missing or incomplete"
+        return f"{STATE_FILE} is missing or incomplete"
     return None
 
 
@@ -112,19 +114,20 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     return None
 
 
-def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | None:
+def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any], rows: str | None = None) -> str | None:
     """The checkpoint from which a run resumes: the one asked for, else the last whole one in `output_dir`.
 
     Args:
         args: of this run.
         run: what a checkpoint's config must hold to belong to it.
+        rows: the digest of its training rows.
 
     Returns:
         None where training starts anew, or there is none.
 
     Raises:
-        UserError: it belongs to a run with another model or answer vocabulary, or the one asked for is not whole
-            or holds what no run has written.
+        UserError: it belongs to a run with another model, answer vocabulary or training rows, or the one asked for
+            is not whole or holds what no run has written.
     """
     if not args.do_train:
         return None
@@ -153,8 +156,37 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any]) -> str | No
                         f"{checkpoint} is from another run (its {name} differs); choose another --output_dir, or "
                         "remove the old checkpoints."
                     )
+    if rows is not None and trained_rows(checkpoint) not in (rows, None):
+        raise UserError(
+            f"{checkpoint} is from another run (its training rows differ), so what it has learned may be evaluated "
+            "here; choose another --output_dir, or remove the old checkpoints."
+        )
     logger.info("The run resumes from %s.", checkpoint)
     return checkpoint
+
+
+def trained_rows(folder: str | Path) -> str | None:
+    """The digest of the training rows of a checkpoint or of a finished run; None where it does not tell."""
+    try:
+        state = json.loads((Path(folder) / STATE_FILE).read_text(encoding="utf-8"))
+        return state["stateful_callbacks"][TrainedRows.__name__]["args"]["digest"]
+    except (OSError, ValueError, KeyError, TypeError):  # of an older version, or written by others
+        return None
+
+
+def warn_of_other_rows(folder: str | Path, rows: str) -> None:
+    """Warns where the model of a folder was trained on other rows than the training rows that are loaded.
+
+    Args:
+        rows: their digest.
+    """
+    if trained_rows(folder) not in (rows, None):
+        logger.warning(
+            "The training rows here are not those that %s was trained on, so images and near neighbours in training "
+            "are not told rightly, and it may have seen what it is asked; give the options of the rows (--dataset, "
+            "--split_by, --split_seed, --leaks and the like) of its recipe.yaml, and --eval_dataset for other data.",
+            folder,
+        )
 
 
 def pin_revision(args: AnyTrainingArguments) -> None:
@@ -213,6 +245,24 @@ def _is_full(error: BaseException) -> bool:
     by_safetensors = [f"os error {code}" for code in DISK_FULL]
     by_torch = ["inline_container.cc", "PytorchStreamWriter"]
     return any(text in str(error) for text in by_safetensors + by_torch)
+
+
+class TrainedRows(TrainerCallback, ExportableState):
+    """Writes into each checkpoint which rows it was trained on.
+
+    Args:
+        digest: of `processing.row_values.digest_of`.
+    """
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+
+    def state(self) -> dict[str, Any]:
+        """What `trainer_state.json` says of it."""
+        return {"args": {"digest": self.digest}, "attributes": {}}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())  # a checkpoint of 0.1 has it not
 
 
 class StopOnSigterm(TrainerCallback):

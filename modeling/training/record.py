@@ -88,8 +88,8 @@ def note_test_look(folder: str | Path) -> None:
     """Counts in the `run.json` of a finished run that its model was asked a test split once more."""
     file = Path(folder) / RECORD_FILE
     if file.is_file():
-        record = read_record(folder) | {"test_looks": _test_looks(Path(folder)) + 1}
-        with suppress(OSError):  # a folder that can only be read
+        with suppress(UserError, TypeError, OSError):  # not written by a run, or in a folder that can only be read
+            record = read_record(folder) | {"test_looks": _test_looks(Path(folder)) + 1}
             write_atomically(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -3,7 +3,9 @@
 import json
 import math
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from processing.data import load_vqa_dataset
 from tests.processing.conftest import rows_of
@@ -65,6 +67,22 @@ def test_the_same_id_in_another_split_is_another_question(table):
     dataset = load_vqa_dataset(str(table(*changes)))
     assert sorted([*dataset["train"]["question_id"], *dataset["validation"]["question_id"]]) == list(range(6))
     assert sorted(dataset["test"]["question_id"]) == list(range(6))
+
+
+@pytest.mark.parametrize("by", ["image", "neighbours"])
+def test_splits_that_are_made_anew_hold_no_id_twice(table, by, tmp_path):
+    splits = ("train", "validation", "test")
+    changes = [{"split": splits[i % 3], "question_id": i // 3} for i in range(30)]
+    changes.append(changes[0] | {"image": "0.png", "question": "What is 0?", "split": "test"})  # a row of two splits
+    for body in range(31):
+        Image.fromarray(np.random.default_rng(body).integers(0, 256, (16, 16), dtype=np.uint8)).save(
+            tmp_path / f"body{body}.png"
+        )
+    changes = [change | {"image": f"body{i if i < 30 else 0}.png"} for i, change in enumerate(changes)]
+    dataset = load_vqa_dataset(str(table(*changes, count=31)), split_by=by)
+    assert [len(part) for part in dataset.values()] == [24, 3, 3]  # the same row counts once
+    ids = [row["question_id"] for row in rows_of(dataset)]
+    assert sorted(ids) == sorted(f"{i}{end}" for i in range(10) for end in ("", "-2", "-3"))
 
 
 def test_one_id_in_two_languages_is_two_questions(table):

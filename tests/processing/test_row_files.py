@@ -1,12 +1,16 @@
 """processing.row_files, spool and row_values: rows that stay on the disk."""
 
+import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
 
 from processing.data import load_vqa_dataset
 from processing.image_store import StoredImage
@@ -33,6 +37,34 @@ def test_rows_are_mapped_from_files_that_equal_data_share(table, tmp_path, monke
     load_vqa_dataset(str(file), split_seed=1)
     assert len(kept(tmp_path / "cache")) == 6
     assert rows_of(first) == rows_of(again)  # the files of one load outlive the next
+
+
+def test_a_file_that_was_cut_off_is_written_anew(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
+    file = table()
+    whole = rows_of(load_vqa_dataset(str(file)))
+    for path in kept(tmp_path / "cache"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert rows_of(load_vqa_dataset(str(file))) == whole
+    assert len(kept(tmp_path / "cache")) == 3
+
+
+def test_a_full_disk_leaves_no_file(tmp_path):
+    """In a process of its own, whose files may not be larger than 100 KB."""
+    resource = pytest.importorskip("resource")
+    rows = [{"image": "a.png", "question": f"{i}?", "answer": "yes" * 50, "split": "train"} for i in range(3_000)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    code = f"from processing.data import load_vqa_dataset\nload_vqa_dataset({str(tmp_path / 'rows.json')!r})"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"MEDICAL_VQA_CACHE": str(tmp_path / "cache")},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        capture_output=True,
+        text=True,
+    )
+    assert "File too large" in run.stderr
+    assert kept(tmp_path / "cache") == []
 
 
 def test_a_refused_data_set_leaves_no_file(table, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import train
-from modeling.training.checkpoints import checkpoints, last_checkpoint, why_incomplete
+from modeling.training.checkpoints import checkpoints, last_checkpoint, trained_rows, why_incomplete
 from processing.errors import UserError
 from tests.modeling.training.steps import SIX_STEPS
 
@@ -39,6 +39,28 @@ def test_a_run_resumes_from_its_last_whole_checkpoint(folder):
     assert [why_incomplete(one) for one in checkpoints(folder)] == [None] * 3
     assert last_checkpoint(folder) == str(folder / "checkpoint-6")
     assert last_checkpoint(folder / "nowhere") is None
+
+
+def test_a_run_is_not_resumed_on_other_training_rows(folder, phantoms, tmp_path):
+    """It would be evaluated on rows that it has learned."""
+    shutil.copytree(phantoms, tmp_path / "data")
+    rows = json.loads((phantoms / "train.json").read_text())
+    (tmp_path / "data" / "train.json").write_text(json.dumps(rows[::-1]))
+    assert trained_rows(folder) == trained_rows(folder / "checkpoint-2") is not None
+    with pytest.raises(UserError, match=r"checkpoint-6 is from another run \(its training rows differ\)"):
+        run(tmp_path / "data", folder)
+    state = json.loads((folder / "checkpoint-6" / "trainer_state.json").read_text())
+    del state["stateful_callbacks"]["TrainedRows"]  # as older versions wrote it
+    (folder / "checkpoint-6" / "trainer_state.json").write_text(json.dumps(state))
+    run(tmp_path / "data", folder)
+
+
+def test_evaluation_on_other_splits_than_those_of_the_training_warns(folder, phantoms, tmp_path, caplog):
+    flags = ["--dataset", str(phantoms), "--model_name_or_path", str(folder), "--do_train", "False"]
+    train.main([*flags, "--output_dir", str(tmp_path / "same")])
+    assert "was trained on" not in caplog.text
+    train.main([*flags, "--output_dir", str(tmp_path / "other"), "--split_by", "image"])
+    assert f"The training rows here are not those that {folder} was trained on" in caplog.text
 
 
 FILES = [

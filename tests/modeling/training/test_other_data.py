@@ -8,6 +8,7 @@ import pytest
 import train
 from metrics.squad_v2.scoring import exact_score
 from modeling.hub.card import model_card
+from modeling.training.record import note_test_look
 from processing.answers import answer_identity
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
@@ -75,7 +76,7 @@ def test_numbers_of_rows_count_on_and_overlaps_are_with_the_training_rows(phanto
     first = json.loads((phantoms / "train.json").read_text())[0]["img_name"]
     name = json.loads((changed / "test.json").read_text())[0]["img_name"]
     shutil.copy(phantoms / "imgs" / first, changed / "imgs" / name)
-    with pytest.raises(UserError, match="1 images of --dataset are also in --eval_dataset"):
+    with pytest.raises(UserError, match="that are also in --eval_dataset: 1 "):
         load_vqa_dataset(str(phantoms), eval_dataset=str(changed))
     kept = load_vqa_dataset(str(phantoms), eval_dataset=str(changed), leaks="keep")
     overlap = dict(zip(kept["test"]["image_id"], kept["test"]["overlap"], strict=True))
@@ -126,3 +127,56 @@ def test_figures_of_shared_images_stand_beside_those_of_the_others(phantoms, tmp
     assert f"Of the {len(names)} validation images, images shared with training: 1," in card
     assert "| validation | Exact Match on images that are not in training |" in card
     assert "a run is refused where one stands in two splits" not in card
+
+
+def test_images_left_out_of_the_own_splits_are_not_called_shared(phantoms, tmp_path):
+    """The own test rows are not evaluated, so the same images in the other data set are no leak."""
+    rows = json.loads((phantoms / "test.json").read_text())
+    shutil.copytree(phantoms, tmp_path / "other")
+    first = json.loads((phantoms / "train.json").read_text())[0]
+    (tmp_path / "other" / "test.json").write_text(json.dumps([first, *rows]))
+    count = sum(row["img_name"] == first["img_name"] for row in json.loads((phantoms / "train.json").read_text()))
+    with pytest.raises(UserError, match=rf"also in --eval_dataset: 1 \({count} rows, "):
+        load_vqa_dataset(str(phantoms), eval_dataset=str(tmp_path / "other"))
+
+
+def test_messages_about_the_other_data_set_name_it(phantoms, tmp_path):
+    with pytest.raises(UserError, match="--eval_dataset nowhere: there is no such file or folder"):
+        load_vqa_dataset(str(phantoms), eval_dataset="nowhere")
+    with pytest.raises(UserError, match="--eval_dataset is empty"):
+        load_vqa_dataset(str(phantoms), eval_dataset="")
+    shutil.copytree(phantoms / "imgs", tmp_path / "imgs")
+    image = f"imgs/{json.loads((phantoms / 'train.json').read_text())[0]['img_name']}"
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([{"image": image, "question": "What?", "answer": "lung", "language": "zh"}]))
+    with pytest.raises(UserError, match=f"--eval_dataset {file}: --language en: no row is in that language"):
+        load_vqa_dataset(str(phantoms), eval_dataset=str(file))
+    file.write_text(json.dumps([{"image": image, "Frage": "What?", "answer": "lung"}]))
+    with pytest.raises(UserError, match=r"Frage(.|\n)* are for --dataset alone"):
+        load_vqa_dataset(str(phantoms), eval_dataset=str(file))
+
+
+def test_several_gold_answers_and_options_of_the_other_data_set_count_everywhere(phantoms, tmp_path):
+    """The training rows have neither."""
+    shutil.copytree(phantoms / "imgs", tmp_path / "imgs")
+    names = sorted({row["img_name"] for row in json.loads((phantoms / "test.json").read_text())})
+    known = sorted({row["answer"] for row in json.loads((phantoms / "train.json").read_text())})
+    rows = [{"image": f"imgs/{name}", "question": "Which organ?", "answer": ["unheard", *known]} for name in names]
+    rows += [{"image": f"imgs/{n}", "question": "Right?", "answer": "yes", "choices": ["yes", "nay"]} for n in names]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    out = tmp_path / "out"
+    flags = ["--dataset", str(phantoms), "--eval_dataset", str(tmp_path / "rows.json"), "--output_dir", str(out)]
+    train.main([*flags, *SHORT])
+    figures = json.loads((out / "test_results.json").read_text())
+    assert (figures["test_exact_match"], figures["test_choice_accuracy"]) == (100, 100)
+    assert (figures["test_out_of_vocabulary"], figures["test_choice_total"]) == (0, len(names))
+    report = json.loads((out / "report" / "report.json").read_text())["test"]
+    assert report["figures"][0]["exact_match"][0] == 100
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"test_looks": "often"}'])
+def test_a_record_of_others_costs_no_evaluation(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    note_test_look(tmp_path)
+    count = {"test_looks": 1} if "often" in content else None
+    assert (tmp_path / "run.json").read_text() == (json.dumps(count, indent=2) + "\n" if count else content)
