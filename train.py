@@ -106,8 +106,6 @@ def load_data(data_args: DataArguments, args: AnyTrainingArguments) -> DatasetDi
         UserError: the data set can't be used, or has no rows to train or test on.
     """
     options = vars(data_args).copy()
-    if data_args.eval_dataset is not None:
-        args.do_predict = True
     limits = {split: options.pop(name) for split, name in SAMPLE_LIMITS.items()}
     del options["drop_leaking_rows"]  # which stands in `leaks`
     with args.main_process_first(desc="loading the data set"):

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,6 +41,47 @@ logger = logging.getLogger(__name__)
 NAMED_LANGUAGES = 10  # that a message names
 PROGRESS_AFTER = 5  # seconds until a progress bar is shown
 FLAGS_OF_ONE = re.compile(r"--(column_names|image_folder|dataset_config|dataset_revision)\b")
+
+
+@dataclass
+class CheckedRows:
+    """The rows of a data set, the good ones told from the bad ones.
+
+    Attributes:
+        source: of the rows.
+        total: how many there are, in the language that was asked for.
+        good: those that can be used, in the splits that the data set names.
+        bad: the others, in their order, with `problem`, `detail` and `where`.
+    """
+
+    source: Source
+    total: int
+    good: GoodRows
+    bad: Spool[Row]
+
+
+@contextmanager
+def checked_rows(
+    dataset: str,
+    *,
+    language: str = "en",
+    column_names: Iterable[str] = (),
+    image_folder: str | None = None,
+    dataset_config: str | None = None,
+    dataset_revision: str | None = None,
+    allow_no_answer: bool = False,
+) -> Iterator[CheckedRows]:
+    """The rows of a data set as it has them, until the block ends. The arguments are those of `load_vqa_dataset`.
+
+    Raises:
+        UserError: the data set can't be read, or it holds no rows at all.
+    """
+    source = read_source(dataset, column_names, image_folder, config=dataset_config, revision=dataset_revision)
+    with GoodRows() as good:
+        bad, total = _load(source, good, language, allow_no_answer)
+        if not total:
+            raise UserError(f"{dataset}: it holds no rows at all.")
+        yield CheckedRows(source, total, good, bad)
 
 
 def load_vqa_dataset(

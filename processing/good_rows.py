@@ -144,6 +144,11 @@ class GoodRows:
         present = {name: value for name, value in row.items() if name not in OPTIONAL or value is not None}
         return present | {"split": split}
 
+    def columns(self, *names: str) -> Iterator[tuple]:
+        """The values of some columns, row by row; the rows that stand twice are among them."""
+        for batch in self._rows().to_batches():
+            yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+
     def to_dataset_dict(
         self, split: np.ndarray, overlap: np.ndarray, info: datasets.DatasetInfo, first_number: int = 0
     ) -> datasets.DatasetDict:

@@ -26,6 +26,7 @@ LOW_FREQUENCIES = 8  # of each axis, by which pairs are sifted
 BLOCK = 4096  # images compared at once with as many others
 ROUNDING = 1e-4  # of correlations in single precision
 REMEMBERED_FROM = 10**8  # comparisons, which take a few seconds
+PROGRESS_AFTER = 5  # seconds until a progress bar is shown
 
 
 def thumbnail(image: Image.Image) -> bytes:
@@ -62,6 +63,32 @@ def has_neighbour(thumbnails: Sequence[bytes], others: Sequence[bytes]) -> np.nd
         if is_long:
             write_atomically(file, found.tobytes())
     return found
+
+
+def near_pairs(thumbnails: Sequence[bytes], others: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """For each image the one among other images that correlates best with it, near or not.
+
+    Returns:
+        Its number, ``(N,)``, and the correlation, ``(N,)``; of equally good ones the first.
+
+    Raises:
+        ValueError: there are no others.
+    """
+    if not len(others):
+        raise ValueError("There are no images to compare with.")
+    ones, vectors = _unit_vectors(thumbnails), _unit_vectors(others)
+    best = np.zeros(len(ones), dtype=np.int64)
+    correlation = np.full(len(ones), -np.inf, dtype=np.float32)
+    blocks = [(i, j) for i in range(0, len(ones), BLOCK) for j in range(0, len(vectors), BLOCK)]
+    for i, j in tqdm(blocks, "Comparing images", unit="block", delay=PROGRESS_AFTER):
+        rows = slice(i, i + BLOCK)
+        products = ones[rows] @ vectors[j : j + BLOCK].T
+        found = products.argmax(axis=1)
+        values = products[np.arange(len(found)), found]
+        better = values > correlation[rows]
+        best[rows][better] = j + found[better]
+        correlation[rows][better] = values[better]
+    return best, correlation.clip(-1, 1)
 
 
 def _unit_vectors(thumbnails: Sequence[bytes]) -> np.ndarray:

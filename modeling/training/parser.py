@@ -83,7 +83,11 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, AnyTrainingArgu
 
     chooser = _Parser((), add_help=False, allow_abbrev=False)
     chooser.add_argument("--model_type", choices=sorted(TRAINING_ARGUMENTS), default="vilt")
-    model_type = chooser.parse_known_args(flags)[0].model_type
+    chooser.add_argument("--eval_dataset")
+    chosen = chooser.parse_known_args(flags)[0]
+    model_type = chosen.model_type
+    if chosen.eval_dataset is not None:
+        flags.append("--do_predict=True")
     parser = _Parser((DataArguments, TRAINING_ARGUMENTS[model_type]), allow_abbrev=False)
     for unknown in parser.parse_known_args(flags)[1]:
         name = unknown.split("=")[0]

@@ -15,6 +15,9 @@ from modeling.training.arguments import AnyTrainingArguments
 from processing.row_values import counts_of, numbers_of
 from processing.sampling import ImageGroupedSampler
 
+# By which answers are scored. Only some data sets have the last three.
+GOLD_COLUMNS = ("row", "answer", "answer_type", "language", "overlap", "answers", "choices")
+
 
 class EvaluatesEveryRow(Trainer):
     """A Trainer whose `dataloader_drop_last` is for training alone; evaluation answers every row."""
@@ -76,18 +79,13 @@ def keep_features(
 
 
 def gold_answers(dataset: datasets.DatasetDict) -> dict[int, dict[str, Any]]:
-    """`answer`, `answer_type`, `language` and `overlap` of the rows to evaluate on, by their `row` number.
-
-    Where a split has them, also `answers` and `choices`; they are None for the rows of a split that has not.
-    """
-    columns = ["row", "answer", "answer_type", "language", "overlap"]
-    evaluated = [rows for split, rows in dataset.items() if split != "train"]
-    optional = [name for name in ("answers", "choices") if any(name in rows.features for rows in evaluated)]
-    return {
-        row["row"]: dict.fromkeys(optional) | row
-        for rows in evaluated
-        for row in rows.select_columns([name for name in columns + optional if name in rows.features])
-    }
+    """What the rows to evaluate on have of `GOLD_COLUMNS`, by their `row` number."""
+    gold: dict[int, dict[str, Any]] = {}
+    for split, rows in dataset.items():
+        if split != "train":
+            chosen = rows.select_columns([name for name in GOLD_COLUMNS if name in rows.features])
+            gold |= {row["row"]: row for row in chosen}
+    return gold
 
 
 def stopping_callbacks(args: AnyTrainingArguments) -> list[EarlyStoppingCallback] | None:

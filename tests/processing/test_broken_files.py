@@ -131,7 +131,7 @@ def test_streamlit_app_answers_each_broken_file_in_one_sentence(runs, browser, t
             (tmp_path / name).write_bytes(images()[name])
             page.goto(url)
             page.get_by_text("Ready: ").wait_for()
-            page.locator("input[type=file]").first.set_input_files(tmp_path / name)
+            page.locator("input[type=file][multiple]").first.set_input_files(tmp_path / name)
             expect(page.get_by_text(f"Cannot open '{name}'")).to_be_visible()
             expect(page.get_by_text("Traceback")).to_have_count(0)
         page.close()

@@ -70,7 +70,7 @@ def image(phantoms):
 
 
 def upload(page: Page, *files: Path | dict) -> None:
-    page.locator("input[type=file]").first.set_input_files(list(files))
+    page.locator("input[type=file][multiple]").first.set_input_files(list(files))  # not that of a table, which is one
 
 
 def ask(page: Page, question: str = QUESTION) -> None:

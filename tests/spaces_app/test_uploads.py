@@ -85,7 +85,7 @@ def test_no_name_stands_on_the_disk(url, folder, browser, image, tmp_path):
     Client(url, verbose=False).predict(handle_file(named), QUESTION, api_name="/answer")
     page = browser.new_page()
     page.goto(url)
-    page.locator("input[type=file]").first.set_input_files(named)
+    page.locator("input[type=file][multiple]").first.set_input_files(named)
     page.get_by_alt_text("The uploaded image").wait_for()
     page.close()
     kept = files(folder)
@@ -261,7 +261,7 @@ def test_files_of_a_visit_go_after_it(browser, trained, image, tmp_path):
         page = browser.new_page()
         page.goto(url)
         page.get_by_text("Ready: ").wait_for()
-        page.locator("input[type=file]").first.set_input_files(image)
+        page.locator("input[type=file][multiple]").first.set_input_files(image)
         page.get_by_alt_text("The chosen image").wait_for()
         assert f" {image.stat().st_size}" in held(url)
         page.close()
@@ -280,7 +280,7 @@ def test_visitors_of_the_streamlit_app_are_told_apart_and_their_bytes_bounded(br
             page = context.new_page()
             page.goto(url)
             page.get_by_text("Ready: ").wait_for()
-            page.locator("input[type=file]").first.set_input_files(image)
+            page.locator("input[type=file][multiple]").first.set_input_files(image)
             page.get_by_alt_text("The chosen image").wait_for()
             for number in range(3):  # the suggestions have been a question too
                 box = page.get_by_placeholder("Ask about the image")
@@ -291,7 +291,7 @@ def test_visitors_of_the_streamlit_app_are_told_apart_and_their_bytes_bounded(br
                     expect(page.locator(".answer")).to_have_count(number + 1)
             expect(page.get_by_text("More than 3 questions a minute; try again in")).to_be_visible()
             with page.expect_response(lambda response: response.status == 429) as refused:
-                page.locator("input[type=file]").first.set_input_files(
+                page.locator("input[type=file][multiple]").first.set_input_files(
                     {"name": "big.png", "mimeType": "image/png", "buffer": bytes(30_000)}
                 )
             assert refused.value.text().startswith("More than 20 KB of files in ten minutes; ")

@@ -70,7 +70,7 @@ OUT_OF_RANGE = {
     f"{BLIP2}--qformer_learning_rate nan": "--qformer_learning_rate nan: must be a finite number.",
 }
 BEST = "--load_best_model_at_end True "
-FIGURES = "exact_match, f1, accuracy, open_exact_match, open_f1, closed_exact_match, closed_f1, HasAns_exact"
+FIGURES = "exact_match, f1, accuracy, open_exact_match, open_f1, closed_exact_match, closed_f1, no_neighbour_exact"
 REFUSED = {
     f"{BEST}--metric_for_best_model bleu": f"bleu: not among the figures; choose from {FIGURES}",
     "--metric_for_best_model eval_foo": "--metric_for_best_model eval_foo: not among the figures",
@@ -235,6 +235,7 @@ def test_figures_to_choose_from_are_those_that_are_computed(dataset, tmp_path):
         {"answer": text, "answer_type": kind, "language": "en"} for text in ("", "left") for kind in ("OPEN", "CLOSED")
     ]
     rows[3]["choices"] = ["left", "right"]
+    rows[0]["overlap"], rows[1]["overlap"] = "none", "same"
     figures = score_answers(rows, ["left"] * 4).keys()
     assert {*FIGURES_OF_ALL, *FIGURES_OF_SOME} <= figures
     others = {name for name in figures - {*FIGURES_OF_ALL, *FIGURES_OF_SOME} if not name.endswith(("total", "thresh"))}

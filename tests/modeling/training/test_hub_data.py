@@ -21,8 +21,8 @@ def test_run_record_names_the_commit_and_the_configuration(hub, tmp_path):
     assert (data["revision"], data["config"]) == (commit, "default")
     assert data["splits"] == {
         "train": {"questions": 18, "images": 6},
-        "validation": {"questions": 6, "images": 2},
-        "test": {"questions": 6, "images": 2},
+        "validation": {"questions": 6, "images": 2, "shared_with_training": 0, "near_training": 1},
+        "test": {"questions": 6, "images": 2, "shared_with_training": 0, "near_training": 0},
     }
     card = (tmp_path / "README.md").read_text()
     assert f"SLAKE (English) (`{NAME}`, configuration default, at commit `{commit[:12]}`)" in card

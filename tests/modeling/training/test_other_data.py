@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import train
+from metrics.squad_v2.scoring import exact_score
 from modeling.hub.card import model_card
 from modeling.training.record import note_test_look
 from processing.answers import answer_identity
@@ -52,7 +53,17 @@ def test_model_is_evaluated_on_the_test_split_of_another_data_set(phantoms, othe
     assert "Models of this folder were asked a test split once." in " ".join(card.split())
 
     train.main(
-        [*flags[:4], "--model_name_or_path", str(out), "--output_dir", str(tmp_path / "again"), "--do_train", "False"]
+        [
+            *flags[:4],
+            "--model_name_or_path",
+            str(out),
+            "--output_dir",
+            str(tmp_path / "again"),
+            "--do_train",
+            "False",
+            "--do_eval",
+            "False",
+        ]
     )
     assert json.loads((out / "run.json").read_text())["test_looks"] == 2
     assert "asked a test split 2 times: a figure that was looked at before" in " ".join(str(model_card(out)).split())
@@ -83,6 +94,39 @@ def test_data_set_without_splits_is_evaluated_whole(phantoms, other, tmp_path):
     shutil.copytree(other / "imgs", tmp_path / "imgs")
     (tmp_path / "rows.json").write_text(json.dumps(table))
     assert len(load_vqa_dataset(str(phantoms), eval_dataset=str(tmp_path / "rows.json"))["test"]) == len(rows)
+
+
+def test_figures_of_shared_images_stand_beside_those_of_the_others(phantoms, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(phantoms, data)
+    train_rows, rows = (json.loads((data / f"{name}.json").read_text()) for name in ("train", "validate"))
+    names = sorted({row["img_name"] for row in rows})
+    shutil.copy(data / "imgs" / train_rows[0]["img_name"], data / "imgs" / names[0])  # now an image of training
+    out = tmp_path / "out"
+    flags = [*SHORT[: SHORT.index("--do_eval")], *SHORT[SHORT.index("--do_eval") + 2 :], "--dataset", str(data)]
+    with pytest.raises(UserError, match=r"The splits share images \(1 in train and validation\)"):
+        train.main([*flags, "--output_dir", str(out)])
+    train.main([*flags, "--output_dir", str(out), "--leaks", "keep"])
+    predictions = lines(out / "predictions_validation.jsonl")
+    new = [row for row in predictions if row["overlap"] != "same"]
+    assert {row["image_id"] for row in predictions} - {row["image_id"] for row in new} == {names[0]}
+    figures = json.loads((out / "all_results.json").read_text())
+    right = sum(exact_score(row["prediction"], row["answer"]) for row in new)
+    assert figures["eval_new_image_total"] == len(new) < figures["eval_total"]
+    assert figures["eval_new_image_exact_match"] == pytest.approx(100 * right / len(new))
+    assert figures["eval_no_neighbour_total"] == sum(row["overlap"] == "none" for row in predictions)
+    assert "validation (images shared with training: 1)" in (table := capsys.readouterr().out)
+    assert "validation, image not in training" in table
+    assert (
+        "Images shared with training: 1. Figures of all rows measure memory"
+        in (out / "report" / "report.md").read_text()
+    )
+    split = json.loads((out / "run.json").read_text())["dataset"]["splits"]["validation"]
+    assert (split["images"], split["shared_with_training"]) == (len(names), 1)
+    card = str(model_card(out))
+    assert f"Of the {len(names)} validation images, images shared with training: 1," in card
+    assert "| validation | Exact Match on images that are not in training |" in card
+    assert "a run is refused where one stands in two splits" not in card
 
 
 def test_images_left_out_of_the_own_splits_are_not_called_shared(phantoms, tmp_path):

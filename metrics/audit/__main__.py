@@ -1,0 +1,132 @@
+"""The command line: audits a data set, and a model's predictions for it.
+
+python -m metrics.audit "$SLAKE_DIR"
+python -m metrics.audit rows.csv --predictions out/predictions_test.jsonl --fail_on leaks,contradictions
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metrics.audit.report import FAILURES, count_failures, make_report
+from metrics.intervals import interval_text
+from processing.errors import DISK_FULL, UserError, run_command
+from processing.storage import write_atomically
+
+
+class AuditFailed(UserError):
+    """The audit found what `--fail_on` names."""
+
+    exit_status = 3
+
+
+def main(argv: list[str]) -> None:
+    """The command line.
+
+    Raises:
+        UserError: the data set or the predictions can't be used.
+        AuditFailed: something was found that `--fail_on` names; the report is written all the same.
+    """
+    options = _parser().parse_args(argv)
+    from metrics.audit.charts import make_charts
+    from metrics.audit.page import make_page
+    from processing.data import checked_rows  # brings torch
+
+    fail_on = _failures(options.fail_on)
+    folder = options.output_dir
+    with checked_rows(
+        options.data,
+        language=options.language,
+        column_names=options.column_names,
+        image_folder=options.image_folder,
+        dataset_config=options.dataset_config,
+        dataset_revision=options.dataset_revision,
+        allow_no_answer=options.allow_no_answer,
+    ) as checked:
+        name = Path(options.data).resolve().name if Path(options.data).exists() else options.data
+        report, table = make_report(
+            checked, name, split_seed=options.split_seed, predictions=options.predictions, split=options.split
+        )
+    charts = make_charts(report)
+    files: dict[str, str | bytes] = dict(charts)
+    files["audit.json"] = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    files["audit.html"] = make_page(report, table, charts, images=not options.no_images)
+    try:
+        for file, data in files.items():
+            write_atomically(folder / file, data)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise UserError(
+            f"--output_dir {folder}: it can't be written ({error.strerror}); choose another folder."
+        ) from None
+    counts = count_failures(report)
+    print(_summary(report, counts))
+    print(f"{folder / 'audit.html'} and audit.json have the rest.")
+    found = [f"{counts[name]:,} {FAILURES[name]}" for name in fail_on if counts[name]]
+    if found:
+        raise AuditFailed(f"--fail_on {','.join(fail_on)}: found {' and '.join(found)}; see {folder / 'audit.html'}.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m metrics.audit", description="Tells what is wrong with a data set and what figures on it are worth."
+    )
+    parser.add_argument("data", help="any data set that train.py takes: a folder, a table, a Hub id, phantom")
+    parser.add_argument("--predictions", type=Path, help="a file that python -m metrics.protocols reads")
+    parser.add_argument("--split", choices=("train", "validation", "test"), help="that the predictions are for")
+    parser.add_argument("--output_dir", type=Path, default=Path("audit"), help="folder for audit.html and audit.json")
+    parser.add_argument(
+        "--fail_on",
+        action="append",
+        default=[],
+        help=f"end with status 3 where it is found; of {', '.join(FAILURES)}, several by commas",
+    )
+    parser.add_argument("--no_images", action="store_true", help="show no image of the data, for a page to publish")
+    parser.add_argument("--language", default="en", choices=("en", "zh", "all"), help="of the rows")
+    parser.add_argument("--dataset_config", help="configuration of a Hub data set")
+    parser.add_argument("--dataset_revision", help="branch, tag or commit of a Hub data set")
+    parser.add_argument("--column_names", nargs="+", default=[], help="field=column pairs of a table")
+    parser.add_argument("--image_folder", help="of a table")
+    parser.add_argument("--allow_no_answer", action="store_true", help="rows with an empty answer can be used")
+    parser.add_argument("--split_seed", type=int, default=0, help="of the split of a data set that has none")
+    return parser
+
+
+def _failures(given: list[str]) -> list[str]:
+    names = [name.strip() for text in given for name in text.split(",")]
+    for name in names:
+        if name not in FAILURES:
+            raise UserError(f"--fail_on {name}: there is no such finding; choose of {', '.join(FAILURES)}.")
+    return list(dict.fromkeys(names))
+
+
+def _summary(report: Mapping[str, Any], counts: Mapping[str, int]) -> str:
+    """The most telling figures, a line each."""
+    data = report["data"]
+    lines = [
+        f"{data['name']}: {data['usable_rows']:,} of {data['rows']:,} rows on {data['images']:,} different images; "
+        f"splits: {data['splits']}"
+    ]
+    lines += [f"{FAILURES[name]}: {count:,}" for name, count in counts.items()]
+    lines.append(f"rows that repeat another's image, question and answer: {report['duplicates']['rows']:,}")
+    for split, seen in report["seen_in_training"].items():
+        told = "; ".join(f"{kind} {count['images']:,} ({count['rows']:,} rows)" for kind, count in seen.items())
+        lines.append(f"{split} images in training: {told}")
+    for split, unseen in report["unseen_answers"].items():
+        lines.append(f"{split} rows whose answer training never has: {unseen['rows']:,} of {unseen['of']:,}")
+    for split, entries in report["question_alone"].items():
+        for entry in entries:
+            figure = entry["figures"]["all"]
+            lines.append(f"{split} EM, {entry['name']}: {interval_text(figure['exact_match'])}, n = {figure['n']:,}")
+    for part in (report["predictions"] or {"figures": []})["figures"]:
+        figure = part["figures"][0]
+        text = "" if figure["percent"] is None else interval_text([figure[key] for key in ("percent", "low", "high")])
+        lines.append(f"predictions, {figure['protocol']} of {part['of']}: {text}, n = {figure['n']:,}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(main)
