@@ -59,7 +59,7 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
         super().__init__(*args, **kwargs)
         self.ends = list(ends)
         self.gold = gold
-        self.has_choices = "choices" in next(iter(gold.values()), {})
+        self.has_choices = any("choices" in row for row in gold.values())
         self.candidates = list(candidates)
         self.answering = Answering(
             self.args.prompt,

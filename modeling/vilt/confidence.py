@@ -85,7 +85,7 @@ class ChosenAnswers:
         self.config = config
         self.no_answer_label = config.label2id.get("")
         self.gold = gold
-        self.has_choices = "choices" in next(iter(gold.values()), {})
+        self.has_choices = any("choices" in row for row in gold.values())
         self.options = Options(config)
 
     def __call__(self, logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
