@@ -56,3 +56,10 @@ def test_options_are_answered_in_the_spelling_of_the_row():
     )
     trainer = SimpleNamespace(model=SimpleNamespace(config=config(answer_temperature=1.0)), gold=GOLD)
     assert [answer for answer, _ in read_answers(output, trainer).values()] == ["The Heart.", "HEART", "lung", "lung"]
+
+
+def test_options_count_where_the_first_row_to_evaluate_has_none():
+    """As the validation rows have none where the test split is another data set's."""
+    labels, confidences, _ = ChosenAnswers(config(), {6: {}, **GOLD})(LOGITS[:2], torch.tensor([6, 7]))
+    assert labels.tolist() == [0, 2]
+    assert confidences[:, ONE].tolist() == pytest.approx([9 / 15, 3 / 4])
