@@ -17,6 +17,8 @@ WANTED = (
     "(LLaVA-Med), doc_id, target and resps (lmms-eval), or response and answer (MedEvalKit)"
 )
 
+PREDICTIONS = ("prediction", "text", "response")  # a text, or a list of one
+
 Values = Mapping[str, Any]
 
 
@@ -56,7 +58,7 @@ def read_predictions(file: Path) -> Predictions:
     A missing prediction is the answer "". A missing gold answer is "" too where other rows have one: no answer.
 
     Raises:
-        UserError: the file can't be read, it is in no known format, or two rows have one id.
+        UserError: the file can't be read, it is in no known format, an answer is no text, or two rows have one id.
     """
     if not file.is_file():
         raise UserError(f"{file}: there is no such file; give a file of predictions.")
@@ -64,6 +66,7 @@ def read_predictions(file: Path) -> Predictions:
     if not entries:
         raise UserError(f"{file}: it has no rows; give a file with a prediction a row.")
     kind, entries = _recognise(file, entries)
+    _refuse_objects(file, kind, entries)
     rows = [kind.read(values, number) for number, values in enumerate(entries, start=1)]
     _refuse_repeated(file, rows)
     if any(row.answers for row in rows):
@@ -91,6 +94,18 @@ def _recognise(file: Path, records: Sequence[Values]) -> tuple[Format, list[Valu
     raise UserError(f"{file}: no known format of predictions (fields: {found}); it needs {WANTED}.")
 
 
+def _refuse_objects(file: Path, kind: Format, entries: Iterable[Values]) -> None:
+    """Refuses predictions and gold answers that are no texts, which would all count as wrong."""
+    golds = ("target",) if "target" in kind.fields else ("answer", "answers")
+    fields = [field for field in kind.fields if field in PREDICTIONS] + [*golds]
+    for number, values in enumerate(entries, start=1):
+        for field in fields:
+            value = values.get(field)
+            items = value if isinstance(value, list) and (field in golds or len(value) < 2) else [value]
+            if not all(isinstance(item, str | int | float | None) for item in items):
+                raise UserError(f"{file} row {number}: {field} is no text but {quoted(value)}; write a text.")
+
+
 def _refuse_repeated(file: Path, rows: Iterable[Answered]) -> None:
     first: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
@@ -101,6 +116,11 @@ def _refuse_repeated(file: Path, rows: Iterable[Answered]) -> None:
                 f"{file} row {number}: the id {shorten(row.id)} is that of row {first[row.id]} too; keep one of them."
             )
         first[row.id] = number
+
+
+def _only(value: Any) -> Any:
+    """What a list of one value holds; None of an empty one."""
+    return (value[0] if value else None) if isinstance(value, list) else value
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -143,7 +163,7 @@ def _med_eval_kit_row(values: Values, number: int) -> Answered:
 def _row(id_: Any, prediction: Any, answers: tuple[str, ...], facts: Values, image: str | None = None) -> Answered:
     return Answered(
         id=text_of(id_) or "",
-        prediction=text_of(prediction) or "",
+        prediction=text_of(_only(prediction)) or "",
         answers=answers,
         answer_type=answer_type_of(facts.get("answer_type")),
         image_id=image,

@@ -189,6 +189,12 @@ def test_tables_are_read(tmp_path):
     assert found.empty == 1
 
 
+def test_a_prediction_in_a_list_of_its_own_is_its_text(tmp_path):
+    rows = [{"id": 1, "prediction": ["yes"], "answer": ["yes", "y"], "text": {"a": 1}}, {"id": 2, "prediction": []}]
+    found = read_predictions(jsonl(tmp_path / "p.jsonl", *rows))
+    assert [(row.prediction, row.answers) for row in found.rows] == [("yes", ("yes", "y")), ("", ("",))]
+
+
 def test_samples_of_lmms_eval_are_read(tmp_path):
     doc = {"qid": 11934, "question": "Which modality?", "answer": "MRI", "answer_type": "OPEN", "img_name": "x/a.jpg"}
     first = {"doc_id": 0, "doc": doc, "target": "MRI", "resps": [["It is mri"]], "filtered_resps": ["mri"]}
@@ -240,6 +246,9 @@ def test_unusable_files_are_refused_in_a_sentence(tmp_path):
     )
     assert refusal(row + '{"answer": "a", "prediction": "a"}') == " row 2: it has no id; write that of its question."
     assert refusal('{"id": 1, "prediction": "a"}') == ": it has no gold answers; name the data set by --dataset."
+    for field, value in (("prediction", {"yes": 0.9}), ("prediction", ["a", "b"]), ("answer", {"text": ["a"]})):
+        changed = json.dumps({"id": 2, "answer": "a", "prediction": "a"} | {field: value})
+        assert refusal(row + changed) == f" row 2: {field} is no text but {value!r}; write a text."
     file.unlink()
     with pytest.raises(UserError, match="there is no such file"):
         main([str(file)])

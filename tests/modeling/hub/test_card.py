@@ -200,6 +200,20 @@ def test_card_of_a_tuning_run_says_that_its_figures_are_for_choosing(tmp_path):
     assert told not in str(model_card(write_run(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ({}, "; a run is refused where one stands in two splits."),
+        ({"leaks": "drop"}, "; rows whose image or patient also stands in a later split were left out."),
+        ({"drop_leaking_rows": True}, "; rows whose image or patient also stands in a later split were left out."),
+        ({"leaks": "keep"}, "."),
+    ],
+)
+def test_card_says_what_was_done_about_leaks(tmp_path, recipe, told):
+    card = str(model_card(write_run(tmp_path, {"model_type": "vilt", **recipe})))
+    assert f"Images are the same where their pixels are{told} A near neighbour" in card
+
+
 def test_all_languages_are_named(tmp_path):
     card = model_card(write_run(tmp_path, dataset={**RECORD["dataset"], "language": "all"}))
     assert metadata(card)["language"] == ["en", "zh"]
