@@ -243,7 +243,7 @@ def test_calibration_is_judged_by_fits_to_other_images(tmp_path):
                 "answer": "yes",
                 "language": "en",
             }
-            | dict.fromkeys(("question_id", "answer_type", "content_type", "modality", "location", "boxes"))
+            | dict.fromkeys(("question_id", "answer_type", "content_type", "modality", "location", "overlap", "boxes"))
             for i in range(120)
         ]
     )
