@@ -2,13 +2,17 @@
 
 import hashlib
 import secrets
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from processing.storage import scratch_dir
+
+ABANDONED = 2 * 24 * 3600  # seconds since the last write to a file that nobody has finished
 
 
 class RowFile:
@@ -20,7 +24,9 @@ class RowFile:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._path = scratch_dir() / f".{secrets.token_hex(8)}.arrow"
+        folder = scratch_dir()
+        _sweep(folder)
+        self._path = folder / f".{secrets.token_hex(8)}.arrow"
         self._writer = pa.ipc.new_stream(str(self._path), schema)
 
     def write(self, columns: Mapping[str, Any]) -> None:
@@ -59,3 +65,11 @@ class RowFile:
             self._writer.close()
         finally:  # it can't be closed where the disk is full
             self._path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what processes that were killed have left unfinished."""
+    for file in folder.glob(".????????????????.arrow"):
+        with suppress(OSError):  # another process may be faster
+            if time.time() - file.stat().st_mtime > ABANDONED:
+                file.unlink()

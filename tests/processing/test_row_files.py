@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -72,6 +73,20 @@ def test_a_refused_data_set_leaves_no_file(table, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="2 images are too few"):
         load_vqa_dataset(str(table(count=2)))
     assert kept(tmp_path / "cache") == []
+
+
+def test_what_a_killed_process_left_is_swept_after_two_days(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
+    rows = tmp_path / "cache" / "rows"
+    rows.mkdir(parents=True)
+    old, new, other = (rows / name for name in (f".{'a' * 16}.arrow", f".{'b' * 16}.arrow", f"{'a' * 32}.arrow"))
+    for file in (old, new, other):
+        file.write_bytes(b"unfinished")
+    three_days_ago = time.time() - 3 * 24 * 3600
+    for file in (old, other):
+        os.utime(file, (three_days_ago, three_days_ago))
+    load_vqa_dataset(str(table()))
+    assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
 
 
 def test_where_the_cache_can_not_be_written_rows_go_where_temporary_files_do(table, tmp_path, monkeypatch):
