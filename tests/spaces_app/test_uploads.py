@@ -85,7 +85,7 @@ def test_no_name_stands_on_the_disk(url, folder, browser, image, tmp_path):
     Client(url, verbose=False).predict(handle_file(named), QUESTION, api_name="/answer")
     page = browser.new_page()
     page.goto(url)
-    page.locator("input[type=file][multiple]").first.set_input_files(named)
+    page.locator("input[type=file]").first.set_input_files(named)
     page.get_by_alt_text("The uploaded image").wait_for()
     page.close()
     kept = files(folder)
