@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metrics.audit.report import FAILURES, count_failures, make_report
+from metrics.data_options import add_data_options, data_options
 from metrics.intervals import interval_text
 from processing.errors import DISK_FULL, UserError, run_command
 from processing.storage import write_atomically
@@ -38,12 +39,8 @@ def main(argv: list[str]) -> None:
     folder = options.output_dir
     with checked_rows(
         options.data,
-        language=options.language,
-        column_names=options.column_names,
-        image_folder=options.image_folder,
-        dataset_config=options.dataset_config,
-        dataset_revision=options.dataset_revision,
         allow_no_answer=options.allow_no_answer,
+        **data_options(options),
     ) as checked:
         name = Path(options.data).resolve().name if Path(options.data).exists() else options.data
         report, table = make_report(
@@ -85,11 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"end with status 3 where it is found; of {', '.join(FAILURES)}, several by commas",
     )
     parser.add_argument("--no_images", action="store_true", help="show no image of the data, for a page to publish")
-    parser.add_argument("--language", default="en", choices=("en", "zh", "all"), help="of the rows")
-    parser.add_argument("--dataset_config", help="configuration of a Hub data set")
-    parser.add_argument("--dataset_revision", help="branch, tag or commit of a Hub data set")
-    parser.add_argument("--column_names", nargs="+", default=[], help="field=column pairs of a table")
-    parser.add_argument("--image_folder", help="of a table")
+    add_data_options(parser)
     parser.add_argument("--allow_no_answer", action="store_true", help="rows with an empty answer can be used")
     parser.add_argument("--split_seed", type=int, default=0, help="of the split of a data set that has none")
     return parser

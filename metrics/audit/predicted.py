@@ -8,7 +8,6 @@ from metrics.protocols.figures import Answered, make_figures
 from metrics.protocols.formats import read_predictions
 from metrics.protocols.joining import first_ids, join
 from processing.errors import UserError
-from processing.question_ids import id_of_row
 
 TITLES = {
     "same": "those whose image is in training",
@@ -40,12 +39,9 @@ def predicted_figures(file: Path, dataset: Mapping[str, Any], split: str) -> dic
             "found; score them by python -m metrics.protocols."
         )
     joined = join(predictions, dataset, split)
-    rows = dataset[split].select_columns(["question_id", "row", "overlap"])
-    given = {str(row["question_id"]) for row in rows}
-    kinds = {str(id_of_row(row, given)): row["overlap"] for row in rows}  # of this data set, whatever the file says
     figures = [{"of": "all questions", "figures": _figures(joined.rows, joined.vocabulary)}]
     for kind, title in TITLES.items():
-        chosen = [row for row in joined.rows if kinds[row.id] == kind]
+        chosen = [row for row in joined.rows if row.overlap == kind]
         if chosen and len(chosen) < len(joined.rows):
             figures.append({"of": title, "figures": _figures(chosen, joined.vocabulary)})
     return {

@@ -68,7 +68,8 @@ def make_report(
     elif NO_SPLIT in present:
         splits += f"; {(places.split == NO_SPLIT).sum():,} rows have none"
     info = describe_source(checked.source, places.used_images(places.split != LEFT_OUT))
-    table = make_table(checked.good, places)
+    overlap = overlaps(places)
+    table = make_table(checked.good, places, overlap)
     logger.info("%s: %s rows on %s images.", name, f"{len(table.rows):,}", f"{len(table.images):,}")
     later = [code for code in table.splits() if code != TRAIN]
     has_training = TRAIN in table.splits()
@@ -89,7 +90,7 @@ def make_report(
         "splits": {ORDER[code]: answer_distribution(table, table.of_split(code)) for code in table.splits()},
         "answers": answer_distribution(table, np.arange(len(table.rows))),
         "seen_in_training": {ORDER[code]: seen_in_training(table, code) for code in later if has_training},
-        "overlaps": [describe_overlap(table, overlap) for overlap in find_overlaps(table)],
+        "overlaps": [describe_overlap(table, found) for found in find_overlaps(table)],
         "duplicates": find_duplicates(table),
         "contradictions": find_contradictions(table),
         "unseen_answers": {ORDER[code]: unseen_answers(table, code) for code in later if has_training},
@@ -98,7 +99,7 @@ def make_report(
     }
     if predictions is not None:
         chosen = split or ("test" if "test" in report["splits"] else "validation")
-        dataset = checked.good.to_dataset_dict(places.split, overlaps(places), info)
+        dataset = checked.good.to_dataset_dict(places.split, overlap, info)
         report["predictions"] = predicted_figures(predictions, dataset, chosen)
     return report, table
 

@@ -11,7 +11,7 @@ import numpy as np
 from processing.answers import answer_identity
 from processing.good_rows import GoodRows
 from processing.image_checks import CheckedImage
-from processing.splits import LEFT_OUT, ORDER, Places, overlaps
+from processing.splits import LEFT_OUT, ORDER, Places
 
 COLUMNS = ("question", "answer", "answers", "answer_type", "language", "image_id", "image", "where")
 
@@ -72,12 +72,13 @@ class Table:
         yield from (np.array(group) for group in found.values() if len(group) > 1)
 
 
-def make_table(good: GoodRows, places: Places) -> Table:
+def make_table(good: GoodRows, places: Places, overlap: np.ndarray) -> Table:
     """The rows of a data set without those that stand twice.
 
     Args:
         good: the rows that can be used.
         places: of each of them; those that are left out are no rows of the table.
+        overlap: of each of them, as of `processing.splits.overlaps`.
     """
     kept = places.split != LEFT_OUT
     rows = [_as_row(values) for values, wanted in zip(good.columns(*COLUMNS), kept, strict=True) if wanted]
@@ -91,7 +92,7 @@ def make_table(good: GoodRows, places: Places) -> Table:
         [Path(rows[row]["image"]) for row in first_row],
         places.group[kept],
         places.split[kept],
-        overlaps(places)[kept],
+        overlap[kept],
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from metrics.data_options import add_data_options, data_options
 from metrics.intervals import LEVEL, MIN_IMAGES
 from metrics.protocols.figures import NO_NEIGHBOUR, Answered, Figure, has_images, make_figures
 from metrics.protocols.formats import Predictions, read_predictions
@@ -58,11 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("predictions", type=Path, help="a JSON, JSON Lines or CSV file of any known format")
     parser.add_argument("--dataset", help="for gold answers, answer types and images: any that train.py takes")
     parser.add_argument("--split", default="test", help="of the data set: train, validation or test")
-    parser.add_argument("--language", default="en", choices=("en", "zh", "all"), help="of the data set's rows")
-    parser.add_argument("--dataset_config", help="configuration of a Hub data set")
-    parser.add_argument("--dataset_revision", help="branch, tag or commit of a Hub data set")
-    parser.add_argument("--column_names", nargs="+", default=[], help="field=column pairs of the data set's table")
-    parser.add_argument("--image_folder", help="of the data set's table")
+    add_data_options(parser)
     parser.add_argument(
         "--closed_is_yes_no",
         action="store_true",
@@ -77,13 +74,9 @@ def _load(options: argparse.Namespace) -> Any:
 
     return load_vqa_dataset(
         options.dataset,
-        language=options.language,
-        column_names=options.column_names,
-        image_folder=options.image_folder,
-        dataset_config=options.dataset_config,
-        dataset_revision=options.dataset_revision,
         leaks="keep",
         allow_no_answer=True,
+        **data_options(options),
     )
 
 

@@ -97,7 +97,7 @@ def _completed(row: Answered, found: Mapping[str, Any]) -> Answered:
         answers=row.answers or _gold_answers(found),
         answer_type=row.answer_type or answer_type_of(found["answer_type"]),
         image_id=row.image_id or found["image_id"],
-        overlap=found.get("overlap") or row.overlap,
+        overlap=found.get("overlap", row.overlap),
     )
 
 

@@ -17,6 +17,7 @@ from metrics.report import make_report
 from metrics.vqa import ScoredAnswers, majority_answers, most_frequent_answer, score_answers, score_each
 from processing.errors import UserError, describe_error
 from processing.question_ids import id_of_row
+from processing.row_values import distinct
 from processing.storage import write_jsonl
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _save_figures(
 ) -> dict[str, dict[str, float]]:
     metrics = output.metrics
     own = {name.removeprefix(f"{split.prefix}_"): value for name, value in metrics.items()}
-    shared = len({row["image"] for row in rows.select_columns(["image", "overlap"]) if row["overlap"] == "same"})
+    shared = sum(overlap == "same" for _, overlap in distinct(rows, ("image", "overlap")))
     figures = {f"{split.name} (images shared with training: {shared:,})" if shared else split.name: own}
     for part, title in (("new_image_", "image not in training"), ("no_neighbour_", "no near neighbour in training")):
         some = {name.removeprefix(part): value for name, value in own.items() if name.startswith(part)}
