@@ -18,6 +18,7 @@ import train
 from modeling.vilt.trainer import ViltTrainer
 from processing.errors import UserError
 from tests.support.app_server import ROOT
+from tests.support.killed import Killed
 
 pytestmark = pytest.mark.xdist_group("train")  # one worker trains `trained`
 
@@ -146,11 +147,11 @@ def test_interrupted_run_resumes_from_its_checkpoint_to_the_same_end(trained, ph
     class StopAfterFirstCheckpoint(ViltTrainer):
         def _save_checkpoint(self, *args, **kwargs):
             super()._save_checkpoint(*args, **kwargs)
-            raise KeyboardInterrupt
+            raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr("modeling.vilt.trainer.ViltTrainer", StopAfterFirstCheckpoint)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             run("--dataset", phantoms, "--output_dir", tmp_path, "--do_predict")
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-16"]
     run("--dataset", phantoms, "--output_dir", tmp_path, "--do_predict")

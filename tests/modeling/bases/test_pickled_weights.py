@@ -16,6 +16,7 @@ from processing.errors import UserError
 from tests.modeling.bases.conftest import MLM, VQA, converted
 from tests.modeling.vilt.arguments import arguments
 from tests.support.hub_models import add_conversion_request, pickled, to_json
+from tests.support.killed import Killed
 
 
 def test_pickle_alone_is_converted_once_and_serves_offline(mlm, hub, dataset, tmp_path, offline, monkeypatch):
@@ -141,11 +142,11 @@ def test_download_that_is_damaged_is_not_converted(mlm, hub, tmp_path):
 
 def test_killed_conversion_leaves_nothing_that_is_taken_for_whole(mlm, monkeypatch, dataset, tmp_path):
     def killed(*_, **__):
-        raise KeyboardInterrupt
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr("modeling.parts.pickled_weights.save_file", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             open_model(MLM).weights(read_pickled=True)
     assert converted() == []
     assert len(list(open_model(MLM).weights(read_pickled=True).iterdir())) == 1

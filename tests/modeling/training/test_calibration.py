@@ -19,6 +19,7 @@ from modeling.training.checks import check_rows
 from modeling.training.evaluation import VALIDATION, evaluate
 from modeling.training.parser import parse_arguments
 from processing.errors import UserError
+from tests.support.killed import Killed
 from tests.support.tiny_blip2 import tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("predictor")  # one worker trains the models
@@ -185,12 +186,12 @@ def test_a_run_that_ends_before_a_threshold_is_chosen_leaves_a_silent_model(
     calibrated, phantoms, tmp_path, monkeypatch, family
 ):
     def killed(*_):
-        raise KeyboardInterrupt
+        raise Killed
 
-    monkeypatch.setattr("train.evaluate", killed)
     base = calibrated(family) if family == "vilt" else calibrated(family).parent / "base"
+    monkeypatch.setattr("train.evaluate", killed)  # the last thing before the run: `calibrated` may train too
     options = ["--model_type", family, "--model_name_or_path", str(base), *KEPT_WEIGHTS, *COMMON]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         train.main([*options, "--dataset", str(phantoms), "--output_dir", str(tmp_path), "--target_risk", "0.2"])
     assert Predictor.from_pretrained(tmp_path).abstention_threshold == SILENT_EVERYWHERE
 

@@ -11,6 +11,7 @@ import train
 from metrics.abstention import SILENT_EVERYWHERE
 from modeling.asking.predictor import Predictor
 from modeling.blip2.answering import Answering
+from tests.support.killed import Killed
 from tests.support.tiny_blip2 import tiny_blip2
 
 pytestmark = pytest.mark.xdist_group("predictor")  # one worker trains the models
@@ -29,7 +30,7 @@ def killed_after(save):
 
     def die(*args, **options):
         save(*args, **options)
-        raise KeyboardInterrupt
+        raise Killed
 
     return die
 
@@ -43,13 +44,13 @@ def test_blip2_killed_after_its_weights_are_written_is_silent(phantoms, dataset,
     flags += ["--merge_adapter", "True", "--output_dir", str(out)]
     with monkeypatch.context() as patch:
         patch.setattr("peft.peft_model.safe_save_file", killed_after(safetensors.torch.save_file))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             train.main(flags)
     assert (out / "adapter_model.safetensors").is_file()
     assert json.loads((out / "answering.json").read_text())["threshold"] == SILENT_EVERYWHERE > 1
     with monkeypatch.context() as patch:
         patch.setattr(transformers.modeling_utils, "safe_save_file", killed_after(safetensors.torch.save_file))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             train.main(flags)
     for folder in (out, out / "merged"):
         assert list(folder.glob("*model.safetensors"))
@@ -67,7 +68,7 @@ def test_vilt_killed_after_its_weights_are_written_is_silent(phantoms, runs, tmp
     assert json.loads((out / "config.json").read_text())["answer_threshold"] == 0
     monkeypatch.setattr(transformers.modeling_utils, "safe_save_file", killed_after(safetensors.torch.save_file))
     flags = ["--model_name_or_path", "scratch:tiny", "--dataset", str(phantoms), *COMMON, "--output_dir", str(out)]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         train.main(flags)
     assert (out / "model.safetensors").read_bytes() != (runs("vilt") / "model.safetensors").read_bytes()
     assert json.loads((out / "config.json").read_text())["answer_threshold"] == SILENT_EVERYWHERE
