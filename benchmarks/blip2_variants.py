@@ -73,9 +73,9 @@ def make_processor(rows: list[dict], image_size: int = 224, decoder_only: bool =
     return Blip2Processor(image_processor, fast_tokenizer, QUERY_TOKENS)
 
 
-def add_lora(model: Any) -> PeftModel:
-    """The model with LoRA on the attention of its language model and its Q-Former, without dropout."""
-    config = LoraConfig(r=8, lora_alpha=32, lora_dropout=0.0, target_modules=".*" + LORA_TARGETS["attention"])
+def add_lora(model: Any, dropout: float = 0.0) -> PeftModel:
+    """The model with LoRA on the attention of its Q-Former."""
+    config = LoraConfig(r=8, lora_alpha=32, lora_dropout=dropout, target_modules=".*" + LORA_TARGETS["attention"])
     return get_peft_model(model, config)
 
 

@@ -99,7 +99,7 @@ def _vilt(project: bool, config: ViltConfig, dataset: datasets.DatasetDict, opti
     processor = ViltProcessor(image_processor, build_tokenizer(rows["question"], config.max_position_embeddings))
     args = ViltTrainingArguments(**options.training())
     model_class = ViltForQuestionAnswering if project else transformers.ViltForQuestionAnswering
-    model = _untrained(model_class, config, torch.float32, args.device)
+    model = untrained(model_class, config, torch.float32, args.device)
     if project:
         trainer = vilt.build_trainer(args, model, processor, dataset)
         return Side(trainer, trainer.predict, _precision(args))
@@ -120,7 +120,7 @@ def _blip2(project: bool, config: Blip2Config, dataset: datasets.DatasetDict, op
     if args.fp16 and not decoder_only:
         args.leave_fp16("FP16 overflows in an encoder-decoder")  # as `modeling.blip2.adapter` does
     model_class = Blip2ForQuestionAnswering if project else Plain.model_class
-    model = add_lora(_untrained(model_class, config, frozen_dtype(args), args.device))
+    model = add_lora(untrained(model_class, config, frozen_dtype(args), args.device))
     if project:
         trainer = blip2.build_trainer(args, model, processor, dataset)
         return Side(trainer, trainer.predict, _precision(args))
@@ -132,7 +132,7 @@ def _blip2(project: bool, config: Blip2Config, dataset: datasets.DatasetDict, op
     return Side(trainer, _plain_generation(side, greedy, args), _precision(args))
 
 
-def _untrained(model_class: Any, config: Any, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def untrained(model_class: Any, config: Any, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """A model of random weights, the same for each class, made where it computes."""
     torch.manual_seed(0)
     with torch.device(device):

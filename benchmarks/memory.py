@@ -1,0 +1,148 @@
+"""The memory of a GPU that training takes, counted without a GPU.
+
+    python -m benchmarks.memory
+
+The models are those of the published recipes in full size. Their steps run on tensors that have a shape and a type but
+no values, and the bytes of every tensor are counted while it lives. It takes minutes. What is printed is a table in
+Markdown, for `benchmarks/README.md`.
+
+The count leaves out CUDA itself, what its libraries keep for their work, and gaps between tensors.
+"""
+
+import argparse
+import logging
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from transformers import Blip2Config, ViltConfig, ViltProcessor
+from transformers.initialization import no_init_weights
+from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
+
+from benchmarks.blip2_variants import PROMPT, add_lora, make_processor
+from benchmarks.cost_model import OPT_27B
+from benchmarks.gpu import PHANTOMS, QUESTIONS_PER_IMAGE, TOKENS, full_size_models
+from benchmarks.gpu_variants import untrained
+from benchmarks.memory_counter import AsOnGpu, Batch, compute_features, count, train_steps
+from benchmarks.options import at_least, rows_of_steps
+from modeling.blip2.base import UNQUANTIZED
+from modeling.blip2.network import Blip2ForQuestionAnswering
+from modeling.parts.kept_features import BATCH_SIZE
+from modeling.vilt.network import ViltForQuestionAnswering
+from modeling.vilt.scratch import build_tokenizer
+from processing.collators import Blip2Collator, ViltCollator
+from processing.errors import run_command
+from processing.phantom.files import write_phantoms
+
+NAMES = ("ViLT-B/32", "blip2-opt-2.7b", "blip2-opt-6.7b", "blip2-flan-t5-xl")
+ROWS = 384  # training rows whose largest batch is counted
+OPT_67B = OPT_27B | {"hidden_size": 4096, "word_embed_proj_dim": 4096, "ffn_dim": 16384}  # facebook/opt-6.7b
+LORA_DROPOUT = 0.1  # of recipes/blip2_slake.yaml
+BYTES_4BIT = 0.5 + 4 / 64  # of a weight in nf4: itself, and an FP32 scale for each 64
+
+
+def published_models() -> dict[str, tuple[ViltConfig | Blip2Config, torch.dtype]]:
+    """The configurations of the published recipes' models, with dropout, and the precision that they train in."""
+    models: dict[str, Any] = full_size_models()
+    big = Blip2Config(text_config=OPT_67B | TOKENS, image_token_index=models["blip2-opt-2.7b"].image_token_index)
+    models["blip2-opt-6.7b"] = big
+    for config in models.values():
+        if isinstance(config, Blip2Config):
+            config.qformer_config.hidden_dropout_prob = config.qformer_config.attention_probs_dropout_prob = 0.1
+    return {name: (models[name], torch.bfloat16 if "t5" in name else torch.float16) for name in NAMES}
+
+
+def build(
+    config: ViltConfig | Blip2Config, dtype: torch.dtype, rows: list[dict]
+) -> tuple[nn.Module, nn.Module | None, Callable[[list[dict]], Batch]]:
+    """What trains, what computes features before, and what makes batches. The models are on the meta device.
+
+    Args:
+        dtype: of training; frozen weights have it too.
+        rows: for the words of the tokenizer.
+    """
+    meta = torch.device("meta")
+    if isinstance(config, ViltConfig):
+        side = config.image_size
+        image_processor = ViltImageProcessorPil(size={"shortest_edge": side}, size_divisor=config.patch_size)
+        tokenizer = build_tokenizer([row["question"] for row in rows], config.max_position_embeddings)
+        images = defaultdict(lambda: np.zeros((3, side, side), np.uint8))  # square ones
+        processor = ViltProcessor(image_processor, tokenizer)
+        collate = ViltCollator(processor, {}, config.num_labels, config.max_position_embeddings, images=images)
+        with no_init_weights():
+            return untrained(ViltForQuestionAnswering, config, torch.float32, meta).train(), None, collate
+    decoder_only = config.use_decoder_only_language_model
+    processor = make_processor(rows, config.vision_config.image_size, decoder_only)
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1
+    features = defaultdict(lambda: torch.zeros(patches, config.vision_config.hidden_size, dtype=torch.float16))
+    collate = Blip2Collator(processor, PROMPT, QUESTIONS_PER_IMAGE, decoder_only, features)
+    with no_init_weights(), meta:
+        model = untrained(Blip2ForQuestionAnswering, config, dtype, meta)
+        vision = model.take_frozen_vision().eval()
+        return add_lora(model, LORA_DROPOUT).train(), vision, collate
+
+
+def quantize(model: nn.Module) -> int:
+    """Lets frozen layers return what those of bitsandbytes do, and says how many bytes they take less in 4 bit.
+
+    A layer gives back the type that it gets. In the backward pass it makes its whole matrix for a moment; the largest
+    is subtracted from what is saved.
+    """
+    saved, largest = 0.0, 0
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and not any(part in name for part in UNQUANTIZED):
+            layer.register_forward_hook(lambda _, args, output: output.to(args[0].dtype))
+            size = layer.weight.numel()
+            saved += size * (layer.weight.element_size() - BYTES_4BIT)
+            largest = max(largest, size * layer.weight.element_size())
+    return int(saved) - largest
+
+
+def count_model(
+    config: ViltConfig | Blip2Config, dtype: torch.dtype, rows: list[dict], batch_sizes: list[int], in_4bit: bool
+) -> list[int | None]:
+    """Bytes: while features of images are computed, None where there are none; then in training at each batch size."""
+    model, vision, collate = build(config, dtype, rows)
+    saved, saved_of_vision, features = 0, 0, None
+    if in_4bit:
+        saved, saved_of_vision = quantize(model), quantize(vision)
+    if vision is not None:
+        side = config.vision_config.image_size
+        pixels = {"pixel_values": torch.zeros(BATCH_SIZE, 3, side, side)}
+        features = count(compute_features, vision, pixels, torch.float32, AsOnGpu()) - saved_of_vision
+    peaks = []
+    for size in batch_sizes:
+        batches = (collate(rows[start : start + size]) for start in range(0, len(rows), size))
+        largest = max(batches, key=lambda batch: batch["input_ids"].numel())
+        peaks.append(count(train_steps, model, largest, dtype, AsOnGpu()) - saved)
+    return [features, *peaks]
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser("python -m benchmarks.memory", description="Memory on a GPU, counted.")
+    parser.add_argument("--models", nargs="+", choices=NAMES, default=NAMES, help="which to count")
+    parser.add_argument("--batch_sizes", nargs="+", type=at_least(1), default=[64, 32, 16, 8], help="questions a step")
+    options = parser.parse_args(argv)
+    transformers.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        phantoms = write_phantoms(f"{folder}/phantoms", PHANTOMS, image_size=32)  # only their questions are of use
+        rows = list(rows_of_steps(str(phantoms), 1, ROWS, QUESTIONS_PER_IMAGE))
+    print(f"| GB | features | {' | '.join(f'batch {size}' for size in options.batch_sizes)} |")
+    print("|---" * (len(options.batch_sizes) + 2) + "|")
+    for name, (config, dtype) in published_models().items():
+        for in_4bit in (False, True) if isinstance(config, Blip2Config) else (False,):
+            if name in options.models:
+                figures = count_model(config, dtype, rows, options.batch_sizes, in_4bit)
+                cells = ["-" if figure is None else f"{figure / 1e9:.1f}" for figure in figures]
+                precision = "4bit" if in_4bit else {torch.float16: "FP16", torch.bfloat16: "bf16"}[dtype]
+                print(f"| {name}, {precision} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main, logging.WARNING)
