@@ -24,12 +24,12 @@ from transformers import Blip2Config, ViltConfig, ViltProcessor
 from transformers.initialization import no_init_weights
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
-from benchmarks.blip2_variants import PROMPT, add_lora, make_processor
+from benchmarks.blip2_variants import PROMPT, QUERY_TOKENS, add_lora, make_processor
 from benchmarks.cost_model import OPT_27B
 from benchmarks.gpu import PHANTOMS, QUESTIONS_PER_IMAGE, TOKENS, full_size_models
 from benchmarks.gpu_variants import untrained
 from benchmarks.memory_counter import AsOnGpu, Batch, compute_features, count, train_steps
-from benchmarks.options import at_least, rows_of_steps
+from benchmarks.options import at_least, load_splits
 from modeling.blip2.base import UNQUANTIZED
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.parts.kept_features import BATCH_SIZE
@@ -38,9 +38,10 @@ from modeling.vilt.scratch import build_tokenizer
 from processing.collators import Blip2Collator, ViltCollator
 from processing.errors import run_command
 from processing.phantom.files import write_phantoms
+from processing.row_values import numbers_of
+from processing.sampling import ImageGroupedSampler
 
 NAMES = ("ViLT-B/32", "blip2-opt-2.7b", "blip2-opt-6.7b", "blip2-flan-t5-xl")
-ROWS = 384  # training rows whose largest batch is counted
 OPT_67B = OPT_27B | {"hidden_size": 4096, "word_embed_proj_dim": 4096, "ffn_dim": 16384}  # facebook/opt-6.7b
 LORA_DROPOUT = 0.1  # of recipes/blip2_slake.yaml
 BYTES_4BIT = 0.5 + 4 / 64  # of a weight in nf4: itself, and an FP32 scale for each 64
@@ -71,20 +72,27 @@ def build(
         side = config.image_size
         image_processor = ViltImageProcessorPil(size={"shortest_edge": side}, size_divisor=config.patch_size)
         tokenizer = build_tokenizer([row["question"] for row in rows], config.max_position_embeddings)
-        images = defaultdict(lambda: np.zeros((3, side, side), np.uint8))  # square ones
         processor = ViltProcessor(image_processor, tokenizer)
-        collate = ViltCollator(processor, {}, config.num_labels, config.max_position_embeddings, images=images)
+        patch = np.zeros((3, config.patch_size, config.patch_size), np.uint8)
+        images = defaultdict(lambda: patch)  # takes no time, and is square like those that replace it
+        collator = ViltCollator(processor, {}, config.num_labels, config.max_position_embeddings, images=images)
+
+        def collate(questions: list[dict]) -> Batch:
+            pixels = torch.zeros(len(questions), 3, side, side)
+            return collator(questions) | {"pixel_values": pixels, "pixel_mask": torch.ones_like(pixels[:, 0]).long()}
+
         with no_init_weights():
             return untrained(ViltForQuestionAnswering, config, torch.float32, meta).train(), None, collate
     decoder_only = config.use_decoder_only_language_model
     processor = make_processor(rows, config.vision_config.image_size, decoder_only)
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1
-    features = defaultdict(lambda: torch.zeros(patches, config.vision_config.hidden_size, dtype=torch.float16))
-    collate = Blip2Collator(processor, PROMPT, QUESTIONS_PER_IMAGE, decoder_only, features)
+    feature = torch.zeros(patches, config.vision_config.hidden_size, dtype=torch.float16)
     with no_init_weights(), meta:
         model = untrained(Blip2ForQuestionAnswering, config, dtype, meta)
         vision = model.take_frozen_vision().eval()
-        return add_lora(model, LORA_DROPOUT).train(), vision, collate
+        model = add_lora(model, LORA_DROPOUT).train()
+    features = defaultdict(lambda: feature)
+    return model, vision, Blip2Collator(processor, PROMPT, QUESTIONS_PER_IMAGE, decoder_only, features)
 
 
 def quantize(model: nn.Module) -> int:
@@ -104,43 +112,54 @@ def quantize(model: nn.Module) -> int:
 
 
 def count_model(
-    config: ViltConfig | Blip2Config, dtype: torch.dtype, rows: list[dict], batch_sizes: list[int], in_4bit: bool
-) -> list[int | None]:
-    """Bytes: while features of images are computed, None where there are none; then in training at each batch size."""
+    config: ViltConfig | Blip2Config, dtype: torch.dtype, rows: list[dict], batch_sizes: list[int]
+) -> dict[str, list[int | None]]:
+    """Bytes by precision: while features of images are computed (None where they are not), then of each batch size."""
     model, vision, collate = build(config, dtype, rows)
-    saved, saved_of_vision, features = 0, 0, None
-    if in_4bit:
-        saved, saved_of_vision = quantize(model), quantize(vision)
-    if vision is not None:
-        side = config.vision_config.image_size
-        pixels = {"pixel_values": torch.zeros(BATCH_SIZE, 3, side, side)}
-        features = count(compute_features, vision, pixels, torch.float32, AsOnGpu()) - saved_of_vision
-    peaks = []
+    largest = []
     for size in batch_sizes:
         batches = (collate(rows[start : start + size]) for start in range(0, len(rows), size))
-        largest = max(batches, key=lambda batch: batch["input_ids"].numel())
-        peaks.append(count(train_steps, model, largest, dtype, AsOnGpu()) - saved)
-    return [features, *peaks]
+        largest.append(max(batches, key=_tokens))
+    precision = {torch.float16: "FP16", torch.bfloat16: "bf16", torch.float32: "FP32"}[dtype]
+    peaks = [count(train_steps, model, batch, dtype, AsOnGpu()) for batch in largest]
+    if vision is None:
+        return {precision: [None, *peaks]}
+    pixels = {"pixel_values": torch.zeros(BATCH_SIZE, 3, *[config.vision_config.image_size] * 2)}
+    features = count(compute_features, vision, pixels, torch.float32, AsOnGpu())
+    saved, saved_of_vision = quantize(model), quantize(vision)
+    peaks_in_4bit = [count(train_steps, model, batch, dtype, AsOnGpu()) - saved for batch in largest]
+    features_in_4bit = count(compute_features, vision, pixels, torch.float32, AsOnGpu()) - saved_of_vision
+    return {precision: [features, *peaks], "4bit": [features_in_4bit, *peaks_in_4bit]}
+
+
+def _tokens(batch: Batch) -> int:
+    rows, length = batch["input_ids"].shape
+    return rows * (QUERY_TOKENS + length)
 
 
 def main(argv: list[str]) -> None:
-    """The command line."""
+    """The command line.
+
+    Raises:
+        UserError: the data set can't be used.
+    """
     parser = argparse.ArgumentParser("python -m benchmarks.memory", description="Memory on a GPU, counted.")
+    parser.add_argument("--dataset", help="as for train.py; by default generated images")
     parser.add_argument("--models", nargs="+", choices=NAMES, default=NAMES, help="which to count")
     parser.add_argument("--batch_sizes", nargs="+", type=at_least(1), default=[64, 32, 16, 8], help="questions a step")
     options = parser.parse_args(argv)
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
-        phantoms = write_phantoms(f"{folder}/phantoms", PHANTOMS, image_size=32)  # only their questions are of use
-        rows = list(rows_of_steps(str(phantoms), 1, ROWS, QUESTIONS_PER_IMAGE))
+        dataset = options.dataset or str(write_phantoms(f"{folder}/phantoms", PHANTOMS, image_size=96))
+        rows = load_splits(dataset, "train")["train"]
+        order = ImageGroupedSampler(numbers_of(rows, "image"), QUESTIONS_PER_IMAGE, seed=0)
+        rows = list(rows.select(list(order)))
     print(f"| GB | features | {' | '.join(f'batch {size}' for size in options.batch_sizes)} |")
     print("|---" * (len(options.batch_sizes) + 2) + "|")
     for name, (config, dtype) in published_models().items():
-        for in_4bit in (False, True) if isinstance(config, Blip2Config) else (False,):
-            if name in options.models:
-                figures = count_model(config, dtype, rows, options.batch_sizes, in_4bit)
-                cells = ["-" if figure is None else f"{figure / 1e9:.1f}" for figure in figures]
-                precision = "4bit" if in_4bit else {torch.float16: "FP16", torch.bfloat16: "bf16"}[dtype]
+        if name in options.models:
+            for precision, peaks in count_model(config, dtype, rows, options.batch_sizes).items():
+                cells = ["-" if peak is None else f"{peak / 1e9:.1f}" for peak in peaks]
                 print(f"| {name}, {precision} | {' | '.join(cells)} |", flush=True)
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 aten = torch.ops.aten
-IN_FP32 = {"layer_norm", "cross_entropy", "binary_cross_entropy_with_logits", "pow", "rsqrt", "softmax", "sum"}
+IN_FP32 = {"layer_norm", "cross_entropy", "binary_cross_entropy_with_logits", "pow", "rsqrt"}
 Batch = Mapping[str, torch.Tensor]
 
 
@@ -72,7 +72,8 @@ class MemoryCounter(TorchDispatchMode):
 class AsOnGpu(TorchFunctionMode):
     """Computes on CPU tensors in the types of a GPU's autocast, and attends as its memory-efficient kernel does.
 
-    https://docs.pytorch.org/docs/stable/amp.html#autocast-op-reference: a GPU computes `IN_FP32` in FP32, a CPU does not.
+    A GPU computes `IN_FP32` in FP32 and a CPU does not:
+    https://docs.pytorch.org/docs/stable/amp.html#autocast-op-reference
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -102,8 +103,9 @@ def _attend(
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     query, key, value = (states.to(dtype) for states in (query, key, value))
     if attn_mask is not None:
-        width = attn_mask.shape[-1]
-        mask = nn.functional.pad(attn_mask.to(dtype), (0, -width % 16))[..., :width]  # the kernel reads 16 at a time
+        mask, width = attn_mask.to(dtype), attn_mask.shape[-1]
+        if width % 16:  # the kernel reads 16 at a time
+            mask = nn.functional.pad(mask, (0, -width % 16))[..., :width]
         attn_mask = mask.expand(*query.shape[:3], width)
     saves = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
     return aten._scaled_dot_product_efficient_attention(
