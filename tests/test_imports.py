@@ -130,3 +130,13 @@ def test_data_and_figures_need_no_torch():
     code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_module_that_windows_lacks_is_imported_at_the_start_outside_of_benchmarks():
+    unix_only = {"fcntl", "grp", "pwd", "resource", "syslog", "termios"}
+    for file in FILES:
+        if file.relative_to(ROOT).parts[0] not in ("benchmarks", "tests"):
+            nodes = ast.parse(file.read_text(encoding="utf-8")).body
+            names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+            names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+            assert not names & unix_only, file
