@@ -196,19 +196,16 @@ def test_figures_of_the_demo_are_those_of_its_card():
 def test_figures_of_the_probe_are_those_of_its_report():
     probe = (ROOT / "docs" / "reports" / "vilt_starter" / "probe.md").read_text(encoding="utf-8")
     rows = {cells_of(line)[0]: cells_of(line)[1:] for line in probe.splitlines() if line.startswith("| ")}
-    text = " ".join(TEXTS["docs/looking.md"].split())
-    shown = [f"{float(rows[name][0]):.1f}" for name in ("as it is", "image of another row", "blank", "blurred")]
-    assert (
-        "From {} EM it falls to {} with the image of another row, to {} with a blank one, and to {}".format(*shown)
-        in text
+    page = " ".join(TEXTS["docs/looking.md"].split())
+    whole, other_image, blank, blurred = (
+        f"{float(rows[name][0]):.1f}" for name in ("as it is", "image of another row", "blank", "blurred")
     )
-    other = rows["all"]
-    assert (
-        f"Of {other[1]} other wordings of its questions, {float(other[2].split()[0]):.1f} % get the same answer"
-        in text
-    )
+    assert f"From {whole} EM it falls to {other_image} with the image of another row, to {blank} with a blank" in page
+    assert f"to {blurred} with a blurred one" in page
+    _, wordings, same, *_ = rows["all"]
+    assert f"Of {wordings} other wordings of its questions, {float(same.split()[0]):.1f} % get the same answer" in page
     place = float(rows["place of the abnormality"][2].split()[0])
-    assert f"other wordings keep the answer in only {place:.0f} %" in text
+    assert f"other wordings keep the answer in only {place:.0f} %" in page
 
 
 def test_figures_of_the_models_to_choose_from_are_those_of_the_results():
