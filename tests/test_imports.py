@@ -148,3 +148,13 @@ def test_torch_reads_how_its_threads_wait_from_what_is_imported_before_it():
         ]
         names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imported]
         assert next(name for name in names if name.partition(".")[0] not in sys.stdlib_module_names) == "processing"
+
+
+def test_no_module_that_windows_lacks_is_imported_at_the_start_outside_of_benchmarks():
+    unix_only = {"fcntl", "grp", "pwd", "resource", "syslog", "termios"}
+    for file in FILES:
+        if file.relative_to(ROOT).parts[0] not in ("benchmarks", "tests"):
+            nodes = ast.parse(file.read_text(encoding="utf-8")).body
+            names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+            names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+            assert not names & unix_only, file
