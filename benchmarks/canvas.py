@@ -11,6 +11,7 @@ from processing.errors import UserError
 SHARPNESS = 2  # pixels of the file per pixel of the page, for dense screens
 SMOOTHING = 2  # drawn this much larger still, then reduced, so that edges are smooth
 SCALE = SHARPNESS * SMOOTHING
+HALO = 3  # half pixels of the page around letters
 LINE_HEIGHT = 1.28  # of the size of a typeface
 REGULAR, BOLD = 400, 650
 
@@ -68,14 +69,24 @@ class Canvas:
         self.draw = ImageDraw.Draw(self.image)
 
     def text(
-        self, x: float, y: float, text: str, size: float, color: str, weight: int = REGULAR, anchor: str = "ls"
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        color: str,
+        weight: int = REGULAR,
+        anchor: str = "ls",
+        halo: str | None = None,
     ) -> None:
         """One line of text.
 
         Args:
             anchor: Pillow's, by default the left end of the base line.
+            halo: colour of an edge around the letters, which parts them from an image.
         """
-        self.draw.text((x * SCALE, y * SCALE), text, color, typeface(size, weight), anchor)
+        edge = {"stroke_width": HALO * SCALE // 2, "stroke_fill": halo} if halo else {}
+        self.draw.text((x * SCALE, y * SCALE), text, color, typeface(size, weight), anchor, **edge)
 
     def paragraph(
         self, x: float, y: float, width: float, text: str, size: float, color: str, weight: int = REGULAR
@@ -130,6 +141,7 @@ class Canvas:
 
 
 def save_small(image: Image.Image, file: Path) -> None:
-    """Writes a PNG of 256 colours, without dithering, which would be noise."""
-    palette = image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
-    palette.save(file, optimize=True)
+    """Writes a PNG of 256 colours, chosen so that rare ones have theirs and mixed where they are too few."""
+    plain = image.convert("RGB")
+    palette = plain.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    plain.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)

@@ -70,7 +70,7 @@ class Card(NamedTuple):
     @property
     def verdict(self) -> str:
         """Whether the answer is right, and else what is."""
-        return "✓ right" if self.right else f"✗ wrong, right is: {self.gold}"
+        return "✓ correct" if self.right else f"✗ should be: {self.gold}"
 
     @property
     def texts(self) -> list[str]:
@@ -177,12 +177,13 @@ def _draw_image(canvas: Canvas, card: Card, left: float, top: float, side: float
         x, y, width, height = (scale * value for value in box["bbox"])
         x, y = x + left, y + top
         canvas.box(x, y, width, height, None, radius=3, edge=OUTLINE, thickness=1.25)
-        label = text_width(box["label"], 11.5, BOLD)
-        start = min(max(x + width / 2 - label / 2, left + 4), left + side - label - 4)
-        places = (y - 5, y + height + 13)
-        base = next((place for place in places if not _is_taken(names, start, start + label, place)), places[0])
-        canvas.text(start, base, box["label"], 11.5, OUTLINE, BOLD)
-        names.append((start, start + label, base))
+        length = text_width(box["label"], 12, BOLD)
+        outwards = x + width - length if x + width / 2 < left + side / 2 and length > width else x
+        start = min(max(outwards, left + 4), left + side - length - 4)
+        places = (y - 6, y + height + 14)
+        base = next((place for place in places if not _is_taken(names, start, start + length, place)), places[0])
+        canvas.text(start, base, box["label"], 12, OUTLINE, BOLD, halo="#0b1519")
+        names.append((start, start + length, base))
 
 
 def _is_taken(names: Sequence[tuple[float, float, float]], start: float, end: float, base: float) -> bool:
