@@ -4,6 +4,7 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from processing.errors import UserError
@@ -11,6 +12,7 @@ from processing.errors import UserError
 SHARPNESS = 2  # pixels of the file per pixel of the page, for dense screens
 SMOOTHING = 2  # drawn this much larger still, then reduced, so that edges are smooth
 SCALE = SHARPNESS * SMOOTHING
+COLORS, EXACT = 256, 12  # of a file, and of these the most frequent, which are kept exactly
 HALO = 3  # half pixels of the page around letters
 LINE_HEIGHT = 1.28  # of the size of a typeface
 REGULAR, BOLD = 400, 650
@@ -141,7 +143,12 @@ class Canvas:
 
 
 def save_small(image: Image.Image, file: Path) -> None:
-    """Writes a PNG of 256 colours, chosen so that rare ones have theirs and mixed where they are too few."""
+    """Writes a PNG of 256 colours, mixed where they are too few; those of large areas stay exactly what they are."""
     plain = image.convert("RGB")
-    palette = plain.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
-    plain.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
+    rough = plain.quantize(COLORS, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    palette = np.array(rough.getpalette(), dtype=int).reshape(-1, 3)
+    counted = sorted(plain.getcolors(plain.width * plain.height), reverse=True)
+    for _, color in reversed(counted[:EXACT]):
+        palette[np.abs(palette - color).sum(axis=1).argmin()] = color
+    rough.putpalette(palette.astype(np.uint8).tobytes())
+    plain.quantize(palette=rough, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)

@@ -27,8 +27,10 @@ from tests.support.app_server import PATIENCE, ROOT, chromium, serve_app
 DATASET = "phantom:600"  # of recipes/vilt_starter_phantom.yaml
 EXAMPLE = "Head MRI"  # of the app
 QUESTIONS = ("What modality is used to take this image?", "What diseases are included in the picture?")
-DESKTOP = {"viewport": {"width": 1280, "height": 1000}}
-PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+DESKTOP = {"width": 1280, "height": 1200}
+PHONE = {"width": 390, "height": 844}
+BETWEEN, GREY = 36, "#c9d3d6"  # two screens of a phone in one picture
+SETTLE = 1_500  # ms, until nothing fades or moves
 
 
 def make_hero(model: Path, folder: Path) -> None:
@@ -45,17 +47,18 @@ def make_prefix(model: Path, folder: Path) -> None:
 def make_app(model: Path, folder: Path) -> None:
     """`app.png`, `app_dark.png` and `app_phone.png`: the Streamlit app with an answer and its heat map."""
     with tempfile.TemporaryDirectory() as logs, serve_app(Path(logs) / "log", str(model.resolve())) as address:
-        for name, options in (
-            ("app", DESKTOP),
-            ("app_dark", DESKTOP | {"color_scheme": "dark"}),
-            ("app_phone", PHONE),
-        ):
-            with _page(address, **options) as page:
+        for name, scheme in (("app", "light"), ("app_dark", "dark")):
+            with _page(address, viewport=DESKTOP, color_scheme=scheme) as page:
                 _ask_in_app(page)
-                if name == "app_phone":
-                    page.get_by_alt_text("with a heat map").scroll_into_view_if_needed()
-                    page.wait_for_timeout(500)
                 save_small(_screenshot(page), folder / f"{name}.png")
+        with _page(address, viewport=PHONE, device_scale_factor=1.5, is_mobile=True, has_touch=True) as page:
+            _ask_in_app(page)
+            screens = []
+            for place in (page.get_by_role("button", name=EXAMPLE, exact=True), page.locator(".question").first):
+                place.evaluate("place => place.scrollIntoView({block: 'start'})")
+                page.wait_for_timeout(SETTLE)
+                screens.append(_screenshot(page))
+        save_small(_side_by_side(screens), folder / "app_phone.png")
 
 
 def make_errors(model: Path, folder: Path) -> None:
@@ -115,11 +118,21 @@ def _ask_in_app(page: Any) -> None:
     page.get_by_text("Download questions and answers").wait_for()
     page.evaluate("document.activeElement.blur()")
     page.mouse.move(0, 0)
-    page.wait_for_timeout(1_500)  # until nothing is faded or moves
+    page.get_by_role("heading", name="Ask a medical image").scroll_into_view_if_needed()
+    page.wait_for_timeout(SETTLE)
 
 
 def _screenshot(page: Any) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+
+
+def _side_by_side(screens: list[Image.Image]) -> Image.Image:
+    """Screens of one size beside each other."""
+    width, height = screens[0].size
+    whole = Image.new("RGB", ((width + BETWEEN) * len(screens) + BETWEEN, height + 2 * BETWEEN), GREY)
+    for number, screen in enumerate(screens):
+        whole.paste(screen, (BETWEEN + number * (width + BETWEEN), BETWEEN))
+    return whole
 
 
 def main(argv: list[str]) -> None:
