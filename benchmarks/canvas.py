@@ -145,10 +145,15 @@ class Canvas:
 def save_small(image: Image.Image, file: Path) -> None:
     """Writes a PNG of 256 colours, mixed where they are too few; those of large areas stay exactly what they are."""
     plain = image.convert("RGB")
-    rough = plain.quantize(COLORS, Image.Quantize.MAXCOVERAGE, kmeans=1)
-    palette = np.array(rough.getpalette(), dtype=int).reshape(-1, 3)
+    palette_of = plain.quantize(COLORS, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    palette = np.array(palette_of.getpalette(), dtype=int).reshape(-1, 3)
+    indices = np.array(plain.quantize(palette=palette_of, dither=Image.Dither.FLOYDSTEINBERG))
+    pixels = np.asarray(plain)
     counted = sorted(plain.getcolors(plain.width * plain.height), reverse=True)
-    for _, color in reversed(counted[:EXACT]):
-        palette[np.abs(palette - color).sum(axis=1).argmin()] = color
-    rough.putpalette(palette.astype(np.uint8).tobytes())
-    plain.quantize(palette=rough, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
+    for _, color in reversed(counted[:EXACT]):  # Pillow's search for the nearest colour is not exact
+        nearest = np.abs(palette - color).sum(axis=1).argmin()
+        palette[nearest] = color
+        indices[(pixels == color).all(axis=-1)] = nearest
+    small = Image.fromarray(indices)
+    small.putpalette(palette.astype(np.uint8).tobytes())
+    small.save(file, optimize=True)

@@ -18,8 +18,8 @@ from processing.images import open_image
 
 UNSURE = 0.5  # the confidence below which the apps warn
 NOTE = (
-    "Heat: where the model looked. Outline: what question or answer names. "
-    "Generated images of the test split, no patient's. Not for clinical use."
+    "Heat: where the model looked. Outline: what the question or the answer names. "
+    "Generated images of the test split, no patient. Not for clinical use."
 )
 
 WIDTH, MARGIN, GAP = 900.0, 16.0, 12.0

@@ -54,7 +54,7 @@ def make_app(model: Path, folder: Path) -> None:
         with _page(address, viewport=PHONE, device_scale_factor=1.5, is_mobile=True, has_touch=True) as page:
             _ask_in_app(page)
             screens = []
-            for place in (page.get_by_role("button", name=EXAMPLE, exact=True), page.locator(".question").first):
+            for place in (page.get_by_text("Drawn images"), page.locator(".question").first):
                 place.evaluate("place => place.scrollIntoView({block: 'start'})")
                 page.wait_for_timeout(SETTLE)
                 screens.append(_screenshot(page))
@@ -93,13 +93,12 @@ def _page(address: str, **options: Any) -> Iterator[Any]:
         raise UserError("There is no chromium to take pictures with; install it, on Debian: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        with playwright.chromium.launch(executable_path=executable) as browser:
-            context = browser.new_context(**options)
-            context.set_default_timeout(PATIENCE)
-            page = context.new_page()
-            page.goto(address)
-            yield page
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=executable) as browser:
+        context = browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.goto(address)
+        yield page
 
 
 def _ask_in_app(page: Any) -> None:
@@ -120,6 +119,8 @@ def _ask_in_app(page: Any) -> None:
     page.mouse.move(0, 0)
     page.get_by_role("heading", name="Ask a medical image").scroll_into_view_if_needed()
     page.wait_for_timeout(SETTLE)
+    page.locator("[data-test-script-state=notRunning]").wait_for()
+    page.get_by_alt_text("with a heat map").wait_for()
 
 
 def _screenshot(page: Any) -> Image.Image:
