@@ -102,7 +102,7 @@ def _choose_card(slot: Slot, predictor: Predictor, rows: Sequence[Mapping[str, A
         and re.match(slot.questions, row["question"])
     ]
     if not fitting:
-        raise UserError(f'No question of the test split about a {slot.title} begins with "{slot.questions}".')
+        raise UserError(f'No question of the test split that shows {slot.title} begins with "{slot.questions}".')
     answers = predictor.answer_batch([row["image"] for row in fitting], [row["question"] for row in fitting], top_k=1)
     right = all_scores(fitting, [answer.answer for answer in answers])[:, 0] == 1
     wanted = [number for number in range(len(fitting)) if right[number] == slot.right] or list(range(len(fitting)))

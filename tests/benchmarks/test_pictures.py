@@ -69,7 +69,7 @@ def test_the_picture_has_the_width_of_the_page_twice(cards):
 
 
 def test_rows_that_lack_a_kind_of_image_are_refused(runs):
-    with pytest.raises(UserError, match="No question of the test split about a Abdomen CT"):
+    with pytest.raises(UserError, match="No question of the test split that shows Abdomen CT"):
         choose_cards(Predictor.from_pretrained(runs("vilt")), [])
 
 
