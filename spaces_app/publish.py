@@ -53,7 +53,7 @@ APPS = {  # the files of spaces_app that only one of the apps needs
     },
     "gradio": {"gradio_app.py", "gradio_routes.py"},
 }
-NOT_PUBLISHED = {"publish.py", "lock.py", "requirements.py"}  # of spaces_app
+NOT_PUBLISHED = {"command_line.py", "publish.py", "lock.py", "requirements.py"}  # of spaces_app
 PYTHON = "3.12"  # of a Gradio Space; ZeroGPU offers few versions
 CONFIG = "spaces_app/.streamlit/config.toml"
 OURS = (*(f"{package}/*" for package in PACKAGES), "app.py", "Dockerfile", "constraints.txt", "requirements.txt")

@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 
 from modeling.training.arguments import TRAINING_ARGUMENTS, AnyTrainingArguments
 from modeling.training.data_arguments import DataArguments
-from modeling.training.ranges import option_text
+from modeling.training.ranges import FIXED, option_text
 from processing.command_line import CommandParser, did_you_mean
 from processing.errors import UserError
 
@@ -125,7 +125,7 @@ def _group_flags(parser: argparse.ArgumentParser, arguments: type) -> None:
     data = {f.name for f in fields(DataArguments)}
     for action in [action for action in parser._optionals._group_actions if action.dest != "help"]:
         parser._optionals._group_actions.remove(action)
-        is_own = action.dest in own and not (action.help or "").startswith("Must ")  # have the value that it has
+        is_own = action.dest in own and action.dest not in FIXED
         place = 0 if action.dest in data else 1 if is_own else 2
         groups[place]._group_actions.append(action)
 
