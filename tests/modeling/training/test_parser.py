@@ -56,10 +56,10 @@ def test_values_that_look_like_flags_or_are_null_survive(recipe, tmp_path):
 
 WRONG_RECIPES = {
     "unknown-key": ("learning_rat: 1", "unknown key 'learning_rat'; did you mean learning_rate?"),
-    "unknown-and-far": ("zzzzzz: 1", "unknown key 'zzzzzz'; see python train.py --help"),
+    "unknown-and-far": ("zzzzzz: 1", "unknown key 'zzzzzz'; see --help"),
     "no-yaml": ("a: [1,", "not valid YAML"),
     "no-mapping": ("- a", "expected `key: value` lines, got list"),
-    "wrong-type": ("num_train_epochs: many", "--num_train_epochs/--num-train-epochs: invalid float value: 'many'"),
+    "wrong-type": ("num_train_epochs: many", "--num_train_epochs: invalid float value: 'many'"),
     "wrong-choice": ("language: fr", "--language: invalid choice: 'fr'"),
     "wrong-family": ("model_type: bert", "--model_type: invalid choice: 'bert'"),
     "raw-columns": ("remove_unused_columns: true", "--remove_unused_columns must stay False"),
