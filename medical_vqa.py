@@ -1,6 +1,6 @@
 """The command `medical-vqa`: train a model, score it, ask it, publish it, show it.
 
-Most of its commands are also a `python -m ...` of this project, and `medical-vqa train` is `accelerate launch train.py`.
+Most of its commands are also a `python -m ...`, and `medical-vqa train` is `accelerate launch train.py`.
 Only the code of the command that is called is imported.
 """
 
@@ -16,6 +16,8 @@ from processing.errors import UserError, run_command
 
 PROG = "medical-vqa"
 DESCRIPTION = "Models that answer questions about medical images: train one, score it, ask it, publish it, show it."
+
+
 class Command(NamedTuple):
     """A command.
 

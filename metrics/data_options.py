@@ -11,7 +11,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", default="en", choices=("en", "zh", "all"), help="language of the rows to use")
     parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a Hub data set")
     parser.add_argument("--dataset_revision", metavar="NAME", help="branch, tag or commit of a Hub data set")
-    parser.add_argument("--column_names", nargs="+", default=[], metavar="FIELD=COLUMN", help="other names of a table's columns")
+    parser.add_argument(
+        "--column_names", nargs="+", default=[], metavar="FIELD=COLUMN", help="other names of a table's columns"
+    )
     parser.add_argument("--image_folder", metavar="FOLDER", help="folder of a table's images")
 
 

@@ -87,9 +87,7 @@ def make_parser(prog: str = PROG) -> CommandParser:
     parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a Hub data set")
     parser.add_argument("--dataset_revision", metavar="NAME", help="branch, tag or commit of a Hub data set")
     parser.add_argument("--split", default="validation", help="rows to ask about: train, validation or test")
-    parser.add_argument(
-        "--output", type=Path, default=Path("probe"), metavar="FOLDER", help="where the figures go"
-    )
+    parser.add_argument("--output", type=Path, default=Path("probe"), metavar="FOLDER", help="where the figures go")
     return parser
 
 

@@ -168,7 +168,7 @@ def make_parser(prog: str = PROG) -> CommandParser:
     """The parser of the command line; `prog` is what its help calls the program."""
     parser = CommandParser(
         prog,
-        description="Puts a trained model on the Hugging Face Hub, with its card and figures and no image of the data.",
+        description="Puts a trained model on the Hugging Face Hub, with its card and figures, without images.",
         epilog=EXAMPLES.format(prog=prog),
     )
     parser.add_argument("output_dir", help="folder of a finished training run")

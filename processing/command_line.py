@@ -1,4 +1,4 @@
-"""The parser of every command line: what is wrong in one sentence, with the nearest flag, and a help that reads well."""
+"""The parser of every command line: errors of one sentence with the nearest flag, and a help that reads well."""
 
 import argparse
 import difflib

@@ -71,7 +71,9 @@ class _MaskingFormatter(logging.Formatter):
 
 
 def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO) -> None:
-    """Runs a command line. A `UserError` ends it with its message and exit status, Ctrl-C with 130, neither with a traceback.
+    """Runs a command line. Neither a `UserError` nor Ctrl-C ends it with a traceback.
+
+    The exit status is that of the `UserError`, and 130 after Ctrl-C.
 
     Tokens are masked in log lines and messages. Of libraries that log each request only warnings are shown.
     """

@@ -192,12 +192,11 @@ def model(tmp_path) -> str:
 
 
 def test_evaluation_finds_the_family_and_writes_beside_the_model(model, phantoms):
-    words = train_words([model, "--dataset", str(phantoms), "--do_predict", "--per-device-eval-batch-size", "8"])
-    assert words[:6] == ["--dataset", str(phantoms), "--do_predict", "--per-device-eval-batch-size", "8", "--output_dir"]
-    assert words[6:] == [
-        str(Path("evaluation", f"out-{phantoms.name}")),
-        *("--model_name_or_path", model, "--model_type", "vilt", "--do_train", "False"),
-    ]
+    given = ["--dataset", str(phantoms), "--do_predict", "--per-device-eval-batch-size", "8"]
+    words = train_words([model, *given])
+    folder = str(Path("evaluation", f"out-{phantoms.name}"))
+    own = f"--model_name_or_path {model} --model_type vilt --do_train False".split()
+    assert words == [*given, "--output_dir", folder, *own]
     Path(model, "adapter_config.json").write_text("{}")
     words = train_words([model, "--dataset", "phantom:600", "--output-dir", "figures", "--do_train", "True"])
     assert words[:6] == ["--dataset", "phantom:600", "--output-dir", "figures", "--do_train", "True"]
@@ -207,11 +206,20 @@ def test_evaluation_finds_the_family_and_writes_beside_the_model(model, phantoms
 
 WRONG_EVALUATIONS = {
     "no-model": ("--dataset phantom", "The model is missing: medical-vqa evaluate MODEL --dataset DATA."),
-    "no-folder": ("out/nothing.x/y --dataset phantom", "out/nothing.x/y: there is no such folder, and it is no Hub id"),
+    "no-folder": (
+        "out/nothing.x/y --dataset phantom",
+        "out/nothing.x/y: there is no such folder, and it is no Hub id",
+    ),
     "no-data": ("MODEL", "The data set is missing: medical-vqa evaluate MODEL --dataset DATA."),
     "misspelled": ("MODEL --datset phantom", "Unknown argument --datset; did you mean --dataset?"),
-    "older-name": ("MODEL --eval_batch_size 8", "Unknown argument --eval_batch_size: use --per_device_eval_batch_size."),
-    "other-family": ("MODEL --dataset phantom --prompt x", "Unknown argument --prompt: an option of --model_type blip2"),
+    "older-name": (
+        "MODEL --eval_batch_size 8",
+        "Unknown argument --eval_batch_size: use --per_device_eval_batch_size.",
+    ),
+    "other-family": (
+        "MODEL --dataset phantom --prompt x",
+        "Unknown argument --prompt: an option of --model_type blip2",
+    ),
 }
 
 

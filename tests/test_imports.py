@@ -49,7 +49,11 @@ def module_name(file: Path) -> str:
 
 
 FOLDERS = ("processing", "metrics", "modeling", "spaces_app", "benchmarks", "tests")
-FILES = [ROOT / "medical_vqa.py", ROOT / "train.py", *(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py")))]
+FILES = [
+    ROOT / "medical_vqa.py",
+    ROOT / "train.py",
+    *(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))),
+]
 MODULES = {module_name(file): file for file in FILES}
 
 

@@ -36,9 +36,7 @@ def make_parser(prog: str = PROG) -> CommandParser:
     )
     parser.add_argument("model", help="folder or Hub id (user/name) of a trained model")
     parser.add_argument("--image", metavar="FILE", help="PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM")
-    parser.add_argument(
-        "--question", action="append", default=[], metavar="TEXT", help="may be given several times"
-    )
+    parser.add_argument("--question", action="append", default=[], metavar="TEXT", help="may be given several times")
     parser.add_argument("--choices", nargs="+", metavar="TEXT", help="answer with one of these")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument("--top_k", type=int, default=5, metavar="N", help="answers to print for a question")

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from modeling.training.arguments import TRAINING_ARGUMENTS
-from modeling.training.parser import make_parser as make_family_parser
-from modeling.training.parser import parse_arguments
 from processing.command_line import HELP, CommandParser
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
@@ -18,6 +15,9 @@ TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
 def make_parser() -> CommandParser:
     """The recipe, and the flags of all families. `train.py` itself has a parser for each family."""
+    from modeling.training.arguments import TRAINING_ARGUMENTS  # what only starts a run need not wait for these
+    from modeling.training.parser import make_parser as make_family_parser
+
     parser = CommandParser()
     parser.add_argument("recipe", nargs="?")
     parser.add_argument("--model_type", choices=sorted(TRAINING_ARGUMENTS), help="family of the model")
@@ -31,6 +31,8 @@ def make_parser() -> CommandParser:
 def main(argv: list[str], prog: str) -> NoReturn:
     """The command line. The exit status is that of the run."""
     if HELP.intersection(argv):
+        from modeling.training.parser import parse_arguments
+
         parse_arguments(argv, prog)
     launch(argv)
 

@@ -79,7 +79,7 @@ examples:
 
 
 class _Parser(CommandParser, HfArgumentParser):
-    """The flags of a run. Each has one name in help and messages; with hyphens for its underscores it works as well."""
+    """The flags of a run. Help and messages name each with underscores; hyphens work as well."""
 
     def __init__(self, *args: Any, model_type: str = "vilt", **options: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **options)

@@ -13,7 +13,9 @@ def main(arguments: list[str]) -> None:
     Raises:
         UserError: as `write_phantoms`.
     """
-    parser = CommandParser("python -m processing.phantom", description="Writes generated images and questions in SLAKE's format.")
+    parser = CommandParser(
+        "python -m processing.phantom", description="Writes generated images and questions in SLAKE's format."
+    )
     parser.add_argument("folder", type=Path, help="where the data set goes")
     parser.add_argument("--num_images", type=int, default=60, help="images in all splits, at least 12")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other patients")
