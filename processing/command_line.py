@@ -23,6 +23,11 @@ def did_you_mean(name: str, known: Collection[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{match[0]}?" if match else "; see --help."
 
 
+def show_one_name(action: argparse.Action) -> None:
+    """Has help and messages name a flag with underscores alone. Its name with hyphens works as before."""
+    action.option_strings = [name for name in action.option_strings if name == "-h" or "-" not in name[2:]]
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the lines of examples, and shows a default where there is one to show."""
 

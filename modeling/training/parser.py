@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 from modeling.training.arguments import TRAINING_ARGUMENTS, AnyTrainingArguments
 from modeling.training.data_arguments import DataArguments
 from modeling.training.ranges import FIXED, option_text
-from processing.command_line import CommandParser, did_you_mean
+from processing.command_line import CommandParser, did_you_mean, show_one_name
 from processing.errors import UserError
 
 # Flags of earlier versions of transformers, and names from elsewhere, with what takes their place.
@@ -85,8 +85,7 @@ class _Parser(CommandParser, HfArgumentParser):
         super().__init__(*args, allow_abbrev=False, **options)
         self.model_type = model_type
         for action in self._actions:
-            names = action.option_strings
-            action.option_strings = [name for name in names if name == "-h" or "-" not in name[2:]]
+            show_one_name(action)
             if action.nargs == 0 and action.dest != "help":
                 action.help = argparse.SUPPRESS  # --no_do_train, which says the same as --do_train False
             elif action.dest == "model_type":
@@ -143,7 +142,8 @@ def parse_arguments(argv: Sequence[str], prog: str = PROG) -> tuple[DataArgument
     flags = recipe + flags
 
     chooser = CommandParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--model_type", "--model-type", choices=sorted(TRAINING_ARGUMENTS), default="vilt")
+    families = sorted(TRAINING_ARGUMENTS)
+    show_one_name(chooser.add_argument("--model_type", "--model-type", choices=families, default="vilt"))
     chooser.add_argument("--eval_dataset", "--eval-dataset")
     chosen = chooser.parse_known_args(flags)[0]
     if chosen.eval_dataset is not None:

@@ -166,3 +166,10 @@ COUNTED = {"": "all", "True": "all", "False": "no", "non_padding": "non_padding"
 def test_tokens_to_count(given, counted, tmp_path):
     _, args = parse_arguments(["--include_num_input_tokens_seen", *given.split(), "--output_dir", str(tmp_path)])
     assert args.include_num_input_tokens_seen == counted
+
+
+def test_names_with_hyphens_choose_the_family_too(tmp_path):
+    flags = ["--model-type", "blip2", "--eval-dataset", "phantom", "--output-dir", str(tmp_path)]
+    _, args = parse_arguments(flags)
+    assert isinstance(args, Blip2TrainingArguments)
+    assert args.do_predict
