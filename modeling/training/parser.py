@@ -78,7 +78,7 @@ examples:
 """
 
 
-class _Parser(CommandParser, HfArgumentParser):
+class RunParser(CommandParser, HfArgumentParser):
     """The flags of a run. Help and messages name each with underscores; hyphens work as well."""
 
     def __init__(self, *args: Any, model_type: str = "vilt", **options: Any) -> None:
@@ -97,14 +97,14 @@ class _Parser(CommandParser, HfArgumentParser):
         return _instead(name, self.model_type, "--")
 
 
-def make_parser(model_type: str = "vilt", prog: str = PROG) -> CommandParser:
+def make_parser(model_type: str = "vilt", prog: str = PROG) -> RunParser:
     """The parser of a run's flags, without the recipe before them.
 
     Args:
         model_type: the family whose flags it has.
         prog: what the help calls the program.
     """
-    parser = _Parser(
+    parser = RunParser(
         (DataArguments, TRAINING_ARGUMENTS[model_type]),
         model_type=model_type,
         prog=prog,
