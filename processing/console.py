@@ -9,6 +9,7 @@ from typing import TextIO
 
 # Libraries whose warnings are about their own use, which a user can't change.
 NOISY = ("accelerate", "datasets", "evaluate", "peft", "tokenizers", "transformers")
+VERBOSITY = ("DATASETS_VERBOSITY", "EVALUATE_VERBOSITY", "TRANSFORMERS_VERBOSITY")  # read at a library's import
 CHATTY = ("filelock", "fsspec", "httpcore", "httpx", "httpx2", "huggingface_hub", "urllib3")  # a line for each request
 OWN = ("__main__", "benchmarks", "medical_vqa", "metrics", "modeling", "processing", "spaces_app", "train")
 VERBOSE_FLAGS = ("-v", "--verbose")
@@ -50,8 +51,8 @@ def set_up_console(log_level: int, verbose: bool, clean: Callable[[str], str]) -
     handler.addFilter(_is_shown)
     for library in NOISY:  # they have handlers of their own
         logging.getLogger(library).setLevel(logging.ERROR)
-        os.environ.setdefault(f"{library.upper()}_VERBOSITY", "error")  # for one that is not imported yet
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # which it else warns of in the workers of a data loader
+    for variable in VERBOSITY:
+        os.environ.setdefault(variable, "error")
     _quiet_warnings(clean)
 
 

@@ -109,7 +109,7 @@ def _save_figures(
     metrics = output.metrics
     own = {name.removeprefix(f"{split.prefix}_"): value for name, value in metrics.items()}
     shared = sum(overlap == "same" for _, overlap in distinct(rows, ("image", "overlap")))
-    figures = {f"{split.name} ({shared:,} images shared with training)" if shared else split.name: own}
+    figures = {f"{split.name} (images in training: {shared:,})" if shared else split.name: own}
     for part, title in (("new_image_", "new images"), ("no_neighbour_", "no near neighbour")):
         some = {name.removeprefix(part): value for name, value in own.items() if name.startswith(part)}
         if 0 < some.get("total", 0) < own["total"]:

@@ -12,6 +12,7 @@ import datasets
 import torch
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from modeling.parts.vocabulary import labels_of
 from modeling.training.arguments import AnyTrainingArguments
@@ -119,14 +120,17 @@ def _describe_answers(vocabulary: Mapping[str, int] | None, dataset: datasets.Da
             answers = counts_of(dataset[split], "answer")
             known = labels_of(answers, vocabulary)
             missing = sum(count for answer, count in answers.items() if answer not in known)
-            reached.append(f"{100 * (1 - missing / answers.total()):.2f} % on {split} ({missing:,} rows are out)")
-    reach = f"; with them EM can reach {', '.join(reached)}" if reached else ""
+            rows = f" ({missing:,} of {answers.total():,} rows have others)" if missing else ""
+            reached.append(f"{100 * (1 - missing / answers.total()):.2f} % on {split}{rows}")
+    reach = f"; EM can reach {', '.join(reached)}" if reached else ""
     return f"one of {len(vocabulary):,}{reach}"
 
 
 def _describe_batch(args: AnyTrainingArguments) -> str:
     devices = args.world_size * max(args.n_gpu, 1)
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps * devices
+    if size == args.per_device_train_batch_size:
+        return f"{size:,} questions"
     return (
         f"{size:,} questions = {args.per_device_train_batch_size} on a device x {args.gradient_accumulation_steps} "
         f"accumulated x {devices} device{'s' if devices > 1 else ''}"
@@ -297,10 +301,13 @@ def log_line(logs: Mapping[str, Any], step: int, steps: int) -> str | None:
 def show_progress(trainer: Any, final_rows: int = 0) -> None:
     """Puts `TrainingLines` in the place of what a Trainer shows by itself; a notebook's table stays.
 
+    The bars of files that are written in a moment are left out.
+
     Args:
         trainer: of the run.
         final_rows: rows that are evaluated after training.
     """
+    transformers_logging.disable_progress_bar()
     for shown, bar in ((ProgressCallback, True), (PrinterCallback, False)):
         own = [callback for callback in trainer.callback_handler.callbacks if type(callback) is shown]
         if own:
