@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     evaluated = [split for split, wanted in ((VALIDATION, args.do_eval), (TEST, args.do_predict)) if wanted]
     show_progress(trainer, sum(len(dataset[split.name]) for split in evaluated if split.name in dataset))
     if trainer.is_world_process_zero():
-        print(f"\n{summarize(data_args.dataset, args, trainer, family, dataset, checkpoint)}\n", flush=True)
+        print(f"\n{summarize(data_args.dataset, args, trainer, family, dataset)}\n", flush=True)
 
     if args.do_train:
         trainer.add_callback(StopOnSigterm())

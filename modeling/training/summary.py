@@ -36,7 +36,6 @@ def summarize(
     trainer: Any,
     family: "Family",
     dataset: datasets.DatasetDict,
-    checkpoint: str | None = None,
 ) -> str:
     """What a run is about to do, in lines of at most 80 columns where no name is longer.
 
@@ -46,7 +45,6 @@ def summarize(
         trainer: of `Family.build_trainer`.
         family: of the model.
         dataset: all splits.
-        checkpoint: from which the run resumes.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     commit = f" at commit {args.model_revision}" if args.model_revision else ""
@@ -62,8 +60,6 @@ def summarize(
             "Steps": _describe_steps(args, len(trainer.train_dataset), len(dataset["train"])),
         }
     lines |= {"Device": _describe_device(args), "Precision": _precision(args), "Output": args.output_dir}
-    if checkpoint is not None:
-        lines["Resumes"] = f"from {checkpoint}"
     return "\n".join(_line(label, text) for label, text in lines.items())
 
 
