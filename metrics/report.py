@@ -27,7 +27,7 @@ from processing.storage import write_atomically
 RISKS = (0.05, 0.1)  # shares of wrong answers for which the report gives the coverage
 SHOWN_SCORES = ("exact_match", "f1", "accuracy", "llava_med_recall", "bleu_1")
 TWO_FOLD, AS_SAVED = "two-fold over images", "as saved"  # confidences that calibration is judged on
-NAME_WIDTH = 22  # characters of a name in the printed table
+NAME_WIDTH = 26  # characters of a name in the printed table
 CURVE_POINTS = 200  # the most points of risk against coverage that are written
 REPORT_HEAD = """# Report
 

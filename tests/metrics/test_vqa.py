@@ -131,13 +131,13 @@ def test_table_lines_up_and_leaves_out_what_is_not_there():
     part = {"total": 3, "exact_match": 1.0}
     text = format_results({"validation": score_answers(ROWS, ["lung"] * 4), "b": part, "test, new images": part})
     lines = text.splitlines()
-    assert {len(line) for line in lines} == {71}
+    assert {len(line) for line in lines} == {72}
     assert lines[3].startswith("  new images   ")
     assert lines[0].split() == ["questions", "EM", "F1", "OPEN", "EM", "CLOSED", "EM"]
     assert lines[1].split() == ["validation", "4", "0.00", "16.67", "0.00", "0.00"]
     assert lines[2].split() == ["b", "3", "1.00", "-", "-", "-"]
     long = format_results({"validation (images in training: 12)": part}).splitlines()
-    assert long[1:] == ["validation (images in training: 12)", " " * 22 + lines[2][22:]]
+    assert long[1:] == ["validation (images in training: 12)", " " * 26 + lines[2][26:]]
 
 
 def test_curves_are_drawn_as_pictures(tmp_path):
