@@ -56,7 +56,7 @@ class Family(Protocol):
         """The family's Trainer. Its evaluation keeps answers and their confidence, not logits."""
         ...
 
-    def vocabulary(self, trainer: Any) -> Mapping[str, int] | None:
+    def vocabulary(self, trainer: Any) -> dict[str, int] | None:
         """The answers among which the model chooses, with their numbers; None where it writes its answers."""
         ...
 

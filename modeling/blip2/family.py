@@ -49,7 +49,7 @@ def describe_run(model: PeftModel) -> dict[str, Any]:
     return {name: config[name] for name in names}
 
 
-def vocabulary(trainer: Blip2Trainer) -> Mapping[str, int] | None:
+def vocabulary(trainer: Blip2Trainer) -> dict[str, int] | None:
     """The candidates, where `--answer_candidates` asks for them."""
     return {answer: number for number, answer in enumerate(trainer.candidates)} or None
 

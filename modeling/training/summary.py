@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
@@ -81,7 +82,7 @@ def describe_parameters(model: nn.Module, trains: bool = True) -> str:
         model: a PEFT model, too.
         trains: whether the run trains.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
     parts: dict[str, list[int]] = {}
     for path, parameter in base.named_parameters():
         if ".original_module." not in path:  # PEFT keeps what `modules_to_save` replaced
@@ -106,7 +107,7 @@ def _describe_data(name: str, dataset: datasets.DatasetDict) -> str:
     return f"{name}: {', '.join(counts)}"
 
 
-def _describe_answers(vocabulary: Mapping[str, int] | None, dataset: datasets.DatasetDict) -> str:
+def _describe_answers(vocabulary: dict[str, int] | None, dataset: datasets.DatasetDict) -> str:
     """The size of the vocabulary, and how far Exact Match can reach with it."""
     if vocabulary is None:
         return "written by the model, from no list"

@@ -47,7 +47,7 @@ def describe_run(model: AnyVilt) -> dict[str, Any]:
     return {name: config.get(name) for name in names}
 
 
-def vocabulary(trainer: Trainer) -> Mapping[str, int]:
+def vocabulary(trainer: Trainer) -> dict[str, int]:
     """The labels of the model's head."""
     return trainer.model.config.label2id
 
