@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import signal
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -255,6 +256,7 @@ def explain_ctrl_c(output_dir: str | Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        print(file=sys.stderr)  # the progress bar stands in this line
         last = last_checkpoint(output_dir)
         after = f"resumes from {last}" if last else "starts anew, as there is no checkpoint yet"
         raise Interrupted(f"Stopped by Ctrl-C; the same command {after}.") from None
