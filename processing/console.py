@@ -13,7 +13,7 @@ VERBOSITY = ("DATASETS_VERBOSITY", "EVALUATE_VERBOSITY", "TRANSFORMERS_VERBOSITY
 CHATTY = ("filelock", "fsspec", "httpcore", "httpx", "httpx2", "huggingface_hub", "urllib3")  # a line for each request
 OWN = ("__main__", "benchmarks", "medical_vqa", "metrics", "modeling", "processing", "spaces_app", "train")
 VERBOSE_FLAGS = ("-v", "--verbose")
-VERBOSE_HELP = "\nLibraries:\n  -v, --verbose         Show all that libraries log and warn of, too.\n"
+VERBOSE_VARIABLE = "MEDICAL_VQA_VERBOSE"  # by which the flag reaches the processes that a command starts
 # Warnings of torch about how it is called; others of its warnings may be about the machine, and are shown.
 NOISE_OF_TORCH = (
     r".*torch\.jit\.",
@@ -27,8 +27,10 @@ NOISE_OF_TORCH = (
 
 
 def pop_verbose(argv: list[str]) -> tuple[bool, list[str]]:
-    """Whether `-v` or `--verbose` is among the words of a command line, and the other words."""
-    return any(word in VERBOSE_FLAGS for word in argv), [word for word in argv if word not in VERBOSE_FLAGS]
+    """Whether a command line, or the one that started this process, has `-v` or `--verbose`; and its other words."""
+    if any(word in VERBOSE_FLAGS for word in argv):
+        os.environ[VERBOSE_VARIABLE] = "1"
+    return os.environ.get(VERBOSE_VARIABLE) == "1", [word for word in argv if word not in VERBOSE_FLAGS]
 
 
 def set_up_console(log_level: int, verbose: bool, clean: Callable[[str], str]) -> None:

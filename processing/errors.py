@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from processing.console import VERBOSE_HELP, pop_verbose, set_up_console
+from processing.console import pop_verbose, set_up_console
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What zipfile raises, beside OSError, for files that are damaged, encrypted or packed in a way it does not know.
@@ -68,7 +68,9 @@ def _without_traceback(message: str) -> str:
 
 
 def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO) -> None:
-    """Runs a command line. A `UserError` or Ctrl-C ends it with a sentence and an exit status, not with a traceback.
+    """Runs a command line. Neither a `UserError` nor Ctrl-C ends it with a traceback.
+
+    The exit status is that of the `UserError`, and 130 after Ctrl-C.
 
     Tokens are masked in log lines and messages. What libraries log and warn of is shown with `-v` or `--verbose`,
     which `main` does not get to see (`processing.console`).
@@ -89,7 +91,3 @@ def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO
     except KeyboardInterrupt:
         print("\nStopped by Ctrl-C.", file=sys.stderr)
         sys.exit(CTRL_C_STATUS)
-    except SystemExit as ended:
-        if not ended.code and any(word in ("-h", "--help") for word in argv):
-            print(VERBOSE_HELP)
-        raise

@@ -330,5 +330,5 @@ def what_to_open(folder: str | Path, trained: bool) -> str:
     kind = "Model, figures" if trained else "Figures"
     lines = [f"{kind} and predictions are in {folder}", *(f"  {name:30}{text}" for name, text in there.items())]
     if trained:
-        lines += ["Ask the model:", f'  python -m modeling.predictor {folder} --image IMAGE --question "..."']
+        lines += ["Ask the model:", f'  medical-vqa ask {folder} --image IMAGE --question "..."']
     return "\n".join(lines)

@@ -1,6 +1,5 @@
 """processing.errors: how a command line reports what went wrong."""
 
-import argparse
 import errno
 import logging
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+from processing.command_line import CommandParser
 from processing.errors import UserError, describe_error, mask_tokens, run_command
 from processing.images import ImageError
 
@@ -55,6 +55,7 @@ def test_libraries_that_log_each_request_are_silent(monkeypatch, capsys, library
 
 LIBRARY = """
 import logging, warnings
+from processing.command_line import CommandParser
 from processing.errors import run_command
 def main(argv):
     print(argv)
@@ -69,7 +70,7 @@ run_command(main)
 
 
 @pytest.mark.parametrize("flag", ["-v", "--verbose"])
-def test_what_libraries_say_is_left_out_unless_it_is_asked_for(flag):
+def test_what_libraries_say_is_left_out_unless_it_is_asked_for(flag, monkeypatch):
     def written(*flags: str) -> tuple[str, str]:
         command = [sys.executable, "-c", LIBRARY, "x", *flags]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -82,12 +83,14 @@ def test_what_libraries_say_is_left_out_unless_it_is_asked_for(flag):
     assert out == "['x']\n"
     assert all(f"{text}\n" in err for text in ("details", "weights", "own", "driver"))
     assert "FutureWarning: old name" in err
+    monkeypatch.setenv("MEDICAL_VQA_VERBOSE", "1")  # in a process that such a command starts
+    assert written()[1] == err
 
 
 def test_help_tells_of_the_flag_that_shows_all(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["x", "--help"])
     with pytest.raises(SystemExit):
-        run_command(lambda argv: argparse.ArgumentParser("x").parse_args(argv))
+        run_command(lambda argv: CommandParser("x").parse(argv))
     assert "-v, --verbose" in capsys.readouterr().out
 
 

@@ -180,7 +180,7 @@ def test_files_to_open_are_those_that_are_there(tmp_path):
         "  predictions_test.jsonl        each test answer with its confidence",
     ]
     command = what_to_open(tmp_path, trained=True).splitlines()[-1]
-    assert command == f'  python -m modeling.predictor {tmp_path} --image IMAGE --question "..."'
+    assert command == f'  medical-vqa ask {tmp_path} --image IMAGE --question "..."'
 
 
 def test_written_answers_have_no_list(dataset):
