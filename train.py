@@ -38,7 +38,7 @@ from modeling.training.data_arguments import DataArguments
 from modeling.training.evaluation import TEST, VALIDATION, Evaluation, evaluate
 from modeling.training.parser import parse_arguments
 from modeling.training.record import base_model_of, note_test_look, write_record
-from modeling.training.summary import show_progress, summarize, what_to_open
+from modeling.training.summary import parts_of, show_progress, summarize, what_to_open
 from processing.data import load_vqa_dataset
 from processing.errors import UserError, run_command
 from processing.row_values import digest_of
@@ -72,11 +72,12 @@ def main(argv: list[str]) -> None:
     if rows is not None and not args.do_train:
         warn_of_other_rows(args.model_name_or_path, rows)
     checkpoint = find_checkpoint(args, family.describe_run(model), rows)
+    parts = parts_of(model)
     trainer = family.build_trainer(args, model, processor, dataset)
     evaluated = [split for split, wanted in ((VALIDATION, args.do_eval), (TEST, args.do_predict)) if wanted]
     show_progress(trainer, sum(len(dataset[split.name]) for split in evaluated if split.name in dataset))
     if trainer.is_world_process_zero():
-        print(f"\n{summarize(data_args.dataset, args, trainer, family, dataset)}\n", flush=True)
+        print(f"\n{summarize(data_args.dataset, args, trainer, family, dataset, parts)}\n", flush=True)
 
     if args.do_train:
         trainer.add_callback(StopOnSigterm())

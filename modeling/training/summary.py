@@ -37,6 +37,7 @@ def summarize(
     trainer: Any,
     family: "Family",
     dataset: datasets.DatasetDict,
+    parts: Mapping[str, int],
 ) -> str:
     """What a run is about to do, in lines of at most 80 columns where no name is longer.
 
@@ -46,12 +47,13 @@ def summarize(
         trainer: of `Family.build_trainer`.
         family: of the model.
         dataset: all splits.
+        parts: of the model, by `parts_of`.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     commit = f" at commit {args.model_revision}" if args.model_revision else ""
     lines = {
         "Model": f"{KIND[args.model_type]}, {args.model_name_or_path}{commit}",
-        "Parameters": describe_parameters(model, args.do_train),
+        "Parameters": describe_parameters(parts, model if args.do_train else None),
         "Data": _describe_data(name, dataset),
         "Answers": _describe_answers(family.vocabulary(trainer), dataset),
     }
@@ -75,28 +77,41 @@ def _line(label: str, text: str) -> str:
     )
 
 
-def describe_parameters(model: nn.Module, trains: bool = True) -> str:
+def parts_of(model: nn.Module) -> dict[str, int]:
+    """The number of parameters of each part of a model; of a PEFT model, of its base with what was added."""
+    return _parts(model, trained_alone=False)
+
+
+def _parts(model: nn.Module, trained_alone: bool) -> dict[str, int]:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    parts: dict[str, int] = {}
+    for path, parameter in base.named_parameters():
+        part = path.partition(".")[0].replace("_", " ")
+        if ".original_module." not in path:  # PEFT keeps what `modules_to_save` replaced
+            counts = parameter.requires_grad or not trained_alone
+            parts[part] = parts.get(part, 0) + (parameter.numel() if counts else 0)
+    return parts
+
+
+def describe_parameters(parts: Mapping[str, int], model: nn.Module | None) -> str:
     """How many parameters a model has and how many are trained, in all and by part.
 
     Args:
-        model: a PEFT model, too.
-        trains: whether the run trains.
+        parts: of `parts_of`, before the trainer takes frozen parts out of the model.
+        model: as it is trained; None where it is not.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    parts: dict[str, list[int]] = {}
-    for path, parameter in base.named_parameters():
-        if ".original_module." not in path:  # PEFT keeps what `modules_to_save` replaced
-            counts = parts.setdefault(path.partition(".")[0].replace("_", " "), [0, 0])
-            counts[0] += parameter.numel()
-            counts[1] += parameter.numel() * parameter.requires_grad
-    total, trained = (sum(column) for column in zip(*parts.values(), strict=True))
-    if not trains:
+    total = sum(parts.values())
+    if model is None:
         return f"{total:,}"
+    own = _parts(model, trained_alone=True)
+    trained = sum(own.values())
     if trained == total:
         return f"{total:,}, all trained"
     shown = (
-        f"{part} {count:,}" + (f" ({own:,} trained)" if 0 < own < count else " (trained)" if own else "")
-        for part, (count, own) in parts.items()
+        f"{part} {count:,}" + (f" ({own[part]:,} trained)" if own.get(part) != count else " (trained)")
+        if own.get(part)
+        else f"{part} {count:,}"
+        for part, count in parts.items()
     )
     return f"{total:,}, {trained:,} trained ({trained / total:.2%}): {', '.join(shown)}"
 
@@ -212,7 +227,7 @@ class TrainingLines(ProgressCallback):
         self._last = now
         left = state.max_steps - state.global_step
         timed = max(TIMED_STEPS, math.ceil(TIMED_SHARE * (state.max_steps - self._first_step)))
-        if state.is_world_process_zero and not self._told["training"] and len(self.seconds) >= timed and left:
+        if state.is_world_process_zero and not any(self._told.values()) and len(self.seconds) >= timed and left:
             self._told["training"] = True
             more = ", evaluations not included" if self._evaluates(args) else ""
             self._write(f"About {duration_text(left * self._step_seconds())} to go{more}.")

@@ -8,7 +8,7 @@ import torch
 from modeling.asking.predictor import Predictor
 from modeling.blip2.adapter import build_model
 from modeling.blip2.family import build_trainer, read_answers
-from modeling.training.summary import describe_parameters
+from modeling.training.summary import describe_parameters, parts_of
 from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import starter_arguments, weights
 
@@ -111,7 +111,7 @@ def test_adapter_over_another_build_of_the_base_is_refused(trained, dataset, tmp
 
 def test_what_is_trained_whole_is_counted_once(trained, dataset, tmp_path):
     model, _ = build_model(starter_arguments(tmp_path), dataset)
-    parts = describe_parameters(model).partition(": ")[2].split(", ")
+    parts = describe_parameters(parts_of(model), model).partition(": ")[2].split(", ")
     base = model.get_base_model()
     size = sum(p.numel() for p in base.qformer.modules_to_save["default"].parameters())
     assert f"qformer {size:,} (trained)" in parts

@@ -16,6 +16,7 @@ from modeling.training.summary import (
     describe_parameters,
     duration_text,
     log_line,
+    parts_of,
     show_progress,
     summarize,
     what_to_open,
@@ -44,7 +45,7 @@ def test_summary_of_a_run_has_its_numbers_in_80_columns(dataset, tmp_path):
     family = FAMILIES["vilt"]
     model, processor = family.build_model(args, splits)
     trainer = family.build_trainer(args, model, processor, splits)
-    text = summarize("phantom", args, trainer, family, splits)
+    text = summarize("phantom", args, trainer, family, splits, parts_of(model))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     said = " ".join(text.split())
@@ -70,12 +71,16 @@ def test_summary_of_a_run_has_its_numbers_in_80_columns(dataset, tmp_path):
 
 def test_parameters_are_counted_in_all_and_by_part():
     model = nn.ModuleDict({"eye": nn.Linear(2, 3), "small_head": nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))})
-    assert describe_parameters(model) == "30, all trained"
+    parts = parts_of(model)
+    assert parts == {"eye": 9, "small head": 21}
+    assert describe_parameters(parts, model) == "30, all trained"
     model["eye"].requires_grad_(False)
-    assert describe_parameters(model) == "30, 21 trained (70.00%): eye 9, small head 21 (trained)"
+    assert describe_parameters(parts, model) == "30, 21 trained (70.00%): eye 9, small head 21 (trained)"
     model["small_head"][0].requires_grad_(False)
-    assert describe_parameters(model) == "30, 5 trained (16.67%): eye 9, small head 21 (5 trained)"
-    assert describe_parameters(model, trains=False) == "30"
+    assert describe_parameters(parts, model) == "30, 5 trained (16.67%): eye 9, small head 21 (5 trained)"
+    assert describe_parameters(parts, None) == "30"
+    del model["eye"]  # as where features are kept
+    assert describe_parameters(parts, model) == "30, 5 trained (16.67%): eye 9, small head 21 (5 trained)"
 
 
 @pytest.mark.parametrize(
