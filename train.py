@@ -37,8 +37,9 @@ from modeling.training.checks import check_output_dir, check_rows
 from modeling.training.data_arguments import DataArguments
 from modeling.training.evaluation import TEST, VALIDATION, Evaluation, evaluate
 from modeling.training.parser import parse_arguments
+from modeling.training.progress import show_progress
 from modeling.training.record import base_model_of, note_test_look, write_record
-from modeling.training.summary import parts_of, show_progress, summarize, what_to_open
+from modeling.training.summary import parts_of, summarize, what_to_open
 from processing.data import load_vqa_dataset
 from processing.errors import UserError, run_command
 from processing.row_values import digest_of

@@ -24,7 +24,7 @@ from modeling.parts.kept_states import kept_states
 from modeling.parts.minilm import MAX_QUESTION_LENGTH, drop_tokens, minilm, minilm_tokenizer
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import Blip2TrainingArguments
-from modeling.training.summary import show_progress
+from modeling.training.progress import show_progress
 from modeling.training.trainers import grouped_by_image, set_learning_rate
 from processing.batch_images import FeatureLookup
 from processing.collators import ViltCollator

@@ -10,17 +10,8 @@ from transformers import Trainer, TrainerControl, TrainerState
 from modeling.families import FAMILIES
 from modeling.parts.vocabulary import labels_of
 from modeling.training.arguments import ViltTrainingArguments
-from modeling.training.summary import (
-    TrainingLines,
-    count_steps,
-    describe_parameters,
-    duration_text,
-    log_line,
-    parts_of,
-    show_progress,
-    summarize,
-    what_to_open,
-)
+from modeling.training.progress import TrainingLines, duration_text, log_line, show_progress
+from modeling.training.summary import count_steps, describe_parameters, parts_of, summarize, what_to_open
 
 EVALUATED = {
     "eval_loss": 0.51234,
