@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 80
 LABEL = 12  # characters of a label, the spaces after it included
+SMALL_PART = 0.01  # of all parameters
 KIND = {"vilt": "ViLT", "blip2": "BLIP-2"}
 
 
@@ -101,12 +102,23 @@ def describe_parameters(parts: Mapping[str, int], model: nn.Module | None) -> st
     if trained == total:
         return f"{total:,}, all trained"
     shown = []
-    for part, count in parts.items():
+    for part, (count, learns) in _large_parts(parts, own, total).items():
         note = ""
-        if own.get(part):
-            note = " (trained)" if own[part] == count else f" ({own[part]:,} trained)"
+        if learns:
+            note = " (trained)" if learns == count else f" ({learns:,} trained)"
         shown.append(f"{part} {count:,}{note}")
     return f"{total:,}, {trained:,} trained ({trained / total:.2%}): {', '.join(shown)}"
+
+
+def _large_parts(parts: Mapping[str, int], own: Mapping[str, int], total: int) -> dict[str, list[int]]:
+    """The parameters of each part and those of them that are trained; small parts are counted together."""
+    found: dict[str, list[int]] = {}
+    others = [0, 0]
+    for part, count in parts.items():
+        counts = others if count < SMALL_PART * total else found.setdefault(part, [0, 0])
+        counts[0] += count
+        counts[1] += own.get(part, 0)
+    return found | {"others": others} if others[0] else found
 
 
 def _describe_data(name: str, dataset: datasets.DatasetDict) -> str:

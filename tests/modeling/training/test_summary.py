@@ -70,6 +70,8 @@ def test_parameters_are_counted_in_all_and_by_part():
     model["small_head"][0].requires_grad_(False)
     assert describe_parameters(parts, model) == "30, 5 trained (16.67%): eye 9, small head 21 (5 trained)"
     assert describe_parameters(parts, None) == "30"
+    large = {"eye": 9, "small head": 21, "large": 10_000}
+    assert describe_parameters(large, model).partition(": ")[2] == "large 10,000, others 30 (5 trained)"
     del model["eye"]  # as where features are kept
     assert describe_parameters(parts, model) == "30, 5 trained (16.67%): eye 9, small head 21 (5 trained)"
 
