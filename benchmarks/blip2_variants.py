@@ -62,7 +62,9 @@ def make_processor(rows: list[dict], image_size: int = 224, decoder_only: bool =
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator([text for row in rows for text in (row["question"], row["answer"])], trainer)
     template = "</s> $A" if decoder_only else "$A </s>"
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("</s>", 1)])

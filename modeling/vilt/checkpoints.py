@@ -15,7 +15,7 @@ from metrics.abstention import SILENT_EVERYWHERE
 from modeling.parts.kinds import check_kind
 from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors
 from modeling.parts.model_files import ModelFiles, open_model
-from modeling.parts.vocabulary import build_vocabulary, labels_of
+from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.training.checks import check_starter
 from modeling.vilt.network import ViltForQuestionAnswering
@@ -75,7 +75,7 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         UserError: the checkpoint can't be loaded or is no ViLT.
     """
     name = args.model_name_or_path
-    labels: dict[str, dict] = {}
+    labels: dict[str, Any] = {}
     if args.do_train:
         answers = build_vocabulary(counts_of(dataset["train"], "answer"))
         labels = {"label2id": {answer: i for i, answer in enumerate(answers)}, "id2label": dict(enumerate(answers))}
@@ -84,7 +84,8 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
             files = ModelFiles(name, starter_checkpoint())
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()  # else it reports every untrained weight as missing
-        model, processor = load_checkpoint(files, labels, new=".")
+        layers = {} if args.encoder_layers is None else {"num_hidden_layers": args.encoder_layers}
+        model, processor = load_checkpoint(files, labels | layers, new=".")
         transformers.logging.set_verbosity(verbosity)
     elif name.startswith("scratch:"):
         model, processor = untrained_model(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
@@ -100,19 +101,19 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         config = model.config  # the checkpoint's own temperature and threshold are for other answers
         config.answer_temperature = 1.0
         config.answer_threshold = 0.0 if args.target_risk is None else SILENT_EVERYWHERE  # until one is chosen
-    _log_vocabulary(model.config, dataset)
     _warn_of_cut_questions(processor, model.config, dataset)
     return model, processor
 
 
 def load_checkpoint(
-    files: ModelFiles, labels: dict[str, dict] | None = None, new: str = HEAD, read_pickled: bool = False
+    files: ModelFiles, labels: dict[str, Any] | None = None, new: str = HEAD, read_pickled: bool = False
 ) -> tuple[AnyVilt, ViltProcessor]:
     """Loads a model and its processor.
 
     Args:
         files: of the model.
-        labels: `label2id` and `id2label` of a head to train; without them the model keeps its own.
+        labels: `label2id` and `id2label` of a head to train, and what else of the config changes; without them the
+            model keeps its own.
         new: pattern of weights that a model to train may lack.
         read_pickled: as in `ModelFiles.weights`.
 
@@ -144,23 +145,6 @@ def _reset_head(model: AnyVilt) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
-
-
-def _log_vocabulary(config: ViltConfig, dataset: datasets.DatasetDict) -> None:
-    for split in ("validation", "test"):
-        if split in dataset:
-            answers = counts_of(dataset[split], "answer")
-            known = labels_of(answers, config.label2id)
-            missing = sum(count for answer, count in answers.items() if answer not in known)
-            logger.info(
-                "The vocabulary has %d answers. %d of %d %s answers are not among them, so Exact Match can reach "
-                "%.2f %%.",
-                len(config.label2id),
-                missing,
-                answers.total(),
-                split,
-                100 * (1 - missing / answers.total()),
-            )
 
 
 def _warn_of_cut_questions(processor: ViltProcessor, config: ViltConfig, dataset: datasets.DatasetDict) -> None:
