@@ -20,6 +20,7 @@ from nbclient import NotebookClient
 from tests.support.app_server import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "medical_vqa.ipynb"
+SETTING = "MEDICAL_VQA_"  # what the names of its settings begin with in the environment
 SECONDS = 3600  # for a cell, on a busy machine
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 PROGRESS_BAR = re.compile(r".*\d+%\|.*\|.*\n?")
