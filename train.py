@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+import processing  # noqa: F401  # isort: skip  # before torch, whose threads it sets
 import torch
 from datasets import DatasetDict
 from transformers import set_seed

@@ -5,7 +5,7 @@
 It needs one GPU, no network and under four minutes on a recent one. The models are ViLT-B/32, blip2-opt-2.7b and
 blip2-flan-t5-xl, made from their configurations; the weights and the order of rows are equal on both sides, so losses
 can be compared. The rows have SLAKE's shapes: images of 512 pixels with 12 questions each. At the end the tests of
-half precision run on the GPU. What is printed is a table in Markdown, for `benchmarks/README.md`.
+half precision run on the GPU. What is printed is a table in Markdown, for `docs/speed.md`.
 """
 
 import argparse

@@ -64,6 +64,7 @@ class BatchImages:
         image_processor: normalises resized images.
         resized: resized images by path.
         features: kept features by path; where there are any, batches hold them instead of pixels.
+        features_name: what a batch calls them.
         shared: rows about one image share it. Otherwise each row has an image of its own.
     """
 
@@ -71,13 +72,14 @@ class BatchImages:
     resized: ImageLookup
     features: FeatureLookup | None = None
     shared: bool = True
+    features_name: str = "image_embeds"
 
     def batch(self, paths: Sequence[str]) -> dict[str, torch.Tensor]:
         """The images of a batch of rows, which name them by path.
 
         Returns:
-            `image_index` ``(B,)``: which of the ``I`` images each row is about. And `image_embeds` ``(I, ...)`` where
-            features are kept, else `pixel_values` ``(I, 3, H, W)`` and what else the image processor gives.
+            `image_index` ``(B,)``: which of the ``I`` images each row is about. And the features ``(I, ...)`` where
+            they are kept, else `pixel_values` ``(I, 3, H, W)`` and what else the image processor gives.
         """
         if self.shared:
             images = list(dict.fromkeys(paths))
@@ -88,5 +90,5 @@ class BatchImages:
             index = list(range(len(images)))
         batch = {"image_index": torch.tensor(index)}
         if self.features is not None:
-            return batch | {"image_embeds": torch.stack([self.features[image] for image in images])}
+            return batch | {self.features_name: torch.stack([self.features[image] for image in images])}
         return batch | dict(normalize(self.image_processor, [self.resized[image] for image in images]))

@@ -27,6 +27,7 @@ class ViltCollator:
         share_images: give an image once, however many rows of the batch ask about it.
         features: features of a frozen vision network by image path, ``(channels, height, width)``, for models that
             take them instead of pixels.
+        features_name: what the model calls them.
         images: resized images; by default each is read and resized once.
         states: those of a frozen text encoder by question, ``(tokens, width)``.
     """
@@ -41,13 +42,14 @@ class ViltCollator:
         features: FeatureLookup | None = None,
         images: ImageLookup | None = None,
         states: Mapping[str, torch.Tensor] | None = None,
+        features_name: str = "image_embeds",
     ) -> None:
         self.processor = processor
         self.label_of = label_of
         self.num_labels = num_labels
         self.max_question_length = max_question_length
         resized = ResizedImages(processor.image_processor) if images is None else images
-        self.images = BatchImages(processor.image_processor, resized, features, share_images)
+        self.images = BatchImages(processor.image_processor, resized, features, share_images, features_name)
         self.states = states
 
     def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
@@ -69,7 +71,7 @@ class ViltCollator:
         `text_states` ``(B, L, width)`` where states of questions are kept.
 
         Images are `pixel_values` ``(I, 3, H, W)`` and `pixel_mask` ``(I, H, W)``, padded to the largest one, or
-        `image_embeds` ``(I, channels, height, width)`` where features are kept. With `share_images` they are the
+        the features ``(I, channels, height, width)`` where they are kept. With `share_images` they are the
         distinct ones, and `image_index` ``(B,)`` says which of them a row is about. Otherwise there is one a row.
         """
         questions = [row["question"] for row in rows]

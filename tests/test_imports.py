@@ -1,6 +1,7 @@
 """Who imports whom: every room imports only the rooms below it, in no circle, and no file is too long to read."""
 
 import ast
+import os
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -97,10 +98,10 @@ def test_a_room_imports_only_the_rooms_below_it(room):
 
 
 def test_every_module_belongs_to_a_room():
-    packages = {"modeling"}  # holds rooms only
+    packages = {"modeling"}  # holds rooms only, and sets the threads of torch before them
     rooms = [*ROOMS, "tests"]
     assert not [name for name in MODULES.keys() - packages if not any(is_inside(name, room) for room in rooms)]
-    assert not IMPORTS["modeling"]
+    assert IMPORTS["modeling"] == {"processing"}
 
 
 def test_imported_modules_exist():
@@ -130,3 +131,30 @@ def test_data_and_figures_need_no_torch():
     code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_torch_reads_how_its_threads_wait_from_what_is_imported_before_it():
+    script = "import os, processing; print(os.environ.get('GOMP_SPINCOUNT'))"
+    for chosen, expected in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_WAIT"))}
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=environment | chosen, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+    for module in ("train", "modeling"):
+        imported = [
+            node
+            for node in ast.parse(MODULES[module].read_text()).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imported]
+        assert next(name for name in names if name.partition(".")[0] not in sys.stdlib_module_names) == "processing"
+
+
+def test_no_module_that_windows_lacks_is_imported_at_the_start_outside_of_benchmarks():
+    unix_only = {"fcntl", "grp", "pwd", "resource", "syslog", "termios"}
+    for file in FILES:
+        if file.relative_to(ROOT).parts[0] not in ("benchmarks", "tests"):
+            nodes = ast.parse(file.read_text(encoding="utf-8")).body
+            names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+            names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+            assert not names & unix_only, file

@@ -117,6 +117,20 @@ class TrainedEfficientNet(nn.Module):
         return narrow + hidden if narrow.shape == hidden.shape else narrow
 
 
+class WholeEfficientNet(nn.Module):
+    """Both parts of a network that is frozen as a whole."""
+
+    def __init__(self, frozen: FrozenEfficientNet, rest: TrainedEfficientNet) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.rest = rest
+
+    @torch.no_grad()
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, 3, H, W)`` to ``(B, num_channels, grid, grid)``."""
+        return cast(torch.Tensor, self.rest(self.frozen(pixel_values)))
+
+
 def _convolve(convolution: Any, norm: Any, hidden: torch.Tensor) -> torch.Tensor:
     """A convolution and the normalisation by fixed statistics after it, in one pass over the map."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

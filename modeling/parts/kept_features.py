@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,20 +54,24 @@ def one_per_question(states: torch.Tensor, image_index: torch.Tensor) -> torch.T
 
 
 class KeptFeatures:
-    """Features of images by their path, `(channels, height, width)` in half precision.
+    """Features of images by their path, ``(channels, height, width)``.
 
     Args:
         network: frozen; maps `pixel_values` ``(B, 3, H, W)`` to features ``(B, channels, height, width)``.
         image_processor: makes its `pixel_values`.
         max_gb: limit for all features on disk, in 10^9 bytes. The sets of other networks make room first, beginning
             with the least recently used one. What still does not fit is computed at every use.
+        dtype: precision in which they are kept.
     """
 
-    def __init__(self, network: nn.Module, image_processor: Any, max_gb: float) -> None:
+    def __init__(
+        self, network: nn.Module, image_processor: Any, max_gb: float, dtype: torch.dtype = torch.float16
+    ) -> None:
         self.network = network.eval()
         self.image_processor = image_processor
         self.max_bytes = int(max_gb * 1e9)
-        self.folder = cache_dir() / "features" / _fingerprint(network, image_processor.to_dict())
+        self.dtype = dtype
+        self.folder = cache_dir() / "features" / _fingerprint(network, image_processor.to_dict(), dtype)
         self._storing = True
         self._digests: dict[str, str] = {}
         self._shards: dict[str, Any] = {}  # the open shard that holds an image, by the image's digest
@@ -112,7 +117,7 @@ class KeptFeatures:
             with errors_name_image(image):
                 pixels.append(self.image_processor([open_image(image)], return_tensors="pt")["pixel_values"])
         device = next(self.network.parameters()).device
-        return self.network(torch.cat(pixels).to(device)).half().cpu()
+        return self.network(torch.cat(pixels).to(device)).to(self.dtype).cpu().contiguous()
 
     def _open_shards(self, digests: Iterable[str]) -> None:
         """Opens shards that hold wanted images; a damaged one is deleted, so that its images are computed again."""
@@ -165,10 +170,10 @@ class KeptFeatures:
         return own + sum(sets.values()) + size <= self.max_bytes
 
 
-def _fingerprint(network: nn.Module, preprocessing: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(preprocessing, sort_keys=True, default=str).encode())
+def _fingerprint(network: nn.Module, preprocessing: dict[str, Any], dtype: torch.dtype) -> str:
+    digest = hashlib.sha256(json.dumps([preprocessing, str(dtype)], sort_keys=True, default=str).encode())
     digest.update(_code_that_opens_images())
-    digest.update(inspect.getsource(type(network)).encode())
+    digest.update(inspect.getsource(sys.modules[type(network).__module__]).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())  # numpy has no bf16

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -188,6 +187,12 @@ def _peak_memory() -> int:
     """In bytes: of the GPU where there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        import psutil  # which comes with accelerate
+
+        return psutil.Process().memory_info().peak_wset
+    import resource  # which Windows lacks
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

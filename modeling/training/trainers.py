@@ -59,7 +59,11 @@ def grouped_by_image(args: AnyTrainingArguments, rows: datasets.Dataset) -> Imag
 
 
 def keep_features(
-    network: nn.Module, image_processor: Any, args: AnyTrainingArguments, dataset: datasets.DatasetDict
+    network: nn.Module,
+    image_processor: Any,
+    args: AnyTrainingArguments,
+    dataset: datasets.DatasetDict,
+    dtype: torch.dtype = torch.float16,
 ) -> KeptFeatures | None:
     """The features of all images of a data set by a frozen network; None where `feature_cache_gb` is 0.
 
@@ -68,10 +72,11 @@ def keep_features(
 
     Args:
         network: no part of the model, which the Trainer moves to the device.
+        dtype: precision in which they are kept.
     """
     if args.feature_cache_gb <= 0:
         return None
-    features = KeptFeatures(network.to(args.device), image_processor, args.feature_cache_gb)
+    features = KeptFeatures(network.to(args.device), image_processor, args.feature_cache_gb, dtype)
     with args.main_process_first(desc="computing image features"):
         features.fill(image for split in dataset.values() for image in counts_of(split, "image"))
     network.to("cpu")

@@ -66,8 +66,6 @@ class ViltPredictor(FamilyPredictor):
             share_images=self.has_image_network,
             features=encoded if self.has_image_network else None,
             images=None if self.has_image_network else encoded,
+            features_name="image_patches",
         )
-        batch = self.to_device(collator.prompts(rows))
-        if self.has_image_network:
-            batch["image_patches"] = batch.pop("image_embeds")
-        return batch
+        return self.to_device(collator.prompts(rows))

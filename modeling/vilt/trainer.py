@@ -11,6 +11,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, ViltProcessor
 
 from metrics.vqa import classification_metrics
+from modeling.parts.efficientnet import WholeEfficientNet
 from modeling.parts.kept_states import kept_states
 from modeling.parts.vocabulary import labels_of
 from modeling.training.arguments import ViltTrainingArguments
@@ -69,16 +70,19 @@ def build_trainer(
     """A Trainer whose evaluation keeps the chosen answers and not the logits.
 
     Where the model has frozen networks, batches bring their kept features instead of pixels and their kept states
-    beside the questions.
+    beside the questions. An image network that is frozen as a whole runs once an image.
     """
     config = model.config
     training = dataset
     if args.box_questions and args.do_train:
         training = datasets.DatasetDict({**dataset, "train": add_box_questions(dataset["train"])})
-    if args.vision_learning_rate == 0 and hasattr(model, "vision_top"):
+    features, features_name, states = None, "image_embeds", None
+    if hasattr(model, "vision") and args.vision_learning_rate == 0:
         model.vision_top.requires_grad_(False)
-    features = states = None
-    if hasattr(model, "vision"):
+        network = WholeEfficientNet(copy.deepcopy(model.vision), copy.deepcopy(model.vision_top))
+        features = keep_features(network, processor.image_processor, args, dataset, torch.float32)
+        features_name = "image_patches"
+    elif hasattr(model, "vision"):
         features = keep_features(copy.deepcopy(model.vision), processor.image_processor, args, dataset)
     if hasattr(model, "text_encoder"):
         encoder = copy.deepcopy(model.text_encoder).to(args.device)
@@ -93,6 +97,7 @@ def build_trainer(
         share_images=hasattr(model, "vision") and args.n_gpu <= 1,  # torch's DataParallel would cut them apart
         features=features,
         states=states,
+        features_name=features_name,
     )
     return ViltTrainer(
         model,

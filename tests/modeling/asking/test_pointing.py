@@ -51,7 +51,6 @@ def pointings(tmp_path_factory) -> list[Pointing]:
     model, processor = build_model(args, dataset)
     del model.encoder.layer[1:]  # one layer learns in a minute where to look, three take ten
     trainer = build_trainer(args, model, processor, dataset)
-    keep_image_tokens(trainer, dataset["train"]["image"])
     trainer.train()
     predictor = Predictor(ViltPredictor(model, processor, torch.device("cpu"), torch.float32))
     rows = [*dataset["validation"], *dataset["test"]]
@@ -61,23 +60,6 @@ def pointings(tmp_path_factory) -> list[Pointing]:
         for row, answer in zip(rows, answers, strict=True)
         if answer.answer == row["answer"]
     ]
-
-
-@torch.no_grad()
-def keep_image_tokens(trainer: Any, images: list[str]) -> None:
-    """Computes the tokens of each image once, as its network is frozen whole."""
-    model, collate = trainer.model.eval(), trainer.data_collator
-    features = collate.images.features
-    collate.images.features = {
-        image: model.patches(image_embeds=features[image][None])[0] for image in dict.fromkeys(images)
-    }
-
-    def with_image_tokens(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = collate(rows)
-        batch["image_patches"] = batch.pop("image_embeds")
-        return batch
-
-    trainer.data_collator = with_image_tokens
 
 
 def figures_of(pointings: list[Pointing]) -> dict[str, Any]:

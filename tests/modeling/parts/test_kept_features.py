@@ -125,7 +125,7 @@ def other_source(monkeypatch):
 OPENING = ("images", "dicom", "dicom_grey", "dicom_header", "tiff", "pixels", "file_kinds", "image_source")
 
 
-@pytest.mark.parametrize("module", [*(f"processing.{name}" for name in OPENING), "Counting"])
+@pytest.mark.parametrize("module", [*(f"processing.{name}" for name in OPENING), "tests.modeling.parts.counting"])
 def test_another_version_of_the_code_has_features_of_its_own(images, other_source, module):
     keep().fill(images)
     other_source(module)
