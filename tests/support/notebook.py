@@ -17,12 +17,14 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
+from processing.storage import cache_dir
 from tests.support.app_server import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "medical_vqa.ipynb"
 SETTING = "MEDICAL_VQA_"  # what the names of its settings begin with in the environment
 SECONDS = 3600  # for a cell, on a busy machine
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+LONGEST = 60  # lines of what is kept of a cell
 PROGRESS_BAR = re.compile(r".*\d+%\|.*\|.*\n?")
 
 
@@ -82,12 +84,19 @@ def keep_outputs(cells: Mapping[str, Any]) -> None:
         if cell.cell_type != "code":
             continue
         cell.metadata = {}
-        text = printed(cell)
+        text = _shortened(printed(cell).replace(str(cache_dir()), "~/.cache/medical-vqa"))
         shown = [output for output in cell.outputs if output.output_type != "stream"]
         for output in shown:
             output.metadata = {}
         stream = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text.strip() else []
         cell.outputs = stream + shown
+
+
+def _shortened(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    if len(lines) <= LONGEST:
+        return text
+    return "".join([*lines[: LONGEST // 2], "...\n", *lines[-LONGEST // 2 :]])
 
 
 def main() -> None:
