@@ -7,7 +7,6 @@ paired bootstrap over images: each sample has the same images for both runs. Bes
 runs answers right stands the p-value of a permutation test over images, as the questions of one are not independent.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,13 @@ import numpy as np
 
 from metrics.intervals import LEVEL, interval_of_mean, resampled_means
 from metrics.vqa import all_scores
+from processing.command_line import CommandParser
 from processing.errors import UserError, run_command
 
+PROG = "python -m metrics.compare"
+EXAMPLES = """example:
+  {prog} out/seed-42 out/seed-43 --split test
+"""
 SAMPLES = 10_000
 FIGURES = ("exact_match", "f1")  # the first two of `metrics.vqa.AnswerScores`
 
@@ -127,19 +131,26 @@ def _question_key(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(row.get(name)) for name in ("id", "image_id", "question", "answer", "answers"))
 
 
-def main(argv: list[str]) -> None:
+def make_parser(prog: str = PROG) -> CommandParser:
+    """The parser of the command line; `prog` is what its help calls the program."""
+    parser = CommandParser(
+        prog,
+        description="Finds out whether run B is better than run A on the same questions, or whether it is chance.",
+        epilog=EXAMPLES.format(prog=prog),
+    )
+    parser.add_argument("run_a", type=Path, help="folder of a run")
+    parser.add_argument("run_b", type=Path, help="folder of another run on the same questions")
+    parser.add_argument("--split", default="validation", help="predictions to compare: validation or test")
+    return parser
+
+
+def main(argv: list[str], prog: str = PROG) -> None:
     """The command line.
 
     Raises:
         UserError: a run has no predictions, or the runs answer different questions.
     """
-    parser = argparse.ArgumentParser(
-        "python -m metrics.compare", description="Tells whether run B is better than run A."
-    )
-    parser.add_argument("run_a", type=Path, help="--output_dir of a run")
-    parser.add_argument("run_b", type=Path, help="--output_dir of another run on the same questions")
-    parser.add_argument("--split", default="validation", help="validation or test")
-    options = parser.parse_args(argv)
+    options = make_parser(prog).parse(argv)
     a, b = (read_predictions(run, options.split) for run in (options.run_a, options.run_b))
     if [_question_key(row) for row in a] != [_question_key(row) for row in b]:
         runs = f"{options.run_a} and {options.run_b}"

@@ -8,11 +8,13 @@ NAMES = ("language", "column_names", "image_folder", "dataset_config", "dataset_
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `NAMES`."""
-    parser.add_argument("--language", default="en", choices=("en", "zh", "all"), help="of the data set's rows")
-    parser.add_argument("--dataset_config", help="configuration of a Hub data set")
-    parser.add_argument("--dataset_revision", help="branch, tag or commit of a Hub data set")
-    parser.add_argument("--column_names", nargs="+", default=[], help="field=column pairs of the data set's table")
-    parser.add_argument("--image_folder", help="of the data set's table")
+    parser.add_argument("--language", default="en", choices=("en", "zh", "all"), help="language of the rows to use")
+    parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a Hub data set")
+    parser.add_argument("--dataset_revision", metavar="NAME", help="branch, tag or commit of a Hub data set")
+    parser.add_argument(
+        "--column_names", nargs="+", default=[], metavar="FIELD=COLUMN", help="other names of a table's columns"
+    )
+    parser.add_argument("--image_folder", metavar="FOLDER", help="folder of a table's images")
 
 
 def data_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,13 +3,17 @@
 python -m metrics.spread RUN RUN [RUN ...]
 """
 
-import argparse
 import json
 import statistics
 from pathlib import Path
 
+from processing.command_line import CommandParser
 from processing.errors import UserError, run_command
 
+PROG = "python -m metrics.spread"
+EXAMPLES = """example:
+  {prog} output/train/seed-42 output/train/seed-43 output/train/seed-44
+"""
 FIGURES = ("exact_match", "f1")
 
 
@@ -28,17 +32,24 @@ def spread(runs: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
     return {name: (statistics.mean(values), statistics.stdev(values)) for name, values in columns.items()}
 
 
-def main(argv: list[str]) -> None:
+def make_parser(prog: str = PROG) -> CommandParser:
+    """The parser of the command line; `prog` is what its help calls the program."""
+    parser = CommandParser(
+        prog,
+        description="Prints mean and standard deviation of the figures of runs that differ only in their seed.",
+        epilog=EXAMPLES.format(prog=prog),
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run; give two or more")
+    return parser
+
+
+def main(argv: list[str], prog: str = PROG) -> None:
     """The command line.
 
     Raises:
         UserError: a folder has no figures, or there is only one run.
     """
-    parser = argparse.ArgumentParser(
-        "python -m metrics.spread", description="Prints mean and standard deviation over runs."
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="--output_dir of a run")
-    folders = parser.parse_args(argv).runs
+    folders = make_parser(prog).parse(argv).runs
     if len(folders) < 2:
         raise UserError(f"{folders[0]}: one run has no spread; give two or more.")
     runs = []

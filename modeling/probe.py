@@ -5,7 +5,6 @@
 `modeling.asking.probe` says what is changed, and what should follow from it.
 """
 
-import argparse
 import functools
 import json
 from pathlib import Path
@@ -16,9 +15,16 @@ from metrics.report import markdown_table
 from modeling.asking.consistency import contradiction_figures, paraphrase_figures
 from modeling.asking.predictor import Predictor
 from modeling.asking.probe import ask, probe
+from processing.command_line import CommandParser
 from processing.data import load_vqa_dataset
 from processing.errors import UserError, run_command
 from processing.storage import write_atomically, write_jsonl
+
+PROG = "python -m modeling.probe"
+EXAMPLES = """example:
+  {prog} out --dataset path/to/SLAKE --split test
+      writes probe/probe.md, probe.json, and unchanged.jsonl with the answers that a changed image left as they were
+"""
 
 
 def as_text(figures: dict[str, Any], title: str) -> str:
@@ -68,22 +74,30 @@ def _contradictions_table(contradictions: list[dict[str, Any]]) -> str:
     return markdown_table(["asked of each image", "images", "contradictory", "no yes at all"], lines)
 
 
-def main(argv: list[str]) -> None:
+def make_parser(prog: str = PROG) -> CommandParser:
+    """The parser of the command line; `prog` is what its help calls the program."""
+    parser = CommandParser(
+        prog,
+        description="Finds out whether a model looks at the image: asks the same questions about changed images,\n"
+        "in other words, and questions whose answers exclude each other.",
+        epilog=EXAMPLES.format(prog=prog),
+    )
+    parser.add_argument("model", help="folder or Hub id (user/name) of a trained model")
+    parser.add_argument("--dataset", required=True, metavar="DATA", help="folder, table or Hub id; phantom generates")
+    parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a Hub data set")
+    parser.add_argument("--dataset_revision", metavar="NAME", help="branch, tag or commit of a Hub data set")
+    parser.add_argument("--split", default="validation", help="rows to ask about: train, validation or test")
+    parser.add_argument("--output", type=Path, default=Path("probe"), metavar="FOLDER", help="where the figures go")
+    return parser
+
+
+def main(argv: list[str], prog: str = PROG) -> None:
     """The command line.
 
     Raises:
         UserError: the model or the data can't be loaded, or the split has no rows.
     """
-    parser = argparse.ArgumentParser("python -m modeling.probe", description="Does a model look at the image?")
-    parser.add_argument("model", help="folder or Hub id")
-    parser.add_argument("--dataset", required=True, help="as for train.py")
-    parser.add_argument("--dataset_config", help="as for train.py")
-    parser.add_argument("--dataset_revision", help="as for train.py")
-    parser.add_argument("--split", default="validation", help="validation or test")
-    parser.add_argument(
-        "--output", type=Path, default=Path("probe"), help="folder for probe.md, probe.json, unchanged.jsonl"
-    )
-    options = parser.parse_args(argv)
+    options = make_parser(prog).parse(argv)
     dataset = load_vqa_dataset(
         options.dataset, dataset_config=options.dataset_config, dataset_revision=options.dataset_revision
     )

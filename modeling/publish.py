@@ -5,7 +5,6 @@
 Exit status 1: something must be mended before the push; 3: the push failed, and the folder is as it was.
 """
 
-import argparse
 import logging
 import shlex
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from modeling.hub.client import PUSH_ERRORS, Destination, PublishError, check_ac
 from modeling.hub.retries import reason
 from modeling.training.arguments import AnyTrainingArguments
 from modeling.training.record import RECIPE_FILE, RECORD_FILE, base_model_of, model_folder, read_record
+from processing.command_line import CommandParser
 from processing.errors import UserError, run_command
 from processing.storage import write_atomically
 
@@ -57,6 +57,13 @@ RUN_FILES = (
     "report/risk_*.png",
 )
 PREDICTION_FILES = ("predictions_*.jsonl",)
+PROG = "python -m modeling.publish"
+EXAMPLES = """Log in first with `hf auth login`, or set HF_TOKEN to a token that may write.
+
+examples:
+  {prog} out --repo_id user/name --private
+  {prog} out --repo_id user/name --create_pr
+"""
 MESSAGE = "Upload a model trained with Medical-VQA"
 
 
@@ -157,16 +164,25 @@ def _command(folder: Path, destination: Destination, predictions: bool) -> str:
     return f"{command} --predictions" if predictions else command
 
 
-def main(argv: list[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m modeling.publish", description="Publishes a trained model.")
-    parser.add_argument("output_dir", help="the --output_dir of a training run that ended")
-    parser.add_argument("--repo_id", required=True, help="user/name on the Hub; made where there is none")
-    parser.add_argument("--private", action="store_true", help="a new repo is private")
+def make_parser(prog: str = PROG) -> CommandParser:
+    """The parser of the command line; `prog` is what its help calls the program."""
+    parser = CommandParser(
+        prog,
+        description="Puts a trained model on the Hugging Face Hub, with its card and figures, without images.",
+        epilog=EXAMPLES.format(prog=prog),
+    )
+    parser.add_argument("output_dir", help="folder of a finished training run")
+    parser.add_argument("--repo_id", required=True, metavar="USER/NAME", help="repo on the Hub, made if it is new")
+    parser.add_argument("--private", action="store_true", help="make a new repo private")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of a commit")
-    parser.add_argument("--revision", help="branch to commit to, made where there is none")
-    parser.add_argument("--predictions", action="store_true", help="also questions, answers and predictions")
-    options = parser.parse_args(argv)
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, made if it is new")
+    parser.add_argument("--predictions", action="store_true", help="also push questions, answers and predictions")
+    return parser
+
+
+def main(argv: list[str], prog: str = PROG) -> None:
+    """The command line."""
+    options = make_parser(prog).parse(argv)
     destination = Destination(options.repo_id, options.private, options.create_pr, options.revision)
     base_license = preflight(destination, read_record(options.output_dir)["base_model"])
     publish(options.output_dir, destination, base_license, options.predictions)

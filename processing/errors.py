@@ -4,6 +4,7 @@ import errno
 import logging
 import lzma
 import re
+import signal
 import sys
 import zipfile
 import zlib
@@ -70,7 +71,9 @@ class _MaskingFormatter(logging.Formatter):
 
 
 def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO) -> None:
-    """Runs a command line. A `UserError` ends it with its message and exit status, not with a traceback.
+    """Runs a command line. Neither a `UserError` nor Ctrl-C ends it with a traceback.
+
+    The exit status is that of the `UserError`, and 130 after Ctrl-C.
 
     Tokens are masked in log lines and messages. Of libraries that log each request only warnings are shown.
     """
@@ -84,6 +87,9 @@ def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO
     except UserError as error:
         print(mask_tokens(f"error: {_without_traceback(str(error))}"), file=sys.stderr)
         sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise

@@ -49,8 +49,10 @@ STYLE = """
 .st-key-strip [data-testid="stElementContainer"]:first-child { min-height: 96px; }
 .st-key-strip img { height: 96px; object-fit: contain; }
 .block-container { padding-top: 2.5rem; padding-bottom: 1rem; max-width: 76rem; }
+/* the line at the bottom stands under the page, not at the edge of the window, and wastes no room below itself */
+[data-testid="stBottomBlockContainer"] { padding: 0.75rem 5rem; max-width: 76rem; margin: 0 auto; }
 @media (max-width: 640px) {
-  .block-container { padding-left: 1rem; padding-right: 1rem; }
+  .block-container, [data-testid="stBottomBlockContainer"] { padding-left: 1rem; padding-right: 1rem; }
   h1 { font-size: 1.75rem !important; }
   .disclaimer { font-size: 0.75rem; }
 }

@@ -7,7 +7,6 @@ answer, the app, and requirements pinned as in constraints.txt, for docker with 
 must be mended before the push; 3: the push failed, and the Space has nothing of it.
 """
 
-import argparse
 import json
 import logging
 import re
@@ -30,6 +29,7 @@ from modeling.hub.client import (
     unreachable,
 )
 from modeling.hub.retries import reason, with_retries
+from processing.command_line import CommandParser
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES
 from spaces_app.content import BURNT_IN, KEPT, PRIVACY
@@ -53,7 +53,7 @@ APPS = {  # the files of spaces_app that only one of the apps needs
     },
     "gradio": {"gradio_app.py", "gradio_routes.py"},
 }
-NOT_PUBLISHED = {"publish.py", "lock.py", "requirements.py"}  # of spaces_app
+NOT_PUBLISHED = {"command_line.py", "publish.py", "lock.py", "requirements.py"}  # of spaces_app
 PYTHON = "3.12"  # of a Gradio Space; ZeroGPU offers few versions
 CONFIG = "spaces_app/.streamlit/config.toml"
 OURS = (*(f"{package}/*" for package in PACKAGES), "app.py", "Dockerfile", "constraints.txt", "requirements.txt")
@@ -225,14 +225,14 @@ def _command(destination: Destination, model: Model) -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m spaces_app.publish", description="Publishes an app as a Space.")
+    parser = CommandParser("python -m spaces_app.publish", description="Publishes an app as a Space.")
     parser.add_argument("--space", required=True, help="user/name of the Space; made where there is none")
     parser.add_argument("--model", required=True, help="user/name of the model on the Hub that it asks")
     parser.add_argument(
         "--sdk", choices=list(APPS), default="docker", help="docker: Streamlit (default); gradio: Gradio"
     )
     parser.add_argument("--private", action="store_true", help="a new Space is private")
-    options = parser.parse_args(argv)
+    options = parser.parse(argv)
     destination = Destination(options.space, options.private, space_sdk=options.sdk)
     publish(destination, preflight(destination, options.model))
 

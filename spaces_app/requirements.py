@@ -9,7 +9,7 @@ from processing.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORMS = {"docker": "streamlit", "gradio": "gradio"}
-ONLY_TRAINING = {"evaluate", "tensorboard"}  # of what setup.cfg requires
+ONLY_TRAINING = {"evaluate", "shtab", "tensorboard"}  # of what setup.cfg requires
 LOCK = Path(__file__).with_name("requirements.lock")  # for docker, written by spaces_app.lock
 STARTER = "# Only for the BLIP-2 starter:"  # in the lock
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # for docker; ZeroGPU wants the CUDA one

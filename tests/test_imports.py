@@ -26,6 +26,7 @@ ROOMS = {  # what each room may import beside itself
     "modeling.hub": ("modeling.training", "modeling.parts", "metrics", "processing"),
     "modeling.predictor": ("modeling.asking", "processing"),
     "modeling.probe": ("modeling.asking", "modeling.predictor", "metrics", "processing"),
+    "modeling.evaluate": ("modeling.training", "modeling.parts", "processing"),
     "modeling.publish": ("modeling.hub", "modeling.training", "processing"),
     "spaces_app": (
         "modeling.predictor",
@@ -37,6 +38,7 @@ ROOMS = {  # what each room may import beside itself
         "processing",
     ),
     "train": ("modeling", "metrics", "processing"),
+    "medical_vqa": ("processing",),  # it imports the module of a command when that is called
     "benchmarks": ("train", "modeling", "metrics", "processing", "tests.support"),
 }
 TYPING_EXCEPTIONS = {("modeling.training.evaluation", "modeling.families")}  # a family is its argument
@@ -48,7 +50,11 @@ def module_name(file: Path) -> str:
 
 
 FOLDERS = ("processing", "metrics", "modeling", "spaces_app", "benchmarks", "tests")
-FILES = [ROOT / "train.py", *(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py")))]
+FILES = [
+    ROOT / "medical_vqa.py",
+    ROOT / "train.py",
+    *(file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))),
+]
 MODULES = {module_name(file): file for file in FILES}
 
 
@@ -71,7 +77,7 @@ def imports_of(module: str) -> tuple[set[str], set[str]]:
             whole_names = {f"{source}.{alias.name}" for alias in node.names}
             names = {name if name in MODULES else source for name in whole_names}
         (typing if id(node) in typing_nodes else run).update(
-            name for name in names if name.partition(".")[0] in ("train", *FOLDERS)
+            name for name in names if name.partition(".")[0] in ("medical_vqa", "train", *FOLDERS)
         )
     return run, typing
 

@@ -119,7 +119,7 @@ def test_nothing_is_published_before_the_setting_asks_for_it(run, hub):
 
 
 def test_app_starts_when_the_setting_asks_for_it(run):
-    assert printed(run.cells["app"]) == "MODEL_ID=output/notebook python -m spaces_app.gradio_app\n"
+    assert printed(run.cells["app"]) == "medical-vqa app output/notebook\n"
     port = free_port()
     text = run.again("app", f"START_APP, os.environ['GRADIO_SERVER_PORT'] = 'here', '{port}'")
     assert "The app is running." in text

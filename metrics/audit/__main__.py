@@ -4,7 +4,6 @@ python -m metrics.audit "$SLAKE_DIR"
 python -m metrics.audit rows.csv --predictions out/predictions_test.jsonl --fail_on leaks,contradictions
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,19 @@ from typing import Any
 from metrics.audit.report import FAILURES, count_failures, make_report
 from metrics.data_options import add_data_options, data_options
 from metrics.intervals import interval_text
+from processing.command_line import CommandParser
 from processing.errors import DISK_FULL, UserError, run_command
 from processing.storage import write_atomically
+
+PROG = "python -m metrics.audit"
+EXAMPLES = """examples:
+  {prog} path/to/SLAKE
+      writes audit/audit.html and audit/audit.json
+  {prog} rows.csv --fail_on leaks,contradictions
+      ends with status 3 where the data have one of these faults
+  {prog} rows.csv --predictions out/predictions_test.jsonl --split test
+      also says what the figures of these predictions are worth
+"""
 
 
 class AuditFailed(UserError):
@@ -23,14 +33,14 @@ class AuditFailed(UserError):
     exit_status = 3
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], prog: str = PROG) -> None:
     """The command line.
 
     Raises:
         UserError: the data set or the predictions can't be used.
         AuditFailed: something was found that `--fail_on` names; the report is written all the same.
     """
-    options = _parser().parse_args(argv)
+    options = make_parser(prog).parse(argv)
     from metrics.audit.charts import make_charts
     from metrics.audit.page import make_page
     from processing.data import checked_rows  # brings torch
@@ -67,24 +77,30 @@ def main(argv: list[str]) -> None:
         raise AuditFailed(f"--fail_on {','.join(fail_on)}: found {' and '.join(found)}; see {folder / 'audit.html'}.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m metrics.audit", description="Tells what is wrong with a data set and what figures on it are worth."
+def make_parser(prog: str = PROG) -> CommandParser:
+    """The parser of the command line; `prog` is what its help calls the program."""
+    parser = CommandParser(
+        prog,
+        description="Finds out what is wrong with a data set, and what figures on it are worth.",
+        epilog=EXAMPLES.format(prog=prog),
     )
-    parser.add_argument("data", help="any data set that train.py takes: a folder, a table, a Hub id, phantom")
-    parser.add_argument("--predictions", type=Path, help="a file that python -m metrics.protocols reads")
-    parser.add_argument("--split", choices=("train", "validation", "test"), help="that the predictions are for")
-    parser.add_argument("--output_dir", type=Path, default=Path("audit"), help="folder for audit.html and audit.json")
+    parser.add_argument("data", help="folder, table or Hub id of a data set; phantom generates one")
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="a model's answers to these questions")
+    parser.add_argument("--split", choices=("train", "validation", "test"), help="which rows they answer")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("audit"), metavar="FOLDER", help="where the page and the figures go"
+    )
     parser.add_argument(
         "--fail_on",
         action="append",
         default=[],
-        help=f"end with status 3 where it is found; of {', '.join(FAILURES)}, several by commas",
+        metavar="FAULTS",
+        help=f"end with status 3 if there are any; choose of {', '.join(FAILURES)}, with commas between them",
     )
-    parser.add_argument("--no_images", action="store_true", help="show no image of the data, for a page to publish")
+    parser.add_argument("--no_images", action="store_true", help="leave images out of the page, to publish it")
     add_data_options(parser)
-    parser.add_argument("--allow_no_answer", action="store_true", help="rows with an empty answer can be used")
-    parser.add_argument("--split_seed", type=int, default=0, help="of the split of a data set that has none")
+    parser.add_argument("--allow_no_answer", action="store_true", help="an empty answer is no fault")
+    parser.add_argument("--split_seed", type=int, default=0, metavar="N", help="seed of the splits, if there are none")
     return parser
 
 

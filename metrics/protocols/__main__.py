@@ -15,19 +15,26 @@ from metrics.intervals import LEVEL, MIN_IMAGES
 from metrics.protocols.figures import NO_NEIGHBOUR, Answered, Figure, has_images, make_figures
 from metrics.protocols.formats import Predictions, read_predictions
 from metrics.protocols.joining import Joined, first_ids, join
+from processing.command_line import CommandParser
 from processing.errors import UserError, run_command
 from processing.storage import write_atomically
 
+PROG = "python -m metrics.protocols"
+EXAMPLES = """examples:
+  {prog} out/predictions_test.jsonl
+  {prog} answers.csv --dataset path/to/SLAKE --split test --json figures.json
+      takes the right answers from the data set, and also writes the figures to a file
+"""
 YES_NO = ("yes", "no")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], prog: str = PROG) -> None:
     """The command line.
 
     Raises:
         UserError: the file can't be read or joined with the data set, or it has no gold answers.
     """
-    options = _parser().parse_args(argv)
+    options = make_parser(prog).parse(argv)
     predictions = read_predictions(options.predictions)
     joined = join(predictions, _load(options), options.split) if options.dataset else None
     rows = joined.rows if joined else predictions.rows
@@ -52,20 +59,19 @@ def main(argv: list[str]) -> None:
         write_atomically(options.json, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m metrics.protocols", description="Scores predictions as the field does, under named protocols."
+def make_parser(prog: str = PROG) -> CommandParser:
+    """The parser of the command line; `prog` is what its help calls the program."""
+    parser = CommandParser(
+        prog,
+        description="Scores a file of predictions in the ways that published papers do.",
+        epilog=EXAMPLES.format(prog=prog),
     )
-    parser.add_argument("predictions", type=Path, help="a JSON, JSON Lines or CSV file of any known format")
-    parser.add_argument("--dataset", help="for gold answers, answer types and images: any that train.py takes")
-    parser.add_argument("--split", default="test", help="of the data set: train, validation or test")
+    parser.add_argument("predictions", type=Path, help="JSON, JSON Lines or CSV file with a model's answers")
+    parser.add_argument("--dataset", metavar="DATA", help="folder, table or Hub id with the right answers")
+    parser.add_argument("--split", default="test", help="rows of it: train, validation or test")
     add_data_options(parser)
-    parser.add_argument(
-        "--closed_is_yes_no",
-        action="store_true",
-        help="take the questions whose gold answer is yes or no for the closed ones, whatever their answer type",
-    )
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--closed_is_yes_no", action="store_true", help="closed questions are those with yes or no")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     return parser
 
 

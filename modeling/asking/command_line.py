@@ -1,6 +1,5 @@
-"""The command line of `python -m modeling.predictor`."""
+"""The command line of `python -m modeling.predictor` and `medical-vqa ask`."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,6 +10,15 @@ import transformers
 from modeling.asking.loading import DTYPES
 from modeling.asking.predictor import Answer, Predictor
 from modeling.asking.tables import answer_table
+from processing.command_line import CommandParser
+
+PROG = "python -m modeling.predictor"
+EXAMPLES = """examples:
+  {prog} out --image x.png --question "Is this a CT scan?"
+  {prog} user/name --image x.dcm --question "Which organ is shown?" --choices liver heart lung
+  {prog} out --csv questions.csv --out answers.csv
+      the table has the columns image (path from the table) and question
+"""
 
 
 def print_answer(answer: Answer) -> None:
@@ -21,35 +29,33 @@ def print_answer(answer: Answer) -> None:
         print(f"  {other.answer or '(no answer)'}  ({100 * other.confidence:.0f} %)")
 
 
-def main(argv: Sequence[str]) -> None:
+def make_parser(prog: str = PROG) -> CommandParser:
+    """The parser of the command line; `prog` is what its help calls the program."""
+    parser = CommandParser(
+        prog, description="Asks a trained model about medical images.", epilog=EXAMPLES.format(prog=prog)
+    )
+    parser.add_argument("model", help="folder or Hub id (user/name) of a trained model")
+    parser.add_argument("--image", metavar="FILE", help="PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM")
+    parser.add_argument("--question", action="append", default=[], metavar="TEXT", help="may be given several times")
+    parser.add_argument("--choices", nargs="+", metavar="TEXT", help="answer with one of these")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument("--top_k", type=int, default=5, metavar="N", help="answers to print for a question")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="table of many questions")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the table with its answers goes")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a Hub id")
+    parser.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1; the GPU is used if there is one")
+    parser.add_argument("--dtype", choices=DTYPES, help="precision; the device decides unless you do")
+    return parser
+
+
+def main(argv: Sequence[str], prog: str = PROG) -> None:
     """The command line; `--help` explains it.
 
     Raises:
         UserError: what was asked can't be done.
     """
-    parser = argparse.ArgumentParser("python -m modeling.predictor", description="Ask a trained model about images.")
-    parser.add_argument("model", help="Folder, or Hub id (user/name), of a ViLT, a starter or a BLIP-2.")
-    parser.add_argument("--image", help="PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM file to ask about.")
-    parser.add_argument("--question", action="append", default=[], help="May be given several times.")
-    parser.add_argument(
-        "--choices", nargs="+", metavar="OPTION", help="Two or more answers, one of which is given to each --question."
-    )
-    parser.add_argument("--json", action="store_true", help="Print a JSON list, an object for each question.")
-    parser.add_argument("--top_k", type=int, default=5, help="Answers to print for each --question. Default: 5.")
-    parser.add_argument(
-        "--csv",
-        type=Path,
-        help="Table of many questions, with the columns image (path from the table) and question; options, too.",
-    )
-    parser.add_argument("--out", type=Path, help="Where --csv goes with its answers.")
-    parser.add_argument("--revision", help="Branch, tag or commit of a Hub id. Default: main.")
-    parser.add_argument("--device", help="Such as cpu or cuda:1. Default: the GPU, where there is one.")
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        help="Precision. Default: float16 on a GPU, bfloat16 on a CPU that is fast at it, else float32.",
-    )
-    args = parser.parse_args(argv)
+    parser = make_parser(prog)
+    args = parser.parse(argv)
     about_image, about_table = (args.image, args.question), (args.csv, args.out)
     if not (all(about_image) and not any(about_table)) and not (all(about_table) and not any(about_image)):
         parser.error("give --image and --question, or --csv and --out")

@@ -5,10 +5,10 @@ import os
 import torch
 
 from modeling.families import FAMILIES, Family
-from modeling.parts.kinds import FAMILY_OF, read_kind
+from modeling.parts.kinds import find_family
 from modeling.parts.model_files import ADAPTER_CONFIG, ModelFiles, open_model
 from modeling.training.arguments import cpu_has_bf16
-from processing.errors import UserError, quoted
+from processing.errors import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -57,8 +57,4 @@ def find_model(name: str | os.PathLike[str], revision: str | None) -> tuple[Fami
     files = open_model(os.fspath(name), revision)
     if files.find(ADAPTER_CONFIG) is not None:
         files.adapter_weights()
-        return FAMILIES["blip2"], files
-    model_type, _ = read_kind(files)
-    if model_type not in FAMILY_OF:
-        raise UserError(f"{name}: a model of type {quoted(model_type)}; choose a ViLT, a starter or a BLIP-2.")
-    return FAMILIES[FAMILY_OF[model_type]], files
+    return FAMILIES[find_family(files)], files

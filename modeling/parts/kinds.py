@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from modeling.parts.model_files import ModelFiles
+from modeling.parts.model_files import ADAPTER_CONFIG, ModelFiles
 from processing.errors import UserError, quoted
 
 FAMILY_OF = {"vilt": "vilt", "vilt_starter": "vilt", "blip-2": "blip2", "blip2_starter": "blip2"}  # by `model_type`
@@ -24,6 +24,20 @@ def read_kind(files: ModelFiles) -> tuple[str, list[str]]:
     if not isinstance(model_type, str) or not isinstance(architectures, list):
         raise UserError(f"{files.name}: its config.json is damaged; save or download the model again.")
     return model_type, [str(name) for name in architectures]
+
+
+def find_family(files: ModelFiles) -> str:
+    """The family of a model to ask: `vilt` or `blip2`.
+
+    Raises:
+        UserError: it is of neither.
+    """
+    if files.find(ADAPTER_CONFIG) is not None:
+        return "blip2"
+    model_type, _ = read_kind(files)
+    if model_type not in FAMILY_OF:
+        raise UserError(f"{files.name}: a model of type {quoted(model_type)}; choose a ViLT, a starter or a BLIP-2.")
+    return FAMILY_OF[model_type]
 
 
 def check_kind(files: ModelFiles, family: str, architectures: Collection[str], suggestion: str) -> None:

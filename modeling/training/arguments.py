@@ -197,6 +197,13 @@ class ViltTrainingArguments(SharedTrainingArguments):
         },
     )
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
+    encoder_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Layers of the starter's encoder, which is drawn anew; by default 3. Two cost half the time and "
+            "do on easy images."
+        },
+    )
     box_questions: bool = field(
         default=False,
         metadata={"help": "Train also on questions in SLAKE's words that the boxes of training images answer."},

@@ -230,6 +230,11 @@ def check_starter(args: Any, is_starter: bool) -> None:
     Raises:
         UserError: an option that the model has no use for.
     """
+    if getattr(args, "encoder_layers", None) is not None and args.model_name_or_path != "starter":
+        raise UserError(
+            f"--encoder_layers: {args.model_name_or_path} has its layers already; leave the flag out, or start from "
+            "--model_name_or_path starter."
+        )
     if is_starter:
         for name in ("fp16_full_eval", "bf16_full_eval"):
             if getattr(args, name):

@@ -1,19 +1,19 @@
 """The command line and recipes: flags win over the recipe, the recipe over the defaults."""
 
-import difflib
+import argparse
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
 
 from modeling.training.arguments import TRAINING_ARGUMENTS, AnyTrainingArguments
 from modeling.training.data_arguments import DataArguments
-from modeling.training.ranges import option_text
+from modeling.training.ranges import FIXED, option_text
+from processing.command_line import CommandParser, did_you_mean, show_one_name
 from processing.errors import UserError
 
 # Flags of earlier versions of transformers, and names from elsewhere, with what takes their place.
@@ -63,13 +63,73 @@ REPLACED = {
 }
 
 
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        quoted = re.sub(r"(?<=: ')([^']{79})[^']+(?=')", r"\1…", message)
-        raise UserError(f"{quoted[0].upper()}{quoted[1:].rstrip('.')}; see --help.")
+PROG = "python train.py"
+METAVARS = {"int": "N", "float": "X", "string_to_bool": "True|False"}  # by the type of a flag; TEXT for all others
+DESCRIPTION = "Trains a model for questions about medical images, scores it, and saves it with its report in a folder."
+EXAMPLES = """A recipe is a YAML file of flags. What you give on the command line wins over it.
+
+examples:
+  {prog} --model_name_or_path starter --output_dir out
+      train the starter on generated images: no download, no GPU
+  {prog} recipes/vilt_starter_slake.yaml --dataset path/to/SLAKE --output_dir out
+      train it on SLAKE; the same command again resumes a run that was stopped
+  {prog} --model_type blip2 --help
+      list the flags of BLIP-2
+"""
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, AnyTrainingArguments]:
+class RunParser(CommandParser, HfArgumentParser):
+    """The flags of a run. Help and messages name each with underscores; hyphens work as well."""
+
+    def __init__(self, *args: Any, model_type: str = "vilt", **options: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **options)
+        self.model_type = model_type
+        for action in self._actions:
+            show_one_name(action)
+            if action.nargs == 0 and action.dest != "help":
+                action.help = argparse.SUPPRESS  # --no_do_train, which says the same as --do_train False
+            elif action.dest == "model_type":
+                action.metavar = f"{{{','.join(sorted(TRAINING_ARGUMENTS))}}}"
+            elif not action.choices:
+                action.metavar = METAVARS.get(getattr(action.type, "__name__", ""), "TEXT")
+
+    def instead_of(self, name: str) -> str:
+        return _instead(name, self.model_type, "--")
+
+
+def make_parser(model_type: str = "vilt", prog: str = PROG) -> RunParser:
+    """The parser of a run's flags, without the recipe before them.
+
+    Args:
+        model_type: the family whose flags it has.
+        prog: what the help calls the program.
+    """
+    parser = RunParser(
+        (DataArguments, TRAINING_ARGUMENTS[model_type]),
+        model_type=model_type,
+        prog=prog,
+        usage=f"{prog} [RECIPE.yaml] [--flag value ...]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES.format(prog=prog),
+    )
+    _group_flags(parser, TRAINING_ARGUMENTS[model_type])
+    return parser
+
+
+def _group_flags(parser: argparse.ArgumentParser, arguments: type) -> None:
+    """In the help, puts the flags of the data and those that this project defines before those of transformers."""
+    own = {name for cls in arguments.__mro__ if cls.__module__ == arguments.__module__ for name in cls.__annotations__}
+    titles = ("data", "training and evaluation", "more flags, those of transformers' TrainingArguments")
+    groups = [parser.add_argument_group(title) for title in titles]
+    data = {f.name for f in fields(DataArguments)}
+    for action in [action for action in parser._optionals._group_actions if action.dest != "help"]:
+        parser._optionals._group_actions.remove(action)
+        is_own = action.dest in own and action.dest not in FIXED
+        place = 0 if action.dest in data else 1 if is_own else 2
+        groups[place]._group_actions.append(action)
+
+
+def parse_arguments(argv: Sequence[str], prog: str = PROG) -> tuple[DataArguments, AnyTrainingArguments]:
     """Parses `[RECIPE.yaml] [--flag value ...]`; flags win over the recipe, the recipe over the defaults.
 
     Raises:
@@ -81,19 +141,15 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, AnyTrainingArgu
         recipe = _recipe_flags(Path(flags.pop(0)))
     flags = recipe + flags
 
-    chooser = _Parser((), add_help=False, allow_abbrev=False)
-    chooser.add_argument("--model_type", choices=sorted(TRAINING_ARGUMENTS), default="vilt")
-    chooser.add_argument("--eval_dataset")
+    chooser = CommandParser(add_help=False, allow_abbrev=False)
+    families = sorted(TRAINING_ARGUMENTS)
+    show_one_name(chooser.add_argument("--model_type", "--model-type", choices=families, default="vilt"))
+    chooser.add_argument("--eval_dataset", "--eval-dataset")
     chosen = chooser.parse_known_args(flags)[0]
-    model_type = chosen.model_type
     if chosen.eval_dataset is not None:
         flags.append("--do_predict=True")
-    parser = _Parser((DataArguments, TRAINING_ARGUMENTS[model_type]), allow_abbrev=False)
-    for unknown in parser.parse_known_args(flags)[1]:
-        name = unknown.split("=")[0]
-        if not name.startswith("-"):
-            raise UserError(f"Argument {option_text(unknown)} belongs to no flag; quote a value that holds spaces.")
-        raise UserError(f"Unknown argument {option_text(name)}{_instead(name.lstrip('-'), model_type, '--')}")
+    parser = make_parser(chosen.model_type, prog)
+    parser.parse(flags)
     try:
         return parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
     except UserError:
@@ -142,5 +198,4 @@ def _instead(name: str, model_type: str, prefix: str = "") -> str:
     for other in TRAINING_ARGUMENTS:
         if name in _field_names(other):
             return f": an option of --model_type {other} alone."
-    match = difflib.get_close_matches(name, sorted(_field_names(model_type)), n=1)
-    return f"; did you mean {prefix}{match[0]}?" if match else "; see python train.py --help."
+    return did_you_mean(name, _field_names(model_type), prefix)

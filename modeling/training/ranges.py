@@ -53,6 +53,7 @@ RANGES = {
     "max_steps": Range(1, LARGEST, mend=", or -1 for as many as --num_train_epochs takes"),
     "learning_rate": NOT_NEGATIVE,
     "vision_learning_rate": NOT_NEGATIVE,
+    "encoder_layers": Range(1, 12),
     "qformer_learning_rate": NOT_NEGATIVE,
     "alignment_epochs": NOT_NEGATIVE,
     "warmup_steps": Range(steps=True),

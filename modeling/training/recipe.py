@@ -31,6 +31,7 @@ RECIPE_FIELDS = frozenset(
         "model_type",
         "model_name_or_path",
         "model_revision",
+        "encoder_layers",
         "quantization",
         "lora_r",
         "lora_alpha",

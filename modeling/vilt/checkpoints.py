@@ -75,7 +75,7 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         UserError: the checkpoint can't be loaded or is no ViLT.
     """
     name = args.model_name_or_path
-    labels: dict[str, dict] = {}
+    labels: dict[str, Any] = {}
     if args.do_train:
         answers = build_vocabulary(counts_of(dataset["train"], "answer"))
         labels = {"label2id": {answer: i for i, answer in enumerate(answers)}, "id2label": dict(enumerate(answers))}
@@ -84,7 +84,8 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
             files = ModelFiles(name, starter_checkpoint())
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()  # else it reports every untrained weight as missing
-        model, processor = load_checkpoint(files, labels, new=".")
+        layers = {} if args.encoder_layers is None else {"num_hidden_layers": args.encoder_layers}
+        model, processor = load_checkpoint(files, labels | layers, new=".")
         transformers.logging.set_verbosity(verbosity)
     elif name.startswith("scratch:"):
         model, processor = untrained_model(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
@@ -106,13 +107,14 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
 
 
 def load_checkpoint(
-    files: ModelFiles, labels: dict[str, dict] | None = None, new: str = HEAD, read_pickled: bool = False
+    files: ModelFiles, labels: dict[str, Any] | None = None, new: str = HEAD, read_pickled: bool = False
 ) -> tuple[AnyVilt, ViltProcessor]:
     """Loads a model and its processor.
 
     Args:
         files: of the model.
-        labels: `label2id` and `id2label` of a head to train; without them the model keeps its own.
+        labels: `label2id` and `id2label` of a head to train, and what else of the config changes; without them the
+            model keeps its own.
         new: pattern of weights that a model to train may lack.
         read_pickled: as in `ModelFiles.weights`.
 

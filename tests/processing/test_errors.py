@@ -102,3 +102,13 @@ def test_an_error_in_a_worker_of_a_data_loader_is_one_sentence(capsys):
 )
 def test_an_error_is_described_in_one_short_line(error, expected):
     assert describe_error(error) == expected
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(capsys):
+    def stop(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(stop)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"

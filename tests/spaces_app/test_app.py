@@ -92,6 +92,15 @@ def test_the_page_is_there_before_the_model(browser, serve, runs):
     page.close()
 
 
+@pytest.mark.parametrize("width", [1600, 1280, 390])
+def test_the_disclaimer_stands_under_the_page(open_page, runs, width):
+    page = open_page(runs("vilt"), viewport={"width": width, "height": 800})
+    title = page.get_by_role("heading", name="Ask a medical image").bounding_box()
+    disclaimer = page.get_by_text(DISCLAIMER).bounding_box()
+    assert disclaimer["x"] == title["x"]
+    assert 0 < 800 - disclaimer["y"] - disclaimer["height"] < 20
+
+
 def test_a_question_about_an_uploaded_image_gets_the_model_s_answer(open_page, runs, image):
     expected = Predictor.from_pretrained(runs("vilt")).answer(str(image), QUESTION)
     page = open_page(runs("vilt"))

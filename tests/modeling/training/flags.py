@@ -184,6 +184,7 @@ REFUSED: dict[str, Refusal] = {
     "deepspeed": Refusal("'{}'", "--deepspeed needs the package of that name"),
     "do_train": Refusal("False --do_eval False", "--do_train, --do_eval and --do_predict are all False"),
     "resume_from_checkpoint": Refusal("nowhere", "--resume_from_checkpoint nowhere: there is no such folder"),
+    "encoder_layers": Refusal("2", "--encoder_layers: scratch:tiny has its layers already; leave the flag out"),
     "vision_learning_rate": Refusal("1e-4", "--vision_learning_rate: scratch:tiny has no image network of its own"),
     "sortish_sampler": Refusal("True", "--sortish_sampler must stay False: --questions_per_image orders"),
     "predict_with_generate": Refusal("False", "--predict_with_generate must stay True: evaluation scores"),

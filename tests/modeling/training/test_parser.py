@@ -56,10 +56,10 @@ def test_values_that_look_like_flags_or_are_null_survive(recipe, tmp_path):
 
 WRONG_RECIPES = {
     "unknown-key": ("learning_rat: 1", "unknown key 'learning_rat'; did you mean learning_rate?"),
-    "unknown-and-far": ("zzzzzz: 1", "unknown key 'zzzzzz'; see python train.py --help"),
+    "unknown-and-far": ("zzzzzz: 1", "unknown key 'zzzzzz'; see --help"),
     "no-yaml": ("a: [1,", "not valid YAML"),
     "no-mapping": ("- a", "expected `key: value` lines, got list"),
-    "wrong-type": ("num_train_epochs: many", "--num_train_epochs/--num-train-epochs: invalid float value: 'many'"),
+    "wrong-type": ("num_train_epochs: many", "--num_train_epochs: invalid float value: 'many'"),
     "wrong-choice": ("language: fr", "--language: invalid choice: 'fr'"),
     "wrong-family": ("model_type: bert", "--model_type: invalid choice: 'bert'"),
     "raw-columns": ("remove_unused_columns: true", "--remove_unused_columns must stay False"),
@@ -166,3 +166,10 @@ COUNTED = {"": "all", "True": "all", "False": "no", "non_padding": "non_padding"
 def test_tokens_to_count(given, counted, tmp_path):
     _, args = parse_arguments(["--include_num_input_tokens_seen", *given.split(), "--output_dir", str(tmp_path)])
     assert args.include_num_input_tokens_seen == counted
+
+
+def test_names_with_hyphens_choose_the_family_too(tmp_path):
+    flags = ["--model-type", "blip2", "--eval-dataset", "phantom", "--output-dir", str(tmp_path)]
+    _, args = parse_arguments(flags)
+    assert isinstance(args, Blip2TrainingArguments)
+    assert args.do_predict

@@ -10,9 +10,10 @@ from transformers.models.vilt.modeling_vilt import ViltLayer
 
 from modeling.vilt.checkpoints import build_model
 from modeling.vilt.family import build_trainer
-from modeling.vilt.starter import ViltStarterForQuestionAnswering, starter_checkpoint
+from modeling.vilt.starter import FirstTokenLayer, ViltStarterForQuestionAnswering, starter_checkpoint
+from processing.errors import UserError
 from processing.images import open_image
-from tests.modeling.vilt.arguments import starter_arguments
+from tests.modeling.vilt.arguments import arguments, starter_arguments
 
 
 def test_base_checkpoint_is_assembled_once_and_holds_the_pretrained_weights_only():
@@ -175,3 +176,19 @@ def test_saved_folder_loads_by_the_auto_classes_with_equal_answers(starter, coll
     model.eval()
     with torch.no_grad():
         torch.testing.assert_close(again(**inputs).logits, model(**batch).logits, atol=1e-3, rtol=1e-3)
+
+
+def test_encoder_has_as_many_layers_as_are_asked_for_and_keeps_them(dataset, tmp_path):
+    model, processor = build_model(starter_arguments(tmp_path, encoder_layers=2), dataset)
+    assert len(model.encoder.layer) == model.config.num_hidden_layers == 2
+    assert isinstance(model.encoder.layer[-1], FirstTokenLayer)
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    evaluated, _ = build_model(
+        arguments(tmp_path, model_name_or_path=str(tmp_path / "saved"), do_train=False), dataset
+    )
+    assert len(evaluated.encoder.layer) == 2
+    with pytest.raises(
+        UserError, match="saved has its layers already; leave the flag out, or start from --model_name"
+    ):
+        build_model(arguments(tmp_path, model_name_or_path=str(tmp_path / "saved"), encoder_layers=3), dataset)

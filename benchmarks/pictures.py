@@ -1,0 +1,154 @@
+"""Makes the pictures of README and documentation from the model of `make demo`, on generated images only.
+
+    python -m benchmarks.pictures output/demo [--only hero prefix app errors] [--folder docs]
+
+The cards and the drawing of the shared prefix are the same for the same model. The pages of the app and of the wrong
+answers are taken in a browser, which must be installed.
+"""
+
+import argparse
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.canvas import save_small
+from benchmarks.hero import choose_cards, draw_cards
+from benchmarks.options import load_splits
+from benchmarks.prefix_drawing import draw_shared_prefix
+from modeling.predictor import Predictor
+from processing.errors import UserError, run_command
+from tests.support.app_server import PATIENCE, ROOT, chromium, serve_app
+
+DATASET = "phantom:600"  # of recipes/vilt_starter_phantom.yaml
+EXAMPLE = "Head MRI"  # of the app
+QUESTIONS = ("What modality is used to take this image?", "What diseases are included in the picture?")
+DESKTOP = {"width": 1280, "height": 1200}
+PHONE = {"width": 390, "height": 844}
+BETWEEN, GREY = 36, "#c9d3d6"  # two screens of a phone in one picture
+SETTLE = 1_500  # ms, until nothing fades or moves
+
+
+def make_hero(model: Path, folder: Path) -> None:
+    """`demo.png`: questions, answers, confidence and heat maps."""
+    rows = list(load_splits(DATASET, "test")["test"])
+    save_small(draw_cards(choose_cards(Predictor.from_pretrained(model), rows)), folder / "demo.png")
+
+
+def make_prefix(model: Path, folder: Path) -> None:
+    """`shared_prefix.png`: how BLIP-2 reads several questions about an image; the same for every model."""
+    save_small(draw_shared_prefix(), folder / "shared_prefix.png")
+
+
+def make_app(model: Path, folder: Path) -> None:
+    """`app.png`, `app_dark.png` and `app_phone.png`: the Streamlit app with an answer and its heat map."""
+    with tempfile.TemporaryDirectory() as logs, serve_app(Path(logs) / "log", str(model.resolve())) as address:
+        for name, scheme in (("app", "light"), ("app_dark", "dark")):
+            with _page(address, viewport=DESKTOP, color_scheme=scheme) as page:
+                _ask_in_app(page)
+                save_small(_screenshot(page), folder / f"{name}.png")
+        with _page(address, viewport=PHONE, device_scale_factor=1.5, is_mobile=True, has_touch=True) as page:
+            _ask_in_app(page)
+            screens = []
+            for place in (page.get_by_text("Drawn images"), page.locator(".question").first):
+                place.evaluate("place => place.scrollIntoView({block: 'start'})")
+                page.wait_for_timeout(SETTLE)
+                screens.append(_screenshot(page))
+        save_small(_side_by_side(screens), folder / "app_phone.png")
+
+
+def make_errors(model: Path, folder: Path) -> None:
+    """`errors.jpg`: the page of wrong answers of the model's report."""
+    report = model / "report" / "errors.html"
+    if not report.is_file():
+        raise UserError(f"{report} is missing; train the model by `make demo`, which writes it.")
+    with _page(report.resolve().as_uri(), viewport={"width": 1100, "height": 820}) as page:
+        _screenshot(page).save(folder / "errors.jpg", quality=82, optimize=True)
+
+
+MAKERS: dict[str, Callable[[Path, Path], None]] = {
+    "hero": make_hero,
+    "prefix": make_prefix,
+    "app": make_app,
+    "errors": make_errors,
+}
+
+
+@contextmanager
+def _page(address: str, **options: Any) -> Iterator[Any]:
+    """A page in a browser.
+
+    Args:
+        options: of the browser context.
+
+    Raises:
+        UserError: there is no browser.
+    """
+    executable = chromium()
+    if executable is None:
+        raise UserError("There is no chromium to take pictures with; install it, on Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=executable) as browser:
+        context = browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.goto(address)
+        yield page
+
+
+def _ask_in_app(page: Any) -> None:
+    """Chooses an example, asks about it and shows the heat map."""
+    page.get_by_text("Ready: ").wait_for()
+    page.get_by_text("Examples", exact=True).click()
+    page.get_by_role("button", name=EXAMPLE, exact=True).click()
+    for question in QUESTIONS:
+        box = page.get_by_placeholder("Ask about the image")
+        box.fill(question)
+        box.press("Enter")
+        page.locator(".question", has_text=question).wait_for()
+        page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first.wait_for()
+    page.get_by_text("Show where the model looked").click()
+    page.get_by_alt_text("with a heat map").wait_for()
+    page.get_by_text("Download questions and answers").wait_for()
+    page.evaluate("document.activeElement.blur()")
+    page.mouse.move(0, 0)
+    page.get_by_role("heading", name="Ask a medical image").scroll_into_view_if_needed()
+    page.wait_for_timeout(SETTLE)
+    page.locator("[data-test-script-state=notRunning]").wait_for()
+    page.get_by_alt_text("with a heat map").wait_for()
+
+
+def _screenshot(page: Any) -> Image.Image:
+    return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+
+
+def _side_by_side(screens: list[Image.Image]) -> Image.Image:
+    """Screens of one size beside each other."""
+    width, height = screens[0].size
+    whole = Image.new("RGB", ((width + BETWEEN) * len(screens) + BETWEEN, height + 2 * BETWEEN), GREY)
+    for number, screen in enumerate(screens):
+        whole.paste(screen, (BETWEEN + number * (width + BETWEEN), BETWEEN))
+    return whole
+
+
+def main(argv: list[str]) -> None:
+    """Writes the pictures."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.pictures", description="Makes the pictures of README and documentation."
+    )
+    parser.add_argument("model", type=Path, help="folder of the model, as `make demo` leaves it in output/demo")
+    parser.add_argument("--only", nargs="+", choices=MAKERS, default=list(MAKERS), help="which ones; by default all")
+    parser.add_argument("--folder", type=Path, default=ROOT / "docs", help="where they go; by default docs")
+    options = parser.parse_args(argv)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for name in options.only:
+        MAKERS[name](options.model, options.folder)
+
+
+if __name__ == "__main__":
+    run_command(main)
