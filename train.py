@@ -14,8 +14,8 @@ from pathlib import Path
 
 import processing  # noqa: F401  # isort: skip  # before torch, whose threads it sets
 import torch
+import transformers
 from datasets import DatasetDict
-from transformers import set_seed
 
 from metrics.accuracy import warn_of_equal_answers
 from metrics.plots import plot_curves
@@ -27,6 +27,7 @@ from modeling.training.arguments import AnyTrainingArguments
 from modeling.training.checkpoints import (
     StopOnSigterm,
     TrainedRows,
+    explain_ctrl_c,
     explain_full_disk,
     find_checkpoint,
     pin_revision,
@@ -36,10 +37,12 @@ from modeling.training.checks import check_output_dir, check_rows
 from modeling.training.data_arguments import DataArguments
 from modeling.training.evaluation import TEST, VALIDATION, Evaluation, evaluate
 from modeling.training.parser import parse_arguments
+from modeling.training.progress import show_progress
 from modeling.training.record import base_model_of, note_test_look, write_record
+from modeling.training.summary import parts_of, summarize, what_to_open
 from processing.data import load_vqa_dataset
 from processing.errors import UserError, run_command
-from processing.row_values import counts_of, digest_of
+from processing.row_values import digest_of
 
 logger = logging.getLogger("train")
 
@@ -62,7 +65,7 @@ def main(argv: list[str]) -> None:
     with args.main_process_first(desc="finding the base model"):
         family.check_base(args)
 
-    set_seed(args.seed)
+    transformers.set_seed(args.seed)
     dataset = load_data(data_args, args)
     check_rows(args, dataset)
     model, processor = family.build_model(args, dataset)
@@ -70,20 +73,25 @@ def main(argv: list[str]) -> None:
     if rows is not None and not args.do_train:
         warn_of_other_rows(args.model_name_or_path, rows)
     checkpoint = find_checkpoint(args, family.describe_run(model), rows)
+    parts = parts_of(model)
     trainer = family.build_trainer(args, model, processor, dataset)
+    evaluated = [split for split, wanted in ((VALIDATION, args.do_eval), (TEST, args.do_predict)) if wanted]
+    show_progress(trainer, sum(len(dataset[split.name]) for split in evaluated if split.name in dataset))
+    if trainer.is_world_process_zero():
+        print(f"\n{summarize(data_args.dataset, args, trainer, family, dataset, parts)}\n", flush=True)
 
     if args.do_train:
         trainer.add_callback(StopOnSigterm())
         trainer.add_callback(TrainedRows(rows))
-        with explain_full_disk(args.output_dir):
+        with explain_full_disk(args.output_dir), explain_ctrl_c(args.output_dir):
             result = trainer.train(resume_from_checkpoint=checkpoint)
             trainer.save_model()
             trainer.save_state()
             trainer.save_metrics("train", result.metrics | {"train_samples": len(dataset["train"])})
 
     evaluations: dict[str, Evaluation] = {}
-    for split, wanted in ((VALIDATION, args.do_eval), (TEST, args.do_predict)):
-        if wanted and split.name in dataset:
+    for split in evaluated:
+        if split.name in dataset:
             if split == TEST and not args.do_train and args.process_index == 0:
                 for folder in {os.path.realpath(args.output_dir), os.path.realpath(args.model_name_or_path)}:
                     note_test_look(folder)
@@ -95,7 +103,7 @@ def main(argv: list[str]) -> None:
         if args.do_train:
             write_record(data_args, args, dataset, time.monotonic() - started)
             model_card(args.output_dir).save(Path(args.output_dir) / "README.md")
-        print(f"{'Model, figures' if args.do_train else 'Figures'} and predictions are in {args.output_dir}")
+        print(what_to_open(args.output_dir, args.do_train))
         if destination:
             publish(args.output_dir, destination, base_license)
 
@@ -121,9 +129,6 @@ def load_data(data_args: DataArguments, args: AnyTrainingArguments) -> DatasetDi
         if not args.do_eval:
             raise UserError(f"--dataset {data_args.dataset}: no test split; use --do_eval True for validation.")
         logger.warning("The data set has no test split, so --do_predict has nothing to evaluate.")
-    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in dataset.items())
-    images = {image for rows in dataset.values() for image in counts_of(rows, "image")}
-    logger.info("%s: %s rows over %d images", data_args.dataset, counts, len(images))
     warn_of_equal_answers(row for rows in dataset.values() for row in rows.select_columns(["answer", "language"]))
     return dataset
 

@@ -27,6 +27,7 @@ from processing.storage import write_atomically
 RISKS = (0.05, 0.1)  # shares of wrong answers for which the report gives the coverage
 SHOWN_SCORES = ("exact_match", "f1", "accuracy", "llava_med_recall", "bleu_1")
 TWO_FOLD, AS_SAVED = "two-fold over images", "as saved"  # confidences that calibration is judged on
+NAME_WIDTH = 26  # characters of a name in the printed table
 CURVE_POINTS = 200  # the most points of risk against coverage that are written
 REPORT_HEAD = """# Report
 
@@ -71,14 +72,24 @@ their gold answer.
 
 
 def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
-    """A table with a line for each name: the number of questions and the figures in percent."""
-    width = max(len(name) for name in results)
+    """A table of at most 80 columns with the number of questions and the figures in percent.
+
+    Args:
+        results: figures by name. A part of a split is named as in "test, new images", and stands indented under it.
+    """
     has_choices = any(CHOICE_TITLES.keys() & figures.keys() for figures in results.values())
     titles = TITLES | CHOICE_TITLES if has_choices else TITLES
-    lines = [f"{'':{width}}  {'questions':>9}" + "".join(f"  {title:>9}" for title in titles.values())]
+    lines = [f"{'':{NAME_WIDTH}} {'questions':>9}" + "".join(f"  {title:>6}" for title in titles.values())]
     for name, figures in results.items():
-        cells = (f"{figures[key]:9.2f}" if key in figures else f"{'-':>9}" for key in titles)
-        lines.append(f"{name:{width}}  {figures['total']:9,}" + "".join(f"  {cell}" for cell in cells))
+        whole, _, part = name.partition(", ")
+        shown = f"  {part}" if part else whole
+        if len(shown) > NAME_WIDTH:
+            lines.append(shown)
+            shown = ""
+        cells = (f"{figures[key]:.2f}" if key in figures else "-" for key in titles)
+        columns = zip(cells, titles.values(), strict=True)
+        cells = (f"  {cell:>{max(len(title), 6)}}" for cell, title in columns)
+        lines.append(f"{shown:{NAME_WIDTH}} {figures['total']:9,}" + "".join(cells))
     return "\n".join(lines)
 
 

@@ -56,6 +56,10 @@ class Family(Protocol):
         """The family's Trainer. Its evaluation keeps answers and their confidence, not logits."""
         ...
 
+    def vocabulary(self, trainer: Any) -> dict[str, int] | None:
+        """The answers among which the model chooses, with their numbers; None where it writes its answers."""
+        ...
+
     def read_answers(self, output: PredictionOutput, trainer: Any) -> dict[int, tuple[str, float]]:
         """The answer and the confidence of each row number, from what `Trainer.predict` returns."""
         ...

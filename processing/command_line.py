@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
+from processing.console import VERBOSE_FLAGS
 from processing.errors import UserError, shorten
 
 HELP = {"-h", "--help"}
@@ -45,6 +46,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **({"formatter_class": HelpFormatter} | options))
+        if self.add_help:  # `run_command` takes the flag before a parser sees it
+            text = "show all that libraries log and warn of, too"
+            self.add_argument(*VERBOSE_FLAGS, action="store_true", default=argparse.SUPPRESS, help=text)
 
     def error(self, message: str) -> NoReturn:
         """Refuses the command line.

@@ -11,11 +11,13 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from processing.console import pop_verbose, set_up_console
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What zipfile raises, beside OSError, for files that are damaged, encrypted or packed in a way it does not know.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+CTRL_C_STATUS = 128 + signal.SIGINT  # as shells have it
 QUOTED_LENGTH = 80  # characters of a field that a message may quote
-CHATTY = ("filelock", "fsspec", "httpcore", "httpx", "httpx2", "huggingface_hub", "urllib3")  # a line for each request
 TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{20,}")  # of the Hub
 URL_USER = re.compile(r"([A-Za-z][\w+.-]*://)[^/?#\s]*@")  # name and password
 URL_QUERY = re.compile(r"([A-Za-z][\w+.-]*://[^?#\s]*)[?#](?!\.\.\.)\S+")  # may be a signature
@@ -65,34 +67,27 @@ def _without_traceback(message: str) -> str:
     return message.rstrip().splitlines()[-1].partition(": ")[2]
 
 
-class _MaskingFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return mask_tokens(super().format(record))
-
-
 def run_command(main: Callable[[list[str]], None], log_level: int = logging.INFO) -> None:
     """Runs a command line. Neither a `UserError` nor Ctrl-C ends it with a traceback.
 
     The exit status is that of the `UserError`, and 130 after Ctrl-C.
 
-    Tokens are masked in log lines and messages. Of libraries that log each request only warnings are shown.
+    Tokens are masked in log lines and messages. What libraries log and warn of is shown with `-v` or `--verbose`,
+    which `main` does not get to see (`processing.console`).
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_MaskingFormatter("%(message)s"))
-    logging.basicConfig(level=log_level, handlers=[handler])
-    for library in CHATTY:
-        logging.getLogger(library).setLevel(max(log_level, logging.WARNING))
+    verbose, argv = pop_verbose(sys.argv[1:])
+    set_up_console(log_level, verbose, mask_tokens)
     try:
-        main(sys.argv[1:])
+        main(argv)
     except UserError as error:
         print(mask_tokens(f"error: {_without_traceback(str(error))}"), file=sys.stderr)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}the disk is full; free some space and run the same command again.", file=sys.stderr)
         sys.exit(UserError.exit_status)
+    except KeyboardInterrupt:
+        print("\nStopped by Ctrl-C.", file=sys.stderr)
+        sys.exit(CTRL_C_STATUS)

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 import train
 from modeling.vilt.trainer import ViltTrainer
-from processing.errors import UserError
+from processing.errors import UserError, run_command
 from tests.support.app_server import ROOT
 from tests.support.killed import Killed
 
@@ -160,6 +161,22 @@ def test_interrupted_run_resumes_from_its_checkpoint_to_the_same_end(trained, ph
     assert results(tmp_path)["eval_loss"] == results(trained)["eval_loss"]
 
 
+def test_ctrl_c_ends_training_in_one_sentence_that_names_the_checkpoint(phantoms, tmp_path, monkeypatch, capsys):
+    class InterruptedAfterCheckpoint(ViltTrainer):
+        def _save_checkpoint(self, *args, **kwargs):
+            super()._save_checkpoint(*args, **kwargs)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("modeling.vilt.trainer.ViltTrainer", InterruptedAfterCheckpoint)
+    flags = [*QUICK, "--dataset", str(phantoms), "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    with pytest.raises(SystemExit) as ended:
+        run_command(train.main)
+    assert ended.value.code == 130
+    sentence = f"error: Stopped by Ctrl-C; the same command resumes from {tmp_path / 'checkpoint-16'}.\n"
+    assert capsys.readouterr().err.endswith(sentence)
+
+
 def test_checkpoints_of_another_run_are_refused(trained, phantoms):
     with pytest.raises(UserError, match=r"checkpoint-\d+ is from another run \(its label2id differs\)"):
         run("--dataset", phantoms, "--output_dir", trained, "--max_train_samples", 20)
@@ -290,13 +307,27 @@ def test_accelerate_launch_with_the_gpu_config_trains_here_and_prints_the_table(
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # its threads wait without computing
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    lines = [line.rsplit(None, 5) for line in done.stdout.splitlines() if line.startswith(("validation", "test"))]
-    assert [line[0].strip() for line in lines] == [
-        "validation",
-        "validation, majority answer to the question",
-        "test",
-        "test, majority answer to the question",
+    table = done.stdout.split("questions      EM")[1].split("\n\n")[0].splitlines()
+    lines = [line.rsplit(None, 5) for line in table[1:]]
+    assert [line[0].rstrip() for line in lines] == ["validation", "  majority answer", "test", "  majority answer"]
+    summary = done.stdout.strip().split("\n\n")[0].splitlines()
+    assert [line[:12].rstrip() for line in summary if line[0] != " "] == [
+        "Model",
+        "Parameters",
+        "Data",
+        "Answers",
+        "Batch",
+        "Steps",
+        "Device",
+        "Precision",
+        "Output",
     ]
+    written = done.stdout + done.stderr
+    assert max(len(line) for line in written.splitlines() if str(tmp_path) not in line) <= 80
+    told = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("Heat maps: ")]
+    assert re.fullmatch(
+        r"(Using \d+ threads .*\n)?No GPU here: using \w+( autocast)? instead of FP16.", "\n".join(told)
+    )
     figures = results(tmp_path / "out")
     assert lines[0][2] == f"{figures['eval_exact_match']:.2f}"
     assert str(tmp_path / "out") in done.stdout

@@ -32,7 +32,6 @@ LORA_TARGETS = {
     "language_model": r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj|out_proj|q|k|v|o|fc1|fc2"
     r"|gate_proj|up_proj|down_proj|wi|wi_0|wi_1|wo)",
 }
-PARTS = ("vision_model", "qformer", "language_projection", "language_model")
 
 
 class Base(NamedTuple):
@@ -92,7 +91,6 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     # No embeddings are trained; left to itself PEFT asks the Hub about the base's at every save.
     save = functools.partial(peft_model.save_pretrained, save_embedding_layers=False)
     peft_model.save_pretrained = save  # type: ignore[method-assign]  # the Trainer offers no option for it
-    _log_trained(peft_model)
     return peft_model, processor
 
 
@@ -220,18 +218,3 @@ def frozen_dtype(args: Blip2TrainingArguments) -> torch.dtype:
     if args.fp16:
         return torch.float16
     return torch.bfloat16 if args.bf16 else torch.float32
-
-
-def _log_trained(model: PeftModel) -> None:
-    base = model.get_base_model()
-    counts = {}
-    for name in PARTS:
-        # PEFT keeps what `modules_to_save` replaced
-        paths = ((f".{path}", parameter) for path, parameter in getattr(base, name).named_parameters())
-        used = [parameter for path, parameter in paths if ".original_module." not in path]
-        counts[name] = (sum(p.numel() for p in used), sum(p.numel() for p in used if p.requires_grad))
-    counts["all"] = tuple(sum(column) for column in zip(*counts.values(), strict=True))
-    lines = [f"{'part':<20}{'parameters':>16}{'trained':>14}{'share':>9}"]
-    for name, (total, trained) in counts.items():
-        lines.append(f"{name:<20}{total:>16,}{trained:>14,}{trained / max(total, 1):>9.2%}")
-    logger.info("%s", "\n".join(lines))

@@ -24,6 +24,7 @@ from modeling.parts.kept_states import kept_states
 from modeling.parts.minilm import MAX_QUESTION_LENGTH, drop_tokens, minilm, minilm_tokenizer
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import Blip2TrainingArguments
+from modeling.training.progress import show_progress
 from modeling.training.trainers import grouped_by_image, set_learning_rate
 from processing.batch_images import FeatureLookup
 from processing.collators import ViltCollator
@@ -131,7 +132,9 @@ def align(
         features=features,
         states=kept_states(head.text_encoder.to(args.device), tokenizer, MAX_QUESTION_LENGTH, {"train": rows}),
     )
-    _AlignmentTrainer(head, _alignment_arguments(args), data_collator=collator, train_dataset=rows).train()
+    trainer = _AlignmentTrainer(head, _alignment_arguments(args), data_collator=collator, train_dataset=rows)
+    show_progress(trainer)
+    trainer.train()
     base.language_model = language_model
 
 

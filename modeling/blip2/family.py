@@ -36,6 +36,7 @@ __all__ = [
     "load_predictor",
     "read_answers",
     "set_abstention_threshold",
+    "vocabulary",
 ]
 MODEL_TYPES = tuple(MODELS)
 MAX_CASES = 60  # each needs a pass back through the language model
@@ -46,6 +47,11 @@ def describe_run(model: PeftModel) -> dict[str, Any]:
     config = model.peft_config["default"].to_dict()
     names = ("base_model_name_or_path", "revision", "r", "lora_alpha", "target_modules")
     return {name: config[name] for name in names}
+
+
+def vocabulary(trainer: Blip2Trainer) -> dict[str, int] | None:
+    """The candidates, where `--answer_candidates` asks for them."""
+    return {answer: number for number, answer in enumerate(trainer.candidates)} or None
 
 
 def read_answers(output: PredictionOutput, trainer: Blip2Trainer) -> dict[int, tuple[str, float]]:

@@ -37,6 +37,7 @@ from processing.storage import cache_dir, write_atomically
 
 logger = logging.getLogger(__name__)
 
+PROGRESS_AFTER = 2  # seconds until a progress bar is shown
 BATCH_SIZE = 16  # images a forward
 SHARD_SIZE = 512  # images a file
 PACKAGES = ("numpy", "pillow", "pydicom", "transformers")  # what opens and resizes images beside our own code
@@ -78,7 +79,8 @@ class KeptFeatures:
 
     def fill(self, images: Iterable[str]) -> None:
         """Computes the features that are not on disk yet, with a progress bar, and logs how many were computed."""
-        wanted = {self._digest(image): image for image in dict.fromkeys(images)}
+        unique = tqdm(list(dict.fromkeys(images)), "Reading images", unit="image", delay=PROGRESS_AFTER)
+        wanted = {self._digest(image): image for image in unique}
         self._open_shards(wanted.keys())
         missing = [(digest, image) for digest, image in wanted.items() if digest not in self._shards]
         bar = tqdm(total=len(missing), desc="Image features", unit="image", disable=not missing)

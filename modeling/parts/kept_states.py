@@ -8,10 +8,12 @@ from collections.abc import Mapping
 import datasets
 import torch
 from torch import nn
+from tqdm import trange
 from transformers import PreTrainedTokenizerBase
 
 from processing.row_values import counts_of
 
+PROGRESS_AFTER = 2  # seconds until a progress bar is shown
 BATCH_SIZE = 64  # questions a forward
 MAX_QUESTIONS = 20_000  # MiniLM's states take 15 KB a question; of more questions the encoder runs at each step
 
@@ -43,7 +45,7 @@ def kept_states(
     ordered = sorted(
         questions, key=lambda question: (len(question), question)
     )  # questions of similar length share a batch
-    for start in range(0, len(ordered), BATCH_SIZE):
+    for start in trange(0, len(ordered), BATCH_SIZE, desc="Question states", delay=PROGRESS_AFTER, unit="batch"):
         chunk = ordered[start : start + BATCH_SIZE]
         batch = tokenizer(chunk, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(device)
         padded = text_encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state.half().cpu()

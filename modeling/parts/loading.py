@@ -3,17 +3,20 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, dynamic_module_utils
+from transformers.utils import logging as transformers_logging
 
 from modeling.parts.model_files import ADAPTER_CONFIG, ModelFiles
 from processing.errors import UserError, quoted
 
 OWN_ATTENTION = (None, "eager", "sdpa")  # of transformers and torch
+BYTES_OF_A_SECOND = 10**9  # that a slow disk reads
 SHOWN_KEYS = 3  # names of weights that a message holds
 
 
@@ -96,7 +99,8 @@ def load_weights(
     files.check_whole()
     folder = files.weights(read_pickled)
     options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, report = load_pretrained(model_class, folder, config=config, dtype=dtype, **options)
+    with _no_bar_for_small_files(folder):
+        model, report = load_pretrained(model_class, folder, config=config, dtype=dtype, **options)
     reshaped = [key for key, *_ in report["mismatched_keys"]]
     _check_keys(
         f"{files.name}: its weights are not those of the {config.model_type} model in its config.json",
@@ -108,6 +112,19 @@ def load_weights(
     )
     model.name_or_path = model.config._name_or_path = files.name  # else PEFT writes down a path of the cache
     return model, sorted([*report["missing_keys"], *reshaped])
+
+
+@contextmanager
+def _no_bar_for_small_files(folder: Path) -> Iterator[None]:
+    """No progress bar where weights are loaded in a moment."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    if sum(file.stat().st_size for file in folder.glob("*.safetensors")) < BYTES_OF_A_SECOND:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _check_keys(what: str, wrong: Mapping[str, list[str]]) -> None:

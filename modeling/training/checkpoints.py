@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import signal
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling.parts.model_files import INDEX, why_unsafe
 from modeling.training.arguments import AnyTrainingArguments
-from processing.errors import DISK_FULL, UserError
+from processing.errors import CTRL_C_STATUS, DISK_FULL, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,12 @@ class Stopped(UserError):
     """A run that was asked to end early, which is no fault."""
 
     exit_status = 128 + signal.SIGTERM
+
+
+class Interrupted(UserError):
+    """A training that Ctrl-C ended."""
+
+    exit_status = CTRL_C_STATUS
 
 
 def why_incomplete(checkpoint: str | Path) -> str | None:
@@ -237,6 +244,22 @@ def explain_full_disk(output_dir: str | Path) -> Iterator[None]:
         last = last_checkpoint(output_dir)
         after = f"resumes from {last}" if last else "starts anew, as there is no checkpoint yet"
         raise UserError(f"{output_dir}: the disk is full; free some space, and the same command {after}.") from error
+
+
+@contextmanager
+def explain_ctrl_c(output_dir: str | Path) -> Iterator[None]:
+    """Turns Ctrl-C into one sentence that says how to go on.
+
+    Raises:
+        Interrupted: it was pressed.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # the progress bar stands in this line
+        last = last_checkpoint(output_dir)
+        after = f"resumes from {last}" if last else "starts anew, as there is no checkpoint yet"
+        raise Interrupted(f"Stopped by Ctrl-C; the same command {after}.") from None
 
 
 def _is_full(error: BaseException) -> bool:

@@ -109,14 +109,14 @@ def _save_figures(
     metrics = output.metrics
     own = {name.removeprefix(f"{split.prefix}_"): value for name, value in metrics.items()}
     shared = sum(overlap == "same" for _, overlap in distinct(rows, ("image", "overlap")))
-    figures = {f"{split.name} (images shared with training: {shared:,})" if shared else split.name: own}
-    for part, title in (("new_image_", "image not in training"), ("no_neighbour_", "no near neighbour in training")):
+    figures = {f"{split.name} (images in training: {shared:,})" if shared else split.name: own}
+    for part, title in (("new_image_", "new images"), ("no_neighbour_", "no near neighbour")):
         some = {name.removeprefix(part): value for name, value in own.items() if name.startswith(part)}
         if 0 < some.get("total", 0) < own["total"]:
             figures[f"{split.name}, {title}"] = some
     if MAJORITY in baselines:
         majority = score_answers(rows, baselines[MAJORITY])
-        figures[f"{split.name}, majority answer to the question"] = majority
+        figures[f"{split.name}, majority answer"] = majority
         metrics |= {f"{split.prefix}_majority_{name}": value for name, value in majority.items() if name != "total"}
     trainer.save_metrics(split.prefix, metrics)
     return figures

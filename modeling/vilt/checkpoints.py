@@ -15,7 +15,7 @@ from metrics.abstention import SILENT_EVERYWHERE
 from modeling.parts.kinds import check_kind
 from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors
 from modeling.parts.model_files import ModelFiles, open_model
-from modeling.parts.vocabulary import build_vocabulary, labels_of
+from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.training.checks import check_starter
 from modeling.vilt.network import ViltForQuestionAnswering
@@ -101,7 +101,6 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         config = model.config  # the checkpoint's own temperature and threshold are for other answers
         config.answer_temperature = 1.0
         config.answer_threshold = 0.0 if args.target_risk is None else SILENT_EVERYWHERE  # until one is chosen
-    _log_vocabulary(model.config, dataset)
     _warn_of_cut_questions(processor, model.config, dataset)
     return model, processor
 
@@ -146,23 +145,6 @@ def _reset_head(model: AnyVilt) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
-
-
-def _log_vocabulary(config: ViltConfig, dataset: datasets.DatasetDict) -> None:
-    for split in ("validation", "test"):
-        if split in dataset:
-            answers = counts_of(dataset[split], "answer")
-            known = labels_of(answers, config.label2id)
-            missing = sum(count for answer, count in answers.items() if answer not in known)
-            logger.info(
-                "The vocabulary has %d answers. %d of %d %s answers are not among them, so Exact Match can reach "
-                "%.2f %%.",
-                len(config.label2id),
-                missing,
-                answers.total(),
-                split,
-                100 * (1 - missing / answers.total()),
-            )
 
 
 def _warn_of_cut_questions(processor: ViltProcessor, config: ViltConfig, dataset: datasets.DatasetDict) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "load_predictor",
     "read_answers",
     "set_abstention_threshold",
+    "vocabulary",
 ]
 MODEL_TYPES = tuple(MODELS)
 MAX_CASES = 250
@@ -44,6 +45,11 @@ def describe_run(model: AnyVilt) -> dict[str, Any]:
     config = model.config.to_dict()
     names = ("model_type", "label2id", "hidden_size", "num_hidden_layers", "base_model")
     return {name: config.get(name) for name in names}
+
+
+def vocabulary(trainer: Trainer) -> dict[str, int]:
+    """The labels of the model's head."""
+    return trainer.model.config.label2id
 
 
 def read_answers(output: PredictionOutput, trainer: ViltTrainer) -> dict[int, tuple[str, float]]:

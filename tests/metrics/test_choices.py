@@ -71,6 +71,7 @@ def test_log_has_a_column_for_it_only_where_there_are_choices():
     with_choices = format_results({"test": score_answers(ROWS, PREDICTIONS)})
     assert with_choices.splitlines()[0].split() == ["questions", "EM", "F1", "OPEN", "EM", "CLOSED", "EM", "choice"]
     assert with_choices.splitlines()[1].split()[-1] == "50.00"
+    assert {len(line) for line in with_choices.splitlines()} == {80}
     assert "choice" not in format_results({"test": score_answers(ROWS[3:4], ["CT"])})
 
 

@@ -128,12 +128,16 @@ def test_classification_hook_looks_answers_up_by_row_in_any_order():
 
 
 def test_table_lines_up_and_leaves_out_what_is_not_there():
-    text = format_results({"validation": score_answers(ROWS, ["lung"] * 4), "b": {"total": 3, "exact_match": 1.0}})
+    part = {"total": 3, "exact_match": 1.0}
+    text = format_results({"validation": score_answers(ROWS, ["lung"] * 4), "b": part, "test, new images": part})
     lines = text.splitlines()
-    assert len({len(line) for line in lines}) == 1
+    assert {len(line) for line in lines} == {72}
+    assert lines[3].startswith("  new images   ")
     assert lines[0].split() == ["questions", "EM", "F1", "OPEN", "EM", "CLOSED", "EM"]
     assert lines[1].split() == ["validation", "4", "0.00", "16.67", "0.00", "0.00"]
     assert lines[2].split() == ["b", "3", "1.00", "-", "-", "-"]
+    long = format_results({"validation (images in training: 12)": part}).splitlines()
+    assert long[1:] == ["validation (images in training: 12)", " " * 26 + lines[2][26:]]
 
 
 def test_curves_are_drawn_as_pictures(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+from processing.command_line import CommandParser
 from processing.errors import UserError, describe_error, mask_tokens, run_command
 from processing.images import ImageError
 
@@ -50,6 +51,57 @@ def test_libraries_that_log_each_request_are_silent(monkeypatch, capsys, library
     monkeypatch.setattr(logging.root, "handlers", [])
     run_command(log, logging.DEBUG)
     assert capsys.readouterr().err == "slow\n12 rows\n"
+
+
+LIBRARY = """
+import logging, warnings
+from processing.command_line import CommandParser
+from processing.errors import run_command
+def main(argv):
+    print(argv)
+    logging.getLogger("accelerate").info("details")
+    logging.getLogger("transformers").warning("weights")
+    logging.getLogger("modeling").warning("own")
+    logging.getLogger("torch").warning("driver")
+    warnings.warn("old name", FutureWarning)
+    warnings.warn("the driver is\\ntoo old for hf_" + "a" * 30, UserWarning)
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("flag", ["-v", "--verbose"])
+def test_what_libraries_say_is_left_out_unless_it_is_asked_for(flag, monkeypatch):
+    def written(*flags: str) -> tuple[str, str]:
+        command = [sys.executable, "-c", LIBRARY, "x", *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout, done.stderr
+
+    out, err = written()
+    assert out == "['x']\n"
+    assert err == "own\ndriver\nwarning: the driver is too old for hf_***\n"
+    out, err = written(flag)
+    assert out == "['x']\n"
+    assert all(f"{text}\n" in err for text in ("details", "weights", "own", "driver"))
+    assert "FutureWarning: old name" in err
+    monkeypatch.setenv("MEDICAL_VQA_VERBOSE", "1")  # in a process that such a command starts
+    assert written()[1] == err
+
+
+def test_help_tells_of_the_flag_that_shows_all(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--help"])
+    with pytest.raises(SystemExit):
+        run_command(lambda argv: CommandParser("x").parse(argv))
+    assert "-v, --verbose" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_one_sentence_and_the_status_that_shells_have(capsys):
+    def stop(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(stop)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\nStopped by Ctrl-C.\n"
 
 
 @pytest.mark.parametrize(
@@ -102,13 +154,3 @@ def test_an_error_in_a_worker_of_a_data_loader_is_one_sentence(capsys):
 )
 def test_an_error_is_described_in_one_short_line(error, expected):
     assert describe_error(error) == expected
-
-
-def test_ctrl_c_ends_a_command_without_a_traceback(capsys):
-    def stop(argv: list[str]) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as ended:
-        run_command(stop)
-    assert ended.value.code == 130
-    assert capsys.readouterr().err == "Stopped.\n"

@@ -115,8 +115,8 @@ def test_figures_of_shared_images_stand_beside_those_of_the_others(phantoms, tmp
     assert figures["eval_new_image_total"] == len(new) < figures["eval_total"]
     assert figures["eval_new_image_exact_match"] == pytest.approx(100 * right / len(new))
     assert figures["eval_no_neighbour_total"] == sum(row["overlap"] == "none" for row in predictions)
-    assert "validation (images shared with training: 1)" in (table := capsys.readouterr().out)
-    assert "validation, image not in training" in table
+    assert "validation (images in training: 1)" in (table := capsys.readouterr().out)
+    assert "\n  new images " in table
     assert (
         "Images shared with training: 1. Figures of all rows measure memory"
         in (out / "report" / "report.md").read_text()

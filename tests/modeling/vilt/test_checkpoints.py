@@ -9,7 +9,6 @@ from PIL import Image
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
 from modeling.parts.model_files import open_model
-from modeling.parts.vocabulary import labels_of
 from modeling.vilt.checkpoints import build_model, check_base, load_checkpoint
 from processing.collators import ViltCollator
 from processing.errors import UserError
@@ -25,17 +24,11 @@ def saved(built, tmp_path) -> Path:
     return tmp_path / "saved"
 
 
-def test_cut_questions_and_answers_out_of_reach_are_counted(dataset, tmp_path, caplog):
+def test_cut_questions_are_counted(dataset, tmp_path, caplog):
     caplog.set_level("INFO")
     longer = dataset["validation"].map(lambda r, i: {"question": "is it " * 50} if i < 2 else r, with_indices=True)
-    longer = longer.map(lambda r, i: {"answer": "A unicorn"} if i == 0 else r, with_indices=True)
     build_model(arguments(tmp_path), type(dataset)({"train": dataset["train"], "validation": longer}))
     assert "2 validation questions are longer than 40 tokens and are cut." in caplog.text
-    known = labels_of(longer["answer"], dict.fromkeys(dataset["train"]["answer"], 0))
-    missing = sum(answer not in known for answer in longer["answer"])
-    assert missing >= 1
-    assert f"{missing} of {len(longer)} validation answers are not among them" in caplog.text
-    assert f"can reach {100 * (1 - missing / len(longer)):.2f} %" in caplog.text
 
 
 def test_saved_folder_loads_by_the_auto_classes_with_equal_answers(built, saved, dataset):
