@@ -36,6 +36,7 @@ from modeling.training.checkpoints import (
 from modeling.training.checks import check_output_dir, check_rows
 from modeling.training.data_arguments import DataArguments
 from modeling.training.evaluation import TEST, VALIDATION, Evaluation, evaluate
+from modeling.training.memory import explain_out_of_memory
 from modeling.training.parser import parse_arguments
 from modeling.training.progress import show_progress
 from modeling.training.record import base_model_of, note_test_look, write_record
@@ -84,7 +85,8 @@ def main(argv: list[str]) -> None:
         trainer.add_callback(StopOnSigterm())
         trainer.add_callback(TrainedRows(rows))
         with explain_full_disk(args.output_dir), explain_ctrl_c(args.output_dir):
-            result = trainer.train(resume_from_checkpoint=checkpoint)
+            with explain_out_of_memory(args, training=True):
+                result = trainer.train(resume_from_checkpoint=checkpoint)
             trainer.save_model()
             trainer.save_state()
             trainer.save_metrics("train", result.metrics | {"train_samples": len(dataset["train"])})
@@ -95,7 +97,8 @@ def main(argv: list[str]) -> None:
             if split == TEST and not args.do_train and args.process_index == 0:
                 for folder in {os.path.realpath(args.output_dir), os.path.realpath(args.model_name_or_path)}:
                     note_test_look(folder)
-            evaluations[split.name] = evaluate(trainer, family, dataset, split)
+            with explain_out_of_memory(args, training=False):
+                evaluations[split.name] = evaluate(trainer, family, dataset, split)
 
     if trainer.is_world_process_zero():
         plot_curves(trainer.state.log_history, args.output_dir)
@@ -129,6 +132,10 @@ def load_data(data_args: DataArguments, args: AnyTrainingArguments) -> DatasetDi
         if not args.do_eval:
             raise UserError(f"--dataset {data_args.dataset}: no test split; use --do_eval True for validation.")
         logger.warning("The data set has no test split, so --do_predict has nothing to evaluate.")
+    if not (args.do_train or args.do_predict or "validation" in dataset):
+        raise UserError(
+            f"--dataset {data_args.dataset}: no validation split; use --do_predict True for the test split."
+        )
     warn_of_equal_answers(row for rows in dataset.values() for row in rows.select_columns(["answer", "language"]))
     return dataset
 

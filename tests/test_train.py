@@ -280,6 +280,17 @@ def test_test_split_that_is_not_there(phantoms, tmp_path, caplog):
         run(*flags, "--do_eval", "False")
 
 
+def test_evaluation_without_a_validation_split_says_what_to_do(trained, tmp_path):
+    rows = []
+    for i in range(2):
+        Image.new("RGB", (40, 40), (i, 0, 0)).save(tmp_path / f"{i}.png")
+        rows.append({"image": f"{i}.png", "question": "?", "answer": "yes", "split": "test"})
+    (tmp_path / "mine.json").write_text(json.dumps(rows))
+    flags = ("--do_train", "False", "--model_name_or_path", trained, "--dataset", tmp_path / "mine.json")
+    with pytest.raises(UserError, match="mine.json: no validation split; use --do_predict True for the test split.$"):
+        run(*flags, "--output_dir", tmp_path / "out")
+
+
 def test_wrong_checkpoint_to_resume_from(phantoms, tmp_path):
     with pytest.raises(UserError, match="--resume_from_checkpoint .*nowhere: there is no such folder"):
         run("--dataset", phantoms, "--output_dir", tmp_path, "--resume_from_checkpoint", tmp_path / "nowhere")
