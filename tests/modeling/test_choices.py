@@ -44,7 +44,7 @@ def test_vilt_learns_from_pmc_vqa_and_is_judged_by_choice_accuracy(tmp_path, cap
     flags = ["--model_name_or_path", "scratch:tiny", "--do_predict", "True", *best]
     run = tmp_path / "run"
     train.main([*COMMON, *flags, "--dataset", str(data), "--output_dir", str(run)])
-    assert "CLOSED EM     choice" in capsys.readouterr().out
+    assert "CLOSED EM  choice" in capsys.readouterr().out
     dataset = load_vqa_dataset(str(data))
     known = set(dataset["train"]["answer"])
     rows, lines = dataset["test"], predictions(run, "test")
