@@ -31,7 +31,7 @@ def test_images_of_an_archive_come_by_name_without_what_systems_add():
     [
         (b"no archive", "damaged or encrypted"),
         (packed({"a.png": b"1" * 1000})[:60], "damaged or encrypted"),
-        (packed({".hidden": b"1"}), "holds no image"),
+        (packed({".hidden": b"1"}), "has no image"),
     ],
     ids=["no archive", "cut off", "hidden file alone"],  # the bytes hold the time: no name that all test workers share
 )

@@ -100,9 +100,9 @@ def test_each_answer_type_has_its_own_number_of_questions(folder):
 
 def test_card_says_what_confidence_and_heat_maps_are_worth(folder, tmp_path):
     text = " ".join(str(model_card(folder)).split())
-    assert "On validation the confidence is 3.1% from the accuracy in the mean of 15 bins (ECE)" in text
+    assert "On validation the confidence is 3.1% from the accuracy, as the mean over 15 bins (ECE)" in text
     assert "50.0% of the questions with at most 5% wrong and 75.0% of the questions with at most 10% wrong." in text
-    assert "touches the box in 61.2 % (a place drawn at random: 20.5 %, the middle of the image: 30.0 %)" in text
+    assert "touches the box in 61.2 % of them (a random place: 20.5 %, the middle of the image: 30.0 %)" in text
     assert "the heat map" not in str(model_card(write_run(tmp_path, report=REPORT | {"grounding": []})))
 
 

@@ -118,7 +118,7 @@ def test_figures_of_shared_images_stand_beside_those_of_the_others(phantoms, tmp
     assert "validation (images in training: 1)" in (table := capsys.readouterr().out)
     assert "\n  new images " in table
     assert (
-        "Images shared with training: 1. Figures of all rows measure memory"
+        "Images shared with training: 1. So figures over all rows measure memory"
         in (out / "report" / "report.md").read_text()
     )
     split = json.loads((out / "run.json").read_text())["dataset"]["splits"]["validation"]
