@@ -1,8 +1,8 @@
 """The features of a frozen vision network, computed once per image and kept on disk.
 
 A frozen network gives an image the same features at every question and epoch, and SLAKE asks 11 questions an image.
-Features are keyed by the image's content, the code that opens it, its preprocessing, the network and its weights, so
-none is ever stale.
+Features are keyed by the image's content, the code that opens it, its preprocessing, the network, its weights and the
+kind of processor, so none is ever stale.
 
 On disk a set of features is a folder named after all of these but the image. It holds safetensors shards, each written
 atomically, with a checksum for every image. Several processes may add shards at the same time.
@@ -173,7 +173,10 @@ class KeptFeatures:
 
 
 def _fingerprint(network: nn.Module, preprocessing: dict[str, Any], dtype: torch.dtype) -> str:
-    digest = hashlib.sha256(json.dumps([preprocessing, str(dtype)], sort_keys=True, default=str).encode())
+    # Another kind of processor rounds differently, and a run is to have the features that it would compute itself.
+    processor = next(network.parameters()).device.type, torch.backends.cpu.get_cpu_capability()
+    facts = [preprocessing, str(dtype), processor]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     digest.update(_code_that_opens_images())
     digest.update(inspect.getsource(sys.modules[type(network).__module__]).encode())
     for name, tensor in sorted(network.state_dict().items()):

@@ -14,9 +14,9 @@ class DataArguments:
     dataset: str = field(
         default="phantom",
         metadata={
-            "help": "A SLAKE or VQA-RAD folder, a folder of tables, one Parquet, JSON, JSONL or CSV file, the Hub id "
-            "(user/name) of a data set repo, or phantom or phantom:N for 60 or N generated images, phantom:NxS for "
-            "patients of S slices."
+            "help": "A SLAKE or VQA-RAD folder, a folder of tables, one Parquet, JSON, JSONL or CSV file, or the "
+            "Hub id (user/name) of a data set. Or generated images: phantom (60), phantom:N (N of them), phantom:NxS "
+            "(N of patients with S slices each)."
         },
     )
     dataset_config: str | None = field(

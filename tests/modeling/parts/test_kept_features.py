@@ -222,3 +222,12 @@ def test_two_processes_may_fill_at_the_same_time(images):
     network = Counting()
     keep(network).fill(images)
     assert network.computed == 0
+
+
+def test_another_kind_of_processor_or_precision_has_features_of_its_own(images, monkeypatch):
+    assert keep()[images[0]].dtype == torch.float16
+    exact = kept_features.KeptFeatures(Counting(), Resizer(), 1, torch.float32)
+    assert torch.equal(exact[images[0]].half(), keep()[images[0]])
+    folders = {keep().folder, exact.folder}
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "ANOTHER")
+    assert len(folders | {keep().folder}) == 3
