@@ -39,11 +39,11 @@ COMMANDS = {
     "app": Command("spaces_app.command_line", "ask a model in the browser", logging.WARNING),
     "probe": Command("modeling.probe", "find out whether a model looks at the image"),
     "audit": Command("metrics.audit.__main__", "find out what is wrong with a data set"),
-    "protocols": Command("metrics.protocols.__main__", "score predictions in the ways that papers do"),
+    "protocols": Command("metrics.protocols.__main__", "score predictions as different papers do"),
     "compare": Command("metrics.compare", "find out whether one run is better than another"),
-    "spread": Command("metrics.spread", "print mean and spread of runs with different seeds"),
+    "spread": Command("metrics.spread", "print mean and standard deviation over runs"),
     "publish": Command("modeling.publish", "put a model on the Hugging Face Hub"),
-    "completion": Command(__name__, "print a script for your shell that completes what you type"),
+    "completion": Command(__name__, "print a shell script for completion with Tab"),
 }
 
 TABLE = "\n".join(f"  {name:12}{command.summary}" for name, command in COMMANDS.items())
@@ -97,7 +97,7 @@ def _parser() -> CommandParser:
 def make_parser(prog: str = f"{PROG} completion") -> CommandParser:
     """The parser of `medical-vqa completion`; `prog` is what its help calls the program."""
     parser = CommandParser(
-        prog, description=f"Prints a script that completes the words of {PROG}; see {PROG} --help for where it goes."
+        prog, description=f"Prints a shell script that completes {PROG} commands; {PROG} --help says where to put it."
     )
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser

@@ -135,7 +135,7 @@ def make_parser(prog: str = PROG) -> CommandParser:
     """The parser of the command line; `prog` is what its help calls the program."""
     parser = CommandParser(
         prog,
-        description="Finds out whether run B is better than run A on the same questions, or whether it is chance.",
+        description="Finds out whether run B is better than run A on the same questions, or only by chance.",
         epilog=EXAMPLES.format(prog=prog),
     )
     parser.add_argument("run_a", type=Path, help="folder of a run")

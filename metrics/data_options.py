@@ -12,9 +12,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a Hub data set")
     parser.add_argument("--dataset_revision", metavar="NAME", help="branch, tag or commit of a Hub data set")
     parser.add_argument(
-        "--column_names", nargs="+", default=[], metavar="FIELD=COLUMN", help="other names of a table's columns"
+        "--column_names", nargs="+", default=[], metavar="FIELD=COLUMN", help="names of a table's columns"
     )
-    parser.add_argument("--image_folder", metavar="FOLDER", help="folder of a table's images")
+    parser.add_argument("--image_folder", metavar="FOLDER", help="folder with a table's images")
 
 
 def data_options(options: argparse.Namespace) -> dict[str, Any]:

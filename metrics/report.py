@@ -31,44 +31,44 @@ NAME_WIDTH = 26  # characters of a name in the printed table
 CURVE_POINTS = 200  # the most points of risk against coverage that are written
 REPORT_HEAD = """# Report
 
-All figures are percent of questions. The 95 % interval stands in brackets; it comes from 2,000 bootstrap samples of
-images, each drawn with all its questions. Where all values are the same, it is the exact binomial bound by the number
-of images (Clopper and Pearson). Fewer than ten images have no interval.
+All figures are percentages of questions. The 95 % interval is in brackets; it comes from 2,000 bootstrap samples of
+images, each drawn with all its questions. If all values are the same, it is the exact binomial bound by the number of
+images (Clopper and Pearson). For fewer than ten images there is no interval.
 
 - EM (Exact Match): the answer equals the gold answer after the normalisation of SQuAD v2 (lower case, no punctuation,
   without the words a, an and the).
 - Accuracy: the answer equals the gold answer in lower case and with one space between words. Punctuation and signs
-  count, so it tells HER2+ from HER2-, which EM does not.
-- F1: the harmonic mean of precision and recall of words, averaged over the questions. EM and F1 of Chinese answers are
-  those of CMRC 2018, by characters.
-- Recall and BLEU-1, of OPEN questions: the share of the gold words that were answered, as LLaVA-Med counts it, and
-  BLEU of single words.
-- Several gold answers to a question: each score is the best over them.
-- Two baselines: the most frequent answer of the training rows, which reads neither question nor image, and the most
+  count, so HER2+ and HER2- are different answers; for EM they are the same.
+- F1: the harmonic mean of precision and recall of words, averaged over the questions. For Chinese answers, EM and F1
+  are those of CMRC 2018, by characters.
+- Recall and BLEU-1, for OPEN questions: the share of the gold answer's words that were given, as LLaVA-Med counts it,
+  and BLEU for single words.
+- If a question has several gold answers, each score is the best over them.
+- Two baselines: the most frequent answer in the training rows, which reads neither question nor image, and the most
   frequent answer to the same question, which does not see the image.
-- Near neighbour in training: some training image is the next slice of the same scan, or the same picture cut or
+- Near neighbour in training: some training image is the next slice of the same scan, or the same picture cropped or
   compressed in another way (thumbnails of 32 x 32 grey values that correlate above 0.95), or an image of the same
-  group, such as a patient. Such questions measure memory in part; those with none are the ones to quote.
-- A right answer is an exact match whose signs are those of the gold answer, so HER2- is wrong where HER2+ is right.
+  group, such as a patient. Such questions measure memory in part, so report the figures without near neighbours.
+- An answer is right if it is an exact match and has the signs of the gold answer, so HER2- is wrong if HER2+ is right.
 - Confidence is calibrated if, of the answers with a confidence of 80 %, four in five are right. The expected
-  calibration error (ECE) is the mean distance from that over 15 bins. Chance alone makes it larger than 0: beside it
-  stands the mean ECE that a perfectly calibrated model with as many answers of these confidences has.
-- Risk is the share of wrong ones among the answers given, coverage the share of the questions that are answered.
+  calibration error (ECE) is the mean distance from that over 15 bins. By chance alone it is larger than 0, so the mean
+  ECE of a perfectly calibrated model with as many answers of these confidences is given beside it.
+- Risk is the share of wrong answers among those given, coverage the share of the questions that are answered.
 """
-CHOICES_HEAD = """Questions whose rows have options, one of which the model chooses.
+CHOICES_HEAD = """These questions have options, and the model chooses one of them.
 
-- Choice accuracy: the share of the questions whose right option is chosen. By chance: that of an option drawn at
-  random.
-- Right: the place of the right option, A the first one. Chosen: how often an option of that place is chosen, over all
-  these questions."""
-GROUNDING_HEAD = """Heat maps of {questions:,} questions that name something with a box in the data, themselves or in
-their gold answer.
+- Choice accuracy: the share of the questions for which the right option is chosen. By chance: the same for an option
+  drawn at random.
+- Right: the position of the right option; A is the first one. Chosen: how often an option in that position is chosen,
+  over all these questions."""
+GROUNDING_HEAD = """Heat maps of {questions:,} questions. The question or its gold answer names something that has a
+box in the data.
 
-- Hit: the hottest cell of the map touches a box (Zhang et al. 2016, with a tolerance of a cell). By chance: the hit of
-  a cell drawn at random. Middle: the hit of the cell in the middle of the image, which is hard to beat where images
-  are centred.
-- Mass: the share of the heat inside the boxes. Area: the share of the image inside them, which is the mass of even
-  heat."""
+- Hit: the hottest cell of the map touches a box (Zhang et al. 2016, with a tolerance of one cell). By chance: the same
+  for a random cell. Middle: the same for the cell in the middle of the image, which is hard to beat if images are
+  centred.
+- Mass: the share of the heat inside the boxes. Area: the share of the image inside them, which is what mass would be
+  for a uniform heat map."""
 
 
 def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
@@ -208,27 +208,27 @@ def _describe(split: str, report: Mapping[str, Any]) -> str:
         for risk, coverage in silence["coverage_at_risk"].items()
     )
     if calibration["judged_on"] == TWO_FOLD:
-        judged = "Calibration, of each half of the images by a fit to the other half (the saved one is fitted to both)"
+        judged = "Calibration, for each half of the images by a fit to the other half (the saved fit uses both)"
     elif split == "validation":
         judged = "Calibration, as saved with the model, which may have been fitted to these rows"
     else:
         judged = "Calibration, as saved with the model"
     text = (
         f"{judged}: mean confidence {calibration['mean_confidence']:.1%}, {calibration_text(calibration)}, log loss "
-        f"{calibration['log_loss']:.3f}.\n\nArea under risk against coverage {silence['area']:.4f}; the surest "
-        f"answers reach {coverages}."
+        f"{calibration['log_loss']:.3f}.\n\nArea under risk against coverage {silence['area']:.4f}. If the model "
+        f"answered only what it is surest of, it could answer {coverages}."
     )
     if silence["chosen"] is not None:
         text += f" {abstention_text(silence['chosen'])}"
     best = silence["best_thresholds"]
     if best:
         text += (
-            f" With the best thresholds of SQuAD v2 for no answer, EM is {best['best_exact']:.2f} (at "
+            f" With SQuAD v2's best thresholds for giving no answer, EM is {best['best_exact']:.2f} (at "
             f"{best['best_exact_thresh']:.3f}) and F1 {best['best_f1']:.2f} (at {best['best_f1_thresh']:.3f})."
         )
     shared = next((entry["images"] for entry in report["figures"] if entry["value"] == OVERLAPS["same"]), 0)
     if shared:
-        text = f"Images shared with training: {shared:,}. Figures of all rows measure memory in part.\n\n{text}"
+        text = f"Images shared with training: {shared:,}. So figures over all rows measure memory in part.\n\n{text}"
     pictures = f"![Accuracy against confidence](reliability_{split}.png) ![Risk against coverage](risk_{split}.png)"
     return f"## {split.capitalize()}\n\n{_table_of_kinds(report['figures'])}\n\n{text}\n\n{pictures}\n"
 

@@ -36,7 +36,7 @@ def make_parser(prog: str = PROG) -> CommandParser:
     """The parser of the command line; `prog` is what its help calls the program."""
     parser = CommandParser(
         prog,
-        description="Prints mean and standard deviation of the figures of runs that differ only in their seed.",
+        description="Prints the mean and standard deviation of figures over runs that differ only in their seed.",
         epilog=EXAMPLES.format(prog=prog),
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run; give two or more")

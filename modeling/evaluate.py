@@ -12,7 +12,7 @@ from processing.command_line import HELP, CommandParser
 from processing.errors import UserError
 
 PROG = "medical-vqa evaluate"
-EXAMPLES = """All flags of `medical-vqa train` that say something about data and evaluation work here too, such as
+EXAMPLES = """The flags of `medical-vqa train` for data and evaluation work here too, such as
 --per_device_eval_batch_size and --max_predict_samples.
 
 examples:
@@ -31,7 +31,9 @@ def make_parser(prog: str = PROG) -> CommandParser:
         epilog=EXAMPLES.format(prog=prog),
     )
     parser.add_argument("model", help="folder or Hub id (user/name) of a trained model; comes first")
-    parser.add_argument("--dataset", required=True, metavar="DATA", help="folder, table or Hub id; phantom generates")
+    parser.add_argument(
+        "--dataset", required=True, metavar="DATA", help="folder, table, Hub id, or phantom (generated)"
+    )
     parser.add_argument("--model_revision", metavar="NAME", help="branch, tag or commit of a Hub id")
     parser.add_argument("--do_predict", action="store_true", help="score the test rows too")
     parser.add_argument("--output_dir", metavar="FOLDER", help="where the figures go (default: evaluation/MODEL-DATA)")

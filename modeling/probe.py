@@ -23,7 +23,7 @@ from processing.storage import write_atomically, write_jsonl
 PROG = "python -m modeling.probe"
 EXAMPLES = """example:
   {prog} out --dataset path/to/SLAKE --split test
-      writes probe/probe.md, probe.json, and unchanged.jsonl with the answers that a changed image left as they were
+      writes probe/probe.md, probe.json, and unchanged.jsonl (answers that stay the same though the image changes)
 """
 
 
@@ -78,12 +78,14 @@ def make_parser(prog: str = PROG) -> CommandParser:
     """The parser of the command line; `prog` is what its help calls the program."""
     parser = CommandParser(
         prog,
-        description="Finds out whether a model looks at the image: asks the same questions about changed images,\n"
-        "in other words, and questions whose answers exclude each other.",
+        description="Finds out whether a model looks at the image. It asks the same questions about changed images,\n"
+        "asks them in other words, and asks pairs of questions whose answers exclude each other.",
         epilog=EXAMPLES.format(prog=prog),
     )
     parser.add_argument("model", help="folder or Hub id (user/name) of a trained model")
-    parser.add_argument("--dataset", required=True, metavar="DATA", help="folder, table or Hub id; phantom generates")
+    parser.add_argument(
+        "--dataset", required=True, metavar="DATA", help="folder, table, Hub id, or phantom (generated)"
+    )
     parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a Hub data set")
     parser.add_argument("--dataset_revision", metavar="NAME", help="branch, tag or commit of a Hub data set")
     parser.add_argument("--split", default="validation", help="rows to ask about: train, validation or test")

@@ -58,7 +58,7 @@ RUN_FILES = (
 )
 PREDICTION_FILES = ("predictions_*.jsonl",)
 PROG = "python -m modeling.publish"
-EXAMPLES = """Log in first with `hf auth login`, or set HF_TOKEN to a token that may write.
+EXAMPLES = """Log in first with `hf auth login`, or set HF_TOKEN to a token with write access.
 
 examples:
   {prog} out --repo_id user/name --private
@@ -172,10 +172,10 @@ def make_parser(prog: str = PROG) -> CommandParser:
         epilog=EXAMPLES.format(prog=prog),
     )
     parser.add_argument("output_dir", help="folder of a finished training run")
-    parser.add_argument("--repo_id", required=True, metavar="USER/NAME", help="repo on the Hub, made if it is new")
+    parser.add_argument("--repo_id", required=True, metavar="USER/NAME", help="repo on the Hub, created if it is new")
     parser.add_argument("--private", action="store_true", help="make a new repo private")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of a commit")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, made if it is new")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, created if it is new")
     parser.add_argument("--predictions", action="store_true", help="also push questions, answers and predictions")
     return parser
 

@@ -47,7 +47,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **({"formatter_class": HelpFormatter} | options))
         if self.add_help:  # `run_command` takes the flag before a parser sees it
-            text = "show all that libraries log and warn of, too"
+            text = "also show what libraries log and warn about"
             self.add_argument(*VERBOSE_FLAGS, action="store_true", default=argparse.SUPPRESS, help=text)
 
     def error(self, message: str) -> NoReturn:

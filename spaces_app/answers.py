@@ -155,7 +155,7 @@ def _show_answer(answer: "Answer | str", name: str, models: "Mapping[str, Predic
     elif answer.confidence < UNSURE:
         st.warning("The model is unsure: read the other answers too.", icon=":material/help:")
     if answer.question_cut:
-        st.info("The question is longer than the model reads; its end was left out.")
+        st.info("The question is longer than the model can read; its end was left out.")
     if answer.alternatives and newest:
         st.caption("Other answers")
         others = answer.alternatives[:OTHER_ANSWERS]

@@ -44,9 +44,9 @@ def read_archive(data: bytes) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [member for member in archive.infolist() if not _is_hidden(member)]
             if not members:
-                raise UserError("The zip file holds no image; put PNG, JPEG, TIFF, BMP, WebP or DICOM files into it.")
+                raise UserError("The zip file has no image; put PNG, JPEG, TIFF, BMP, WebP or DICOM files into it.")
             if len(members) > MAX_IMAGES:
-                raise UserError(f"The zip file holds {len(members):,} files; send at most {MAX_IMAGES} at once.")
+                raise UserError(f"The zip file has {len(members):,} files; send at most {MAX_IMAGES} at once.")
             images: dict[str, bytes] = {}
             for member in sorted(members, key=lambda member: member.filename):
                 room = min(MAX_IMAGE_BYTES, MAX_ARCHIVE_BYTES - sum(map(len, images.values())))

@@ -45,10 +45,10 @@ class BatchPage:
         questions = ""
         if kind == kinds[0]:
             image = st.file_uploader("The image", key="batch-image", max_upload_size=MAX_IMAGE_BYTES // 2**20)
-            table = st.file_uploader("CSV file with the column question", type="csv", key="batch-csv")
+            table = st.file_uploader("CSV file with a column named question", type="csv", key="batch-csv")
         else:
             archive = st.file_uploader("Zip file of images", type="zip", key="batch-zip")
-            questions = st.text_area("Questions, one a line", "\n".join(PROBES), max_chars=20_000)
+            questions = st.text_area("Questions, one per line", "\n".join(PROBES), max_chars=20_000)
         st.caption(BURNT_IN)
         ready = bool(image and table) or bool(archive and questions.strip())
         if not ready:

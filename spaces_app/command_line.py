@@ -14,19 +14,20 @@ EXAMPLES = """examples:
   {prog} user/name --compare out
       shows the answers of two models side by side
   {prog} out --gradio
-      the app in Gradio, which programs can ask too
+      the app in Gradio, which also has an API for programs
 
-Without MODEL the app asks the one that the variable MODEL_ID names, or else that of `make demo`. Ctrl-C ends it.
+Without MODEL, the app uses the model that the variable MODEL_ID names, or else the one that `make demo` trained.
+Ctrl-C ends it.
 """
 
 
 def make_parser(prog: str = PROG) -> CommandParser:
     """The parser of the command line; `prog` is what its help calls the program."""
     parser = CommandParser(
-        prog, description="Opens a page in the browser that answers questions.", epilog=EXAMPLES.format(prog=prog)
+        prog, description="Opens a page in the browser where you can ask a model.", epilog=EXAMPLES.format(prog=prog)
     )
     parser.add_argument("model", nargs="?", help="folder or Hub id (user/name) of a trained model")
-    parser.add_argument("--compare", metavar="MODEL", help="another model that gets the same questions")
+    parser.add_argument("--compare", metavar="MODEL", help="second model, which gets the same questions")
     parser.add_argument("--gradio", action="store_true", help="use Gradio instead of Streamlit")
     parser.add_argument("--port", type=int, metavar="N", help="port of the page")
     return parser

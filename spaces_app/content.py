@@ -14,19 +14,19 @@ BURNT_IN = (
     "them before you send an image."
 )
 PRIVACY = (  # in the Streamlit app
-    "Images stay in the memory of this server while the page is open and at most three minutes longer, what a model "
-    "computed of them for at most ten minutes after their last question. No file of them is left on its disk and "
-    "nothing is logged. Of a DICOM header only modality, spacing, thickness, frames and window are read, nothing "
-    "about the patient."
+    "Images stay in this server's memory while the page is open, and at most three minutes longer. What a model "
+    "computed from them stays for at most ten minutes after the last question. No file of yours is left on its disk, "
+    "and nothing is logged. From a DICOM header only modality, spacing, thickness, frames and window are read, "
+    "nothing about the patient."
 )
 KEPT = (  # by the Gradio app
-    "An image is kept on the disk of this server without its name, for at most 31 minutes after its upload or its "
-    "last question, and what the model computed of it in its memory for at most ten minutes."
+    "An image is kept on this server's disk, without its name, for at most 31 minutes after its upload or the last "
+    "question about it. What the model computed from it stays in memory for at most ten minutes."
 )
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "output" / "demo")  # where `make demo` leaves one
-SILENT = "The model gives no answer below a confidence of {:.0%}: too many of those were wrong in its validation."
+SILENT = "The model gives no answer below a confidence of {:.0%}: too many such answers were wrong in validation."
 SILENT_EVERYWHERE = (
-    "The model gives no answer at all: in its validation no confidence kept the wrong answers as few as was asked for."
+    "The model gives no answer at all: in validation, no threshold kept wrong answers as rare as was asked for."
 )
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split

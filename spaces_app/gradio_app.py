@@ -134,7 +134,7 @@ class Panel:
         except UserError as error:
             raise plain_error(str(error)) from None  # only the message of a gr.Error comes back from another process
         if result.question_cut:
-            gr.Warning("The question is longer than the model reads; its end was left out.")
+            gr.Warning("The question is longer than the model can read; its end was left out.")
         if result.silent:
             gr.Warning(why_silent(self.predictor.abstention_threshold))
         ranked = [(result.answer, result.confidence)]
@@ -175,7 +175,7 @@ def build(predictor: Predictor) -> gr.Blocks:
                 gallery = gr.Gallery(
                     examples,
                     elem_id="examples",
-                    label="Or an example: generated images, of no patient",
+                    label="Or an example: generated images, not of any patient",
                     columns=len(examples),
                     buttons=[],
                     allow_preview=False,

@@ -41,7 +41,7 @@ class Limit:
 # image that is shown, too.
 QUESTIONS = Limit(30, 60, "More than 30 questions a minute")
 # A batch counts its questions. A thousand take about a minute of two cores.
-BATCHES = Limit(1_000, 600, "More than 1,000 questions of tables and archives in ten minutes")
+BATCHES = Limit(1_000, 600, "More than 1,000 questions by table or archive in ten minutes")
 UPLOADS = Limit(512 * 2**20, 600, "More than 512 MB of files in ten minutes")
 # Of the Streamlit app: pages that are opened, and what their clicks say of all that stands on them, some KB each.
 VISITS = Limit(100, 600, "More than 100 visits in ten minutes")

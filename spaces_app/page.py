@@ -178,7 +178,7 @@ def show_about_page() -> None:
         st.subheader(plain(short_name(name)))
         card = load_card(name)
         if card is None:
-            st.write("This model has no card, so nothing is known about its figures.")
+            st.write("This model has no card, so its figures are not known.")
             continue
         metadata, figures = card
         st.text("\n".join(f"{key.replace('_', ' ')}: {value}" for key, value in metadata.items() if value))
@@ -186,10 +186,10 @@ def show_about_page() -> None:
             st.dataframe(figures, hide_index=True)
     st.subheader("Limits")
     st.markdown(
-        "- The model answers every question. Its confidence was fitted to images of its own data set; for others a "
-        "high one is no promise.\n"
-        "- It learned from few images of few hospitals; nothing is known about other devices, ages or diseases.\n"
-        "- A heat map shows what moved the answer, not that the answer is right.\n"
+        "- The model answers questions about any image. Its confidence was fitted to images of its own data set; on "
+        "others, a high confidence promises nothing.\n"
+        "- It learned from few images from few hospitals; nothing is known about other devices, ages or diseases.\n"
+        "- A heat map shows what influenced the answer, not that the answer is right.\n"
         f"- {PRIVACY} {BURNT_IN}"
     )
 

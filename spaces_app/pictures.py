@@ -145,7 +145,7 @@ def choose_window(picture: Picture) -> Window | None:
     with st.expander("Window and level"):
         level = slide("Level (centre)", sliders.levels, center, "level")
         chosen_width = slide("Window (width)", sliders.widths, width, "width")
-        st.caption("In the units of the file, Hounsfield units for CT. The model sees what you see.")
+        st.caption("In the units of the file: Hounsfield units for CT. The model sees what you see.")
     window = (level, chosen_width)
     return None if window == facts.window else window
 
@@ -179,20 +179,20 @@ def _uploaded_pictures() -> list[Picture]:
         max_upload_size=MAX_IMAGE_BYTES // 2**20,
     )
     st.caption(
-        f"Of a DICOM header nothing about the patient is read or shown. {BURNT_IN} A visitor may send "
+        f"Nothing about the patient in a DICOM header is read or shown. {BURNT_IN} A visitor may send "
         f"{UPLOADS.amount // 2**20} MB in ten minutes."
     )
     if len(files) > MAX_FILES:
         st.warning(f"Only the first {MAX_FILES} of {len(files)} files are shown.")
     files = sorted(files, key=lambda file: file.name)[:MAX_FILES]
     if sum(file.size for file in files) > MAX_VISIT_BYTES:
-        st.warning(f"The files have more than {MAX_VISIT_BYTES // 2**20} MB together; choose fewer at once.")
+        st.warning(f"The files together are larger than {MAX_VISIT_BYTES // 2**20} MB; choose fewer at once.")
         return []
     return [_remember(file.file_id, file.name, file.getvalue) for file in files]
 
 
 def _example_pictures() -> list[Picture]:
-    st.caption("Drawn images, no patient's. They have the shapes and greys of CT, MRI and X-ray.")
+    st.caption("Drawn images, not of any patient. They have the shapes and greys of CT, MRI and X-ray.")
     return [_remember(name, name, file.read_bytes) for name, file in example_images()]
 
 

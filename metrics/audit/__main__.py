@@ -21,7 +21,7 @@ EXAMPLES = """examples:
   {prog} path/to/SLAKE
       writes audit/audit.html and audit/audit.json
   {prog} rows.csv --fail_on leaks,contradictions
-      ends with status 3 where the data have one of these faults
+      ends with status 3 if the data has one of these faults
   {prog} rows.csv --predictions out/predictions_test.jsonl --split test
       also says what the figures of these predictions are worth
 """
@@ -86,7 +86,7 @@ def make_parser(prog: str = PROG) -> CommandParser:
     )
     parser.add_argument("data", help="folder, table or Hub id of a data set; phantom generates one")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="a model's answers to these questions")
-    parser.add_argument("--split", choices=("train", "validation", "test"), help="which rows they answer")
+    parser.add_argument("--split", choices=("train", "validation", "test"), help="split they are for")
     parser.add_argument(
         "--output_dir", type=Path, default=Path("audit"), metavar="FOLDER", help="where the page and the figures go"
     )
@@ -95,12 +95,12 @@ def make_parser(prog: str = PROG) -> CommandParser:
         action="append",
         default=[],
         metavar="FAULTS",
-        help=f"end with status 3 if there are any; choose of {', '.join(FAILURES)}, with commas between them",
+        help=f"end with status 3 if any are found; one or more of {', '.join(FAILURES)}, with commas between them",
     )
-    parser.add_argument("--no_images", action="store_true", help="leave images out of the page, to publish it")
+    parser.add_argument("--no_images", action="store_true", help="leave images out of the page, for publishing it")
     add_data_options(parser)
-    parser.add_argument("--allow_no_answer", action="store_true", help="an empty answer is no fault")
-    parser.add_argument("--split_seed", type=int, default=0, metavar="N", help="seed of the splits, if there are none")
+    parser.add_argument("--allow_no_answer", action="store_true", help="accept rows with an empty answer")
+    parser.add_argument("--split_seed", type=int, default=0, metavar="N", help="seed for splits, if the data has none")
     return parser
 
 
@@ -125,7 +125,7 @@ def _summary(report: Mapping[str, Any], counts: Mapping[str, int]) -> str:
         told = "; ".join(f"{kind} {count['images']:,} ({count['rows']:,} rows)" for kind, count in seen.items())
         lines.append(f"{split} images in training: {told}")
     for split, unseen in report["unseen_answers"].items():
-        lines.append(f"{split} rows whose answer training never has: {unseen['rows']:,} of {unseen['of']:,}")
+        lines.append(f"{split} rows with an answer that is never in training: {unseen['rows']:,} of {unseen['of']:,}")
     for split, entries in report["question_alone"].items():
         for entry in entries:
             figure = entry["figures"]["all"]

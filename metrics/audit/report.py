@@ -28,8 +28,8 @@ from processing.splits import LEFT_OUT, NO_SPLIT, ORDER, TEST, TRAIN, VALIDATION
 logger = logging.getLogger(__name__)
 
 FAILURES = {
-    "leaks": "images or groups that stand in two splits",
-    "neighbours": "images of a later split that are nearly one of an earlier split",
+    "leaks": "images or groups that are in two splits",
+    "neighbours": "images that look almost like one in an earlier split",
     "contradictions": "questions that are answered in two ways",
     "bad_rows": "rows that can't be used",
 }
@@ -73,7 +73,7 @@ def make_report(
     logger.info("%s: %s rows on %s images.", name, f"{len(table.rows):,}", f"{len(table.images):,}")
     later = [code for code in table.splits() if code != TRAIN]
     has_training = TRAIN in table.splits()
-    logger.info("What the questions alone reach ...")
+    logger.info("Answering without the images ...")
     report: dict[str, Any] = {
         "data": {
             "name": name,

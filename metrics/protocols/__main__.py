@@ -63,14 +63,14 @@ def make_parser(prog: str = PROG) -> CommandParser:
     """The parser of the command line; `prog` is what its help calls the program."""
     parser = CommandParser(
         prog,
-        description="Scores a file of predictions in the ways that published papers do.",
+        description="Scores a file of predictions as different published papers do.",
         epilog=EXAMPLES.format(prog=prog),
     )
     parser.add_argument("predictions", type=Path, help="JSON, JSON Lines or CSV file with a model's answers")
     parser.add_argument("--dataset", metavar="DATA", help="folder, table or Hub id with the right answers")
-    parser.add_argument("--split", default="test", help="rows of it: train, validation or test")
+    parser.add_argument("--split", default="test", help="split to use: train, validation or test")
     add_data_options(parser)
-    parser.add_argument("--closed_is_yes_no", action="store_true", help="closed questions are those with yes or no")
+    parser.add_argument("--closed_is_yes_no", action="store_true", help="closed means that the answer is yes or no")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     return parser
 

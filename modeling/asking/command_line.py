@@ -39,12 +39,12 @@ def make_parser(prog: str = PROG) -> CommandParser:
     parser.add_argument("--question", action="append", default=[], metavar="TEXT", help="may be given several times")
     parser.add_argument("--choices", nargs="+", metavar="TEXT", help="answer with one of these")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    parser.add_argument("--top_k", type=int, default=5, metavar="N", help="answers to print for a question")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="table of many questions")
+    parser.add_argument("--top_k", type=int, default=5, metavar="N", help="answers to print per question")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="table of questions")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the table with its answers goes")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a Hub id")
-    parser.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1; the GPU is used if there is one")
-    parser.add_argument("--dtype", choices=DTYPES, help="precision; the device decides unless you do")
+    parser.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1 (default: the GPU, if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, help="precision (default: depends on the device)")
     return parser
 
 

@@ -43,14 +43,14 @@ FAMILY_TEXTS = {
         name="ViLT",
         description="ViLT (arXiv:2102.03334) that answers a question about a medical image with one of its known "
         "answers",
-        limit="It chooses among the answers of its training rows; any other can't be given.",
+        limit="It chooses among the answers in its training rows, and can't give any other.",
         published={"f1": "71.66"},
         installs=(INSTALL,),
     ),
     "blip2": FamilyText(
         name="BLIP-2",
         description="BLIP-2 (arXiv:2301.12597) that writes the answer to a question about a medical image",
-        limit="It writes its answers, and may write one that no training row holds.",
+        limit="It writes its answers, and may write one that is in no training row.",
         published={"exact_match": "75.77", "f1": "79.57"},
         installs=(INSTALL, INSTALL_LANGUAGE_MODEL),
     ),
@@ -154,9 +154,9 @@ def _describe(facts: CardFacts) -> str:
     if facts.base is None:
         return f"{text}."
     if facts.base.startswith("scratch:"):
-        return f"{text}, trained from nothing."
+        return f"{text}, trained from scratch."
     if facts.base == "starter":
-        return f"{text}, started from pretrained parts of ordinary registry packages."
+        return f"{text}, started from pretrained parts in ordinary packages from PyPI."
     commit = facts.record.get("base_revision")  # records of older versions do not tell
     return f"{text}, started from {facts.base}{f' at commit {commit}' if commit else ''}."
 
@@ -168,23 +168,23 @@ def _trust(split: str, report: dict[str, Any]) -> str:
         for risk, coverage in report["silence"]["coverage_at_risk"].items()
     ]
     text = (
-        f"On {split} the confidence is {_calibration_error(report['calibration'])}; the surest answers reach "
-        f"{' and '.join(coverages)}."
+        f"On {split} the confidence is {_calibration_error(report['calibration'])}. If the model answered only what "
+        f"it is surest of, it could answer {' and '.join(coverages)}."
     )
     if report["silence"].get("chosen"):  # reports of older versions do not tell
         text += f" {abstention_text(report['silence']['chosen'])}"
     if report["grounding"]:
         found = report["grounding"][0]
         text += (
-            f" Of {found['questions']:,} questions about something that the data has a box of, the hottest place of "
-            f"the heat map touches the box in {found['hit'][0]:.1f} % (a place drawn at random: "
+            f" {found['questions']:,} questions are about something that has a box in the data: the hottest place of "
+            f"the heat map touches the box in {found['hit'][0]:.1f} % of them (a random place: "
             f"{found['chance']:.1f} %, the middle of the image: {found['center']:.1f} %)."
         )
     return text
 
 
 def _calibration_error(calibration: dict[str, Any]) -> str:
-    text = f"{calibration['expected_calibration_error']:.1%} from the accuracy in the mean of 15 bins (ECE"
+    text = f"{calibration['expected_calibration_error']:.1%} from the accuracy, as the mean over 15 bins (ECE"
     if "judged_on" not in calibration:
         return f"{text})"  # reports of older versions have no more
     if calibration["expected_calibration_error_interval"] is not None:

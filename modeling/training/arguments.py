@@ -91,7 +91,7 @@ class SharedTrainingArguments(TrainingArguments):
     )
     questions_per_image: int = field(
         default=1,
-        metadata={"help": "Questions of an image that stay together in training and share its computation."},
+        metadata={"help": "Questions about an image that stay together in training and share its computation."},
     )
     feature_cache_gb: float = field(
         default=10.0,
@@ -107,8 +107,8 @@ class SharedTrainingArguments(TrainingArguments):
     target_risk: float | None = field(
         default=None,
         metadata={
-            "help": "Share of answers that may be wrong, such as 0.05: the model gives no answer below the confidence "
-            "that keeps this on the validation rows, with 95 %% certainty."
+            "help": "Share of given answers that may be wrong, such as 0.05. Below a certain confidence, the model "
+            "then gives no answer; the validation rows decide where, with 95 %% certainty."
         },
     )
 
@@ -193,20 +193,20 @@ class ViltTrainingArguments(SharedTrainingArguments):
         default=None,
         metadata={
             "help": "Peak learning rate of the starter's image network; by default the same. 0 freezes it, and images "
-            "are not moved then."
+            "are not augmented then."
         },
     )
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
     encoder_layers: int | None = field(
         default=None,
         metadata={
-            "help": "Layers of the starter's encoder, which is drawn anew; by default 3. Two cost half the time and "
-            "do on easy images."
+            "help": "Layers of the starter's encoder, which starts untrained; by default 3. Two take half the time "
+            "and are enough for easy images."
         },
     )
     box_questions: bool = field(
         default=False,
-        metadata={"help": "Train also on questions in SLAKE's words that the boxes of training images answer."},
+        metadata={"help": "Also train on questions, worded as in SLAKE, that the boxes of training images answer."},
     )
     label_names: list[str] | None = field(
         default_factory=lambda: ["row"],
@@ -222,7 +222,7 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     model_name_or_path: str = field(
         default="Salesforce/blip2-opt-2.7b",
         metadata={
-            "help": "BLIP-2 checkpoint to start from, or adapter to go on from or to evaluate: a Hub id, a folder, or "
+            "help": "BLIP-2 checkpoint to start from, or adapter to continue or evaluate: a Hub id, a folder, or "
             "starter for the base made of pretrained parts in registry packages."
         },
     )
@@ -242,23 +242,23 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     modules_to_save: list[str] | None = field(
         default=None,
         metadata={
-            "help": "What is trained whole and saved with the adapter; vision_top is the upper half of the starter's "
-            "image network.",
+            "help": "Parts that are trained whole and saved with the adapter; vision_top is the upper half of the "
+            "starter's image network.",
             "choices": ["qformer", "language_projection", "vision_top"],
         },
     )
     qformer_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Peak learning rate of the Q-Former and of vision_top where they are trained whole; by default "
+            "help": "Peak learning rate of the Q-Former and of vision_top if they are trained whole; by default "
             "that of the adapter."
         },
     )
     alignment_epochs: float = field(
         default=0.0,
         metadata={
-            "help": "Passes over the training rows in which the starter's Q-Former learns without its "
-            "language model first."
+            "help": "Passes over the training rows, before all others, in which the starter's Q-Former learns without "
+            "its language model."
         },
     )
     merge_adapter: bool = field(
@@ -269,7 +269,7 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     )
     questions_per_image: int = field(
         default=16,
-        metadata={"help": "Questions of an image that stay together in training and share its computation."},
+        metadata={"help": "Questions about an image that stay together in training and share its computation."},
     )
     max_new_tokens: int | None = field(
         default=None,

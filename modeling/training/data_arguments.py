@@ -14,14 +14,14 @@ class DataArguments:
     dataset: str = field(
         default="phantom",
         metadata={
-            "help": "A SLAKE or VQA-RAD folder, a folder of tables, one Parquet, JSON, JSONL or CSV file, the Hub id "
-            "(user/name) of a data set repo, or phantom or phantom:N for 60 or N generated images, phantom:NxS for "
-            "patients of S slices."
+            "help": "A SLAKE or VQA-RAD folder, a folder of tables, one Parquet, JSON, JSONL or CSV file, or the "
+            "Hub id (user/name) of a data set. Or generated images: phantom (60), phantom:N (N of them), phantom:NxS "
+            "(N of patients with S slices each)."
         },
     )
     dataset_config: str | None = field(
         default=None,
-        metadata={"help": "Configuration of the data set, where its README.md has several."},
+        metadata={"help": "Configuration of the data set, if its README.md has several."},
     )
     dataset_revision: str | None = field(
         default=None,
@@ -49,12 +49,12 @@ class DataArguments:
     leaks: str = field(
         default="refuse",
         metadata={
-            "help": "What to do where an image or a group (patient) stands in two splits: refuse the data set, drop "
-            "the training rows, or keep all rows and tell their figures apart.",
+            "help": "What to do if an image or a group (patient) is in two splits: refuse the data set, drop its "
+            "training rows, or keep all rows and give every figure with and without them.",
             "choices": ["refuse", "drop", "keep"],
         },
     )
-    drop_leaking_rows: bool = field(default=False, metadata={"help": "Another name of --leaks drop."})
+    drop_leaking_rows: bool = field(default=False, metadata={"help": "The same as --leaks drop."})
     allow_no_answer: bool = field(
         default=False,
         metadata={"help": "Keep rows with an empty answer, which SQuAD v2 reads as 'no answer'."},
@@ -63,23 +63,23 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Make new 80/10/10 splits by image, or by groups of near-identical images (neighbours); by "
-            "default a data set keeps its own splits, and gets one by image where it has none.",
+            "default a data set keeps its own splits, or is split by image if it has none.",
             "choices": ["image", "neighbours"],
         },
     )
-    split_seed: int = field(default=0, metadata={"help": "Seed of the splits that are made."})
+    split_seed: int = field(default=0, metadata={"help": "Seed for splits, if they are made here."})
     tuning_split: bool = field(
         default=False,
         metadata={
-            "help": "To choose a recipe: evaluate on a tenth of the training images, whole groups of near-identical "
-            "ones, in place of the validation and test splits, which are left out."
+            "help": "For choosing a recipe: evaluate on a tenth of the training images, in whole groups of "
+            "near-identical ones, and leave the validation and test splits out."
         },
     )
     eval_dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Another data set, named as --dataset: its test split (else its validation split, else all its "
-            "rows) is evaluated in place of the own test split, as --do_predict True does."
+            "help": "Another data set, given like --dataset. Its test split (else its validation split, else all its "
+            "rows) is evaluated in place of the data set's own, as with --do_predict True."
         },
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training rows."})

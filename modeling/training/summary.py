@@ -130,14 +130,14 @@ def _describe_data(name: str, dataset: datasets.DatasetDict) -> str:
 def _describe_answers(vocabulary: dict[str, int] | None, dataset: datasets.DatasetDict) -> str:
     """The size of the vocabulary, and how far Exact Match can reach with it."""
     if vocabulary is None:
-        return "written by the model, from no list"
+        return "written by the model, not chosen from a list"
     reached = []
     for split in ("validation", "test"):
         if split in dataset:
             answers = counts_of(dataset[split], "answer")
             known = labels_of(answers, vocabulary)
             missing = sum(count for answer, count in answers.items() if answer not in known)
-            rows = f" ({missing:,} of {answers.total():,} rows have others)" if missing else ""
+            rows = f" ({missing:,} of {answers.total():,} rows have other answers)" if missing else ""
             reached.append(f"{100 * (1 - missing / answers.total()):.2f} % on {split}{rows}")
     reach = f"; EM can reach {', '.join(reached)}" if reached else ""
     return f"one of {len(vocabulary):,}{reach}"
@@ -171,7 +171,7 @@ def count_steps(args: AnyTrainingArguments, rows: int) -> tuple[int, float]:
 
 def _describe_steps(args: AnyTrainingArguments, rows: int, own_rows: int) -> str:
     steps, epochs = count_steps(args, rows)
-    added = f" (with {rows - own_rows:,} questions made of boxes)" if rows > own_rows else ""
+    added = f" (with {rows - own_rows:,} questions made from boxes)" if rows > own_rows else ""
     return f"{steps:,} in {epochs:.3g} epochs of {rows:,} rows{added}"
 
 

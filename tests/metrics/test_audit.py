@@ -296,9 +296,9 @@ def test_a_page_to_publish_shows_no_image_of_the_data(planted, tmp_path):
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        ("leaks", "found 1 images or groups that stand in two splits; see"),
+        ("leaks", "found 1 images or groups that are in two splits; see"),
         ("bad_rows, contradictions", "found 2 rows that can't be used and 2 questions that are answered in two ways"),
-        ("neighbours", "found 1 images of a later split that are nearly one of an earlier split"),
+        ("neighbours", "found 1 images that look almost like one in an earlier split"),
     ],
 )
 def test_findings_end_the_command_with_status_3_and_a_sentence(planted, tmp_path, monkeypatch, capsys, names, told):

@@ -101,7 +101,10 @@ def test_page_of_errors_filters_sorts_and_shows_heat_maps(images, tmp_path, brow
     page.goto((tmp_path / "errors.html").as_uri())
     cards = page.locator("li")
     assert page.title() == "Wrong answers"
-    told = "7 answers do not match the gold answer exactly; these are the surest of them: 2 of validation, 1 of test."
+    told = (
+        "7 answers do not match the gold answer exactly; these are the ones the model was surest of: "
+        "2 of validation, 1 of test."
+    )
     assert page.locator("#about").inner_text().startswith(told)
     assert [text.split("\n")[0] for text in cards.all_inner_texts()] == [
         "Where is the tumor?",
@@ -151,7 +154,7 @@ def test_page_without_heat_maps_or_errors(images, tmp_path, browser):
     assert page.locator("img.heat").count() == 0
     write_error_page({"test": cases}, 9, tmp_path / "errors.html")
     page.goto((tmp_path / "errors.html").as_uri())
-    assert "9 answers do not match the gold answer exactly; these are the 1 surest" in page.content()
+    assert "9 answers do not match the gold answer exactly; these are the 1 the model was surest of" in page.content()
     write_error_page({"test": []}, 0, tmp_path / "errors.html")
     page.goto((tmp_path / "errors.html").as_uri())
     assert page.locator("li").count() == 0

@@ -68,7 +68,7 @@ def test_best_thresholds_are_reported_where_there_are_any(tmp_path):
     best = {"best_exact": 50.0, "best_exact_thresh": 0.25, "best_f1": 60.5, "best_f1_thresh": 0.125}
     report = make_report(score_each(ROWS, PREDICTIONS, [0.5] * 4), {}, thresholds=best)
     write_report({"test": report}, tmp_path)
-    sentence = "With the best thresholds of SQuAD v2 for no answer, EM is 50.00 (at 0.250) and F1 60.50 (at 0.125)."
+    sentence = "With SQuAD v2's best thresholds for giving no answer, EM is 50.00 (at 0.250) and F1 60.50 (at 0.125)."
     assert sentence in (tmp_path / "report.md").read_text()
 
 
@@ -87,9 +87,7 @@ def test_calibration_is_that_of_the_held_out_confidences_with_what_chance_makes(
     assert report["silence"]["curve"][0] == [0.25, 1]  # of the confidences as saved
     write_report({"validation": report}, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert (
-        "Calibration, of each half of the images by a fit to the other half (the saved one is fitted to both)" in text
-    )
+    assert "Calibration, for each half of the images by a fit to the other half (the saved fit uses both)" in text
     assert f"expected calibration error 25.0% (95 % interval {low:.1%} to {high:.1%}), where a perfectly" in text
 
 

@@ -188,7 +188,7 @@ def test_markup_in_names_of_files_is_text(open_page, runs, image):
         expect(page.get_by_role("alert")).to_contain_text(f"Cannot open '{ODD_NAMES[number]}'")
     page.get_by_role("tab", name="Many at once").click()
     page.get_by_label("The image").locator("input[type=file]").set_input_files(good[0])
-    page.get_by_label("CSV file with the column question").locator("input[type=file]").set_input_files(
+    page.get_by_label("CSV file with a column named question").locator("input[type=file]").set_input_files(
         {"name": f"{ODD_NAMES[1]}.csv", "mimeType": "text/csv", "buffer": b"q"}
     )
     page.get_by_role("button", name="Answer all").click()
@@ -305,7 +305,7 @@ def test_a_table_of_questions_is_answered(open_page, runs, image):
     page.get_by_role("tab", name="Many at once").click()
     page.get_by_label("The image").locator("input[type=file]").set_input_files(image)
     table = f'question\n{QUESTION}\n""\nIs this a CT?\n'.encode()
-    page.get_by_label("CSV file with the column question").locator("input[type=file]").set_input_files(
+    page.get_by_label("CSV file with a column named question").locator("input[type=file]").set_input_files(
         {"name": "q.csv", "mimeType": "text/csv", "buffer": table}
     )
     page.get_by_role("button", name="Answer all").click()
@@ -351,7 +351,7 @@ def test_about_tells_the_figures_of_the_card(open_page, runs):
     page = open_page(runs("vilt"))
     page.get_by_role("tab", name="About the model").click()
     expect(page.get_by_text("license: ")).to_be_visible()
-    expect(page.get_by_text("for others a high one is no promise")).to_be_visible()
+    expect(page.get_by_text("a high confidence promises nothing")).to_be_visible()
 
 
 def test_a_model_that_is_not_there_is_one_sentence(browser, serve, tmp_path):

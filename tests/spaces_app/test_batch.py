@@ -31,7 +31,7 @@ def test_images_of_an_archive_come_by_name_without_what_systems_add():
     [
         (b"no archive", "damaged or encrypted"),
         (packed({"a.png": b"1" * 1000})[:60], "damaged or encrypted"),
-        (packed({".hidden": b"1"}), "holds no image"),
+        (packed({".hidden": b"1"}), "has no image"),
     ],
     ids=["no archive", "cut off", "hidden file alone"],  # the bytes hold the time: no name that all test workers share
 )
@@ -50,7 +50,7 @@ def test_encrypted_archive_is_refused():
 
 def test_archive_is_bounded_in_files_and_in_what_it_unpacks_to(monkeypatch):
     monkeypatch.setattr(batch, "MAX_IMAGES", 2)
-    with pytest.raises(UserError, match="holds 3 files; send at most 2"):
+    with pytest.raises(UserError, match="has 3 files; send at most 2"):
         read_archive(packed({f"{n}.png": b"1" for n in range(3)}))
     monkeypatch.setattr(batch, "MAX_ARCHIVE_BYTES", 1_500)
     with pytest.raises(UserError, match=r"1\.png: the images are too large once unpacked"):

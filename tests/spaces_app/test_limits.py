@@ -333,5 +333,5 @@ def test_a_batch_counts_each_of_its_questions(counted, monkeypatch, phantoms):
     next(button for button in app.button if button.label == "Answer all").click().run()
     told = [element.body for element in app.get("html") if "problem" in element.body and "<p" in element.body]
     assert len(told) == 1
-    assert "More than 1,000 questions of tables and archives in ten minutes; try again in " in told[0]
+    assert "More than 1,000 questions by table or archive in ten minutes; try again in " in told[0]
     assert not app.success

@@ -100,9 +100,9 @@ def test_each_answer_type_has_its_own_number_of_questions(folder):
 
 def test_card_says_what_confidence_and_heat_maps_are_worth(folder, tmp_path):
     text = " ".join(str(model_card(folder)).split())
-    assert "On validation the confidence is 3.1% from the accuracy in the mean of 15 bins (ECE)" in text
+    assert "On validation the confidence is 3.1% from the accuracy, as the mean over 15 bins (ECE)" in text
     assert "50.0% of the questions with at most 5% wrong and 75.0% of the questions with at most 10% wrong." in text
-    assert "touches the box in 61.2 % (a place drawn at random: 20.5 %, the middle of the image: 30.0 %)" in text
+    assert "touches the box in 61.2 % of them (a random place: 20.5 %, the middle of the image: 30.0 %)" in text
     assert "the heat map" not in str(model_card(write_run(tmp_path, report=REPORT | {"grounding": []})))
 
 
@@ -187,7 +187,7 @@ def test_run_without_evaluation_has_a_valid_card_without_figures(tmp_path):
 
 
 def test_questions_of_boxes_are_told_beside_the_data(tmp_path):
-    told = "Beside these, training had questions that the boxes of its images answer (`box_questions`)."
+    told = "Training also used questions that the boxes of its images answer (`box_questions`)."
     assert told in str(model_card(write_run(tmp_path, {"box_questions": True})))
     assert told not in str(model_card(write_run(tmp_path)))
 
@@ -203,15 +203,15 @@ def test_card_of_a_tuning_run_says_that_its_figures_are_for_choosing(tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "told"),
     [
-        ({}, "; a run is refused where one stands in two splits."),
-        ({"leaks": "drop"}, "; rows whose image or patient also stands in a later split were left out."),
-        ({"drop_leaking_rows": True}, "; rows whose image or patient also stands in a later split were left out."),
+        ({}, "; a run is refused if one is in two splits."),
+        ({"leaks": "drop"}, "; rows whose image or patient is also in a later split were left out."),
+        ({"drop_leaking_rows": True}, "; rows whose image or patient is also in a later split were left out."),
         ({"leaks": "keep"}, "."),
     ],
 )
 def test_card_says_what_was_done_about_leaks(tmp_path, recipe, told):
     card = str(model_card(write_run(tmp_path, {"model_type": "vilt", **recipe})))
-    assert f"Images are the same where their pixels are{told} A near neighbour" in card
+    assert f"Images are the same if their pixels are{told} A near neighbour" in card
 
 
 def test_all_languages_are_named(tmp_path):

@@ -49,8 +49,8 @@ def test_model_is_evaluated_on_the_test_split_of_another_data_set(phantoms, othe
     assert record["test_looks"] == 1
     assert "--eval_dataset path/to/other/data" in record["command"]
     card = str(model_card(out))
-    assert "The test split is not of these data: it is of own data." in card
-    assert "Models of this folder were asked a test split once." in " ".join(card.split())
+    assert "The test split comes from other data: own data." in card
+    assert "Models in this folder were evaluated on a test split once." in " ".join(card.split())
 
     train.main(
         [
@@ -66,7 +66,9 @@ def test_model_is_evaluated_on_the_test_split_of_another_data_set(phantoms, othe
         ]
     )
     assert json.loads((out / "run.json").read_text())["test_looks"] == 2
-    assert "asked a test split 2 times: a figure that was looked at before" in " ".join(str(model_card(out)).split())
+    assert "evaluated on a test split 2 times, so the figures are no longer unbiased" in " ".join(
+        str(model_card(out)).split()
+    )
     assert not (tmp_path / "again" / "run.json").exists()
 
 
@@ -118,7 +120,7 @@ def test_figures_of_shared_images_stand_beside_those_of_the_others(phantoms, tmp
     assert "validation (images in training: 1)" in (table := capsys.readouterr().out)
     assert "\n  new images " in table
     assert (
-        "Images shared with training: 1. Figures of all rows measure memory"
+        "Images shared with training: 1. So figures over all rows measure memory"
         in (out / "report" / "report.md").read_text()
     )
     split = json.loads((out / "run.json").read_text())["dataset"]["splits"]["validation"]
@@ -126,7 +128,7 @@ def test_figures_of_shared_images_stand_beside_those_of_the_others(phantoms, tmp
     card = str(model_card(out))
     assert f"Of the {len(names)} validation images, images shared with training: 1," in card
     assert "| validation | Exact Match on images that are not in training |" in card
-    assert "a run is refused where one stands in two splits" not in card
+    assert "a run is refused if one is in two splits" not in card
 
 
 def test_images_left_out_of_the_own_splits_are_not_called_shared(phantoms, tmp_path):

@@ -51,7 +51,7 @@ def test_summary_of_a_run_has_its_numbers_in_80_columns(dataset, tmp_path):
         f"Parameters {size:,}, all trained",
         f"Data phantom: {rows:,} train rows on {images[0]} images, {len(longer)} validation rows on {images[1]} ",
         f"Answers one of {model.config.num_labels}; EM can reach {reach:.2f} % on validation "
-        f"({missing} of {len(longer)} rows have others)",
+        f"({missing} of {len(longer)} rows have other answers)",
         "Batch 32 questions = 16 on a device x 2 accumulated x 1 device",
         f"Steps {count_steps(args, rows)[0]} in 2 epochs of {rows} rows",
         "Precision fp32",
