@@ -117,7 +117,7 @@ def _ask_in_app(page: Any) -> None:
     page.get_by_text("Download questions and answers").wait_for()
     page.evaluate("document.activeElement.blur()")
     page.mouse.move(0, 0)
-    page.get_by_role("heading", name="Ask a medical image").scroll_into_view_if_needed()
+    page.get_by_role("heading", name="Ask about a medical image").scroll_into_view_if_needed()
     page.wait_for_timeout(SETTLE)
     page.locator("[data-test-script-state=notRunning]").wait_for()
     page.get_by_alt_text("with a heat map").wait_for()

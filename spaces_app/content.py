@@ -6,7 +6,7 @@ from pathlib import Path
 from processing.phantom.files import MIN_IMAGES, cached_phantoms
 
 DISCLAIMER = (
-    "For research and teaching only, not for clinical use: the model answers every question, right or wrong. "
+    "For research and teaching only, not for clinical use: the answers may be wrong, however sure the model is. "
     "Do not use it for diagnosis or treatment."
 )
 BURNT_IN = (

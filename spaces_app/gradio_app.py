@@ -65,7 +65,7 @@ from spaces_app.uploads import UploadFolder, UploadLimit
 KEPT_SECONDS = 1800  # after the last question about it an image is deleted from the disk
 PREVIEW = 2048  # pixels of the longer side of an image that is shown, at most
 FORGET_SECONDS = 60  # between two looks for such images
-INTRODUCTION = f"""# Ask a medical image
+INTRODUCTION = f"""# Ask about a medical image
 Do not upload images of people who can be identified. {KEPT} {BURNT_IN}"""
 CSS = """
 .gradio-container { overflow: clip !important } /* hidden would make the disclaimer scroll away */

@@ -198,7 +198,7 @@ def main() -> None:
     """The script."""
     st.set_page_config("Medical VQA", ":material/radiology:", layout="wide")
     st.html(STYLE)
-    st.title("Ask a medical image", anchor=False)
+    st.title("Ask about a medical image", anchor=False)
     names = model_names()
     titles = plain(" and ".join(map(short_name, names)))
     loading, ready = f":material/hourglass_top: Loading {titles} …", f":material/check_circle: Ready: {titles}"

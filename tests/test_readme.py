@@ -162,12 +162,13 @@ def test_files_and_folders_that_the_readme_names_exist():
 
 
 def test_readme_is_a_front_door():
-    assert len(README.splitlines()) <= 170
+    assert len(README.splitlines()) <= 180
 
 
 HEADLINES = {  # rows of the README's table and of docs/results.md
     "**starter**": "starter, mean of three seeds",
     "BLIP-2 starter": "BLIP-2 starter",
+    "an MLP over": "MLP over",
     "the most frequent answer": "majority answer",
     "starter, by `make demo`": "`make demo`",
 }

@@ -86,7 +86,7 @@ def confidence(page: Page):
 def test_the_page_is_there_before_the_model(browser, serve, runs):
     page = browser.new_page()
     page.goto(serve(runs("vilt")))
-    expect(page.get_by_role("heading", name="Ask a medical image")).to_be_visible()
+    expect(page.get_by_role("heading", name="Ask about a medical image")).to_be_visible()
     expect(page.get_by_text(re.compile("Loading|Ready: "))).to_be_visible()
     expect(page.get_by_text(DISCLAIMER)).to_be_visible()
     page.close()
@@ -95,7 +95,7 @@ def test_the_page_is_there_before_the_model(browser, serve, runs):
 @pytest.mark.parametrize("width", [1600, 1280, 390])
 def test_the_disclaimer_stands_under_the_page(open_page, runs, width):
     page = open_page(runs("vilt"), viewport={"width": width, "height": 800})
-    title = page.get_by_role("heading", name="Ask a medical image").bounding_box()
+    title = page.get_by_role("heading", name="Ask about a medical image").bounding_box()
     disclaimer = page.get_by_text(DISCLAIMER).bounding_box()
     assert disclaimer["x"] == title["x"]
     assert 0 < 800 - disclaimer["y"] - disclaimer["height"] < 20

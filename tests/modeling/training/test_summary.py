@@ -28,7 +28,8 @@ def arguments(folder, **changes) -> ViltTrainingArguments:
     return ViltTrainingArguments(output_dir=str(folder), **options)
 
 
-def test_summary_of_a_run_has_its_numbers_in_80_columns(dataset, tmp_path):
+def test_summary_of_a_run_has_its_numbers_in_80_columns(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     rows = dataset["train"].num_rows
     longer = dataset["validation"].map(lambda r, i: {"answer": "A unicorn"} if i == 0 else r, with_indices=True)
     splits = type(dataset)({"train": dataset["train"], "validation": longer})
