@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
     if args.do_train:
         trainer.add_callback(StopOnSigterm())
         trainer.add_callback(TrainedRows(rows))
-        with explain_full_disk(args.output_dir), explain_ctrl_c(args.output_dir):
+        with explain_full_disk(args.output_dir), explain_ctrl_c(args.output_dir, args.save_strategy != "no"):
             with explain_out_of_memory(args, training=True):
                 result = trainer.train(resume_from_checkpoint=checkpoint)
             trainer.save_model()

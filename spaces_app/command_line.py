@@ -30,6 +30,11 @@ def make_parser(prog: str = PROG) -> CommandParser:
     parser.add_argument("--compare", metavar="MODEL", help="second model, which gets the same questions")
     parser.add_argument("--gradio", action="store_true", help="use Gradio instead of Streamlit")
     parser.add_argument("--port", type=int, metavar="N", help="port of the page")
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help="address to listen on; 0.0.0.0 lets the network in (default: this machine)",
+    )
     return parser
 
 
@@ -51,12 +56,15 @@ def main(argv: list[str], prog: str = PROG) -> None:
     if options.gradio:
         if options.port is not None:
             os.environ["GRADIO_SERVER_PORT"] = str(options.port)
+        if options.host is not None:
+            os.environ["GRADIO_SERVER_NAME"] = options.host
         from spaces_app import gradio_app
 
         gradio_app.main()
     else:
         from streamlit.web import cli
 
-        port = [] if options.port is None else ["--server.port", str(options.port)]
-        sys.argv = ["streamlit", "run", str(Path(__file__).with_name("app.py")), *port]
+        place = [] if options.port is None else ["--server.port", str(options.port)]
+        place += [] if options.host is None else ["--server.address", options.host]
+        sys.argv = ["streamlit", "run", str(Path(__file__).with_name("app.py")), *place]
         cli.main(prog_name="streamlit")

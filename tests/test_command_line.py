@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -237,9 +238,15 @@ def test_app_asks_the_models_that_are_named(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["medical-vqa"])
     for variable in ("MODEL_ID", "COMPARE_MODEL_ID"):
         monkeypatch.setenv(variable, "before")
-    medical_vqa.start(["app", "out", "--compare", "user/name", "--port", "8080"])
-    assert started == [["streamlit", "run", str(ROOT / "spaces_app" / "app.py"), "--server.port", "8080"]]
+    medical_vqa.start(["app", "out", "--compare", "user/name", "--port", "8080", "--host", "0.0.0.0"])
+    place = ["--server.port", "8080", "--server.address", "0.0.0.0"]
+    assert started == [["streamlit", "run", str(ROOT / "spaces_app" / "app.py"), *place]]
     assert (os.environ["MODEL_ID"], os.environ["COMPARE_MODEL_ID"]) == ("out", "user/name")
+
+
+def test_the_apps_answer_this_machine_alone():
+    config = tomllib.loads((ROOT / "spaces_app" / ".streamlit" / "config.toml").read_text())
+    assert config["server"]["address"] == "127.0.0.1"
 
 
 def test_gradio_app_shows_one_model():

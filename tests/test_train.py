@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import train
+from modeling.training.checkpoints import Interrupted
 from modeling.vilt.trainer import ViltTrainer
 from processing.errors import UserError, run_command
 from tests.support.app_server import ROOT
@@ -175,6 +176,33 @@ def test_ctrl_c_ends_training_in_one_sentence_that_names_the_checkpoint(phantoms
     assert ended.value.code == 130
     sentence = f"error: Stopped by Ctrl-C; the same command resumes from {tmp_path / 'checkpoint-16'}.\n"
     assert capsys.readouterr().err.endswith(sentence)
+
+
+def test_ctrl_c_says_how_a_run_that_saves_no_checkpoint_would(phantoms, tmp_path, monkeypatch):
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modeling.vilt.trainer.ViltTrainer.training_step", pressed)
+    sentence = r"Stopped by Ctrl-C; the same command starts anew, as it saves none \(--save_strategy epoch would\)."
+    with pytest.raises(Interrupted, match=sentence):
+        run("--dataset", phantoms, "--output_dir", tmp_path, "--save_strategy", "no")
+
+
+def test_a_run_says_that_it_replaces_an_earlier_one(trained, phantoms, tmp_path, caplog):
+    (tmp_path / "run.json").write_bytes((trained / "run.json").read_bytes())
+    run(
+        "--dataset",
+        phantoms,
+        "--output_dir",
+        tmp_path,
+        "--max_steps",
+        1,
+        "--save_strategy",
+        "no",
+        "--do_eval",
+        "False",
+    )
+    assert f"{tmp_path} holds the model of an earlier run, which this run replaces." in caplog.text
 
 
 def test_checkpoints_of_another_run_are_refused(trained, phantoms):

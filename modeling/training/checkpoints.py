@@ -142,6 +142,8 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any], rows: str |
     if checkpoint is None:
         checkpoint = last_checkpoint(args.output_dir)
         if checkpoint is None:
+            if (Path(args.output_dir) / "run.json").is_file():
+                logger.warning("%s holds the model of an earlier run, which this run replaces.", args.output_dir)
             return None
     elif not Path(checkpoint).is_dir():
         raise UserError(f"--resume_from_checkpoint {checkpoint}: there is no such folder.")
@@ -247,8 +249,12 @@ def explain_full_disk(output_dir: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def explain_ctrl_c(output_dir: str | Path) -> Iterator[None]:
+def explain_ctrl_c(output_dir: str | Path, saves: bool) -> Iterator[None]:
     """Turns Ctrl-C into one sentence that says how to go on.
+
+    Args:
+        output_dir: of the run.
+        saves: whether the run leaves checkpoints.
 
     Raises:
         Interrupted: it was pressed.
@@ -258,7 +264,8 @@ def explain_ctrl_c(output_dir: str | Path) -> Iterator[None]:
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the progress bar stands in this line
         last = last_checkpoint(output_dir)
-        after = f"resumes from {last}" if last else "starts anew, as there is no checkpoint yet"
+        reason = "there is no checkpoint yet" if saves else "it saves none (--save_strategy epoch would)"
+        after = f"resumes from {last}" if last else f"starts anew, as {reason}"
         raise Interrupted(f"Stopped by Ctrl-C; the same command {after}.") from None
 
 

@@ -56,7 +56,7 @@ class ColumnFinder:
     """Finds the columns of the tables of one data set, and says once under which names."""
 
     def __init__(self, column_names: Iterable[str]) -> None:
-        """Takes `field=column` pairs for columns that have other names than `FIELDS`.
+        """Takes `field=column` pairs for columns that have other names than `FIELDS` and `ALIASES`.
 
         Raises:
             UserError: a pair is not of that form.
@@ -64,6 +64,7 @@ class ColumnFinder:
         self._given: dict[str, str] = {}
         for pair in column_names:
             field, separator, column = pair.partition("=")
+            field = next((name for name, others in ALIASES.items() if field in others), field)
             if not separator or not column or field not in FIELDS:
                 raise UserError(
                     f"--column_names {pair}: expected field=column with a field out of {', '.join(FIELDS)}."

@@ -169,7 +169,13 @@ def test_two_files_for_one_split_are_refused(tmp_path):
         load_vqa_dataset(str(tmp_path))
 
 
-@pytest.mark.parametrize("pair", ["image", "picture=image", "image="])
+def test_columns_are_mapped_by_the_other_names_of_a_field_too(table):
+    file = table(*({"Fall": f"p{i // 2}"} for i in range(12)))
+    rows = rows_of(load_vqa_dataset(str(file), column_names=["patient_id=Fall"]))
+    assert {row["group"] for row in rows} == {f"p{i}" for i in range(6)}
+
+
+@pytest.mark.parametrize("pair", ["image", "scan=image", "image="])
 def test_wrong_column_mapping_names_the_fields(table, pair):
     with pytest.raises(UserError, match=f"--column_names {pair}: expected field=column"):
         load_vqa_dataset(str(table()), column_names=[pair])
