@@ -31,6 +31,7 @@ from modeling.training.checkpoints import (
     explain_full_disk,
     find_checkpoint,
     pin_revision,
+    training_settings,
     warn_of_other_rows,
 )
 from modeling.training.checks import check_output_dir, check_rows
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> None:
 
     if args.do_train:
         trainer.add_callback(StopOnSigterm())
-        trainer.add_callback(TrainedRows(rows))
+        trainer.add_callback(TrainedRows(rows, training_settings(args)))
         with explain_full_disk(args.output_dir), explain_ctrl_c(args.output_dir, args.save_strategy != "no"):
             with explain_out_of_memory(args, training=True):
                 result = trainer.train(resume_from_checkpoint=checkpoint)

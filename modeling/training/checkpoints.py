@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +27,19 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
+RESUMED = (  # what optimizer, scheduler and the order of rows bring from a checkpoint, whatever the options say
+    "learning_rate",
+    "vision_learning_rate",
+    "qformer_learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "optim",
+    "seed",
+    "data_seed",
+    "questions_per_image",
+    "box_questions",
+)
 
 
 class Stopped(UserError):
@@ -133,8 +146,8 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any], rows: str |
         None where training starts anew, or there is none.
 
     Raises:
-        UserError: it belongs to a run with another model, answer vocabulary or training rows, or the one asked for
-            is not whole or holds what no run has written.
+        UserError: it belongs to a run with another model, answer vocabulary, training rows or settings, or the one
+            asked for is not whole or holds what no run has written.
     """
     if not args.do_train:
         return None
@@ -165,6 +178,13 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any], rows: str |
                         f"{checkpoint} is from another run (its {name} differs); choose another --output_dir, or "
                         "remove the old checkpoints."
                     )
+    before, now = _trained_on(checkpoint).get("settings") or {}, training_settings(args)
+    others = [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+    if others:
+        raise UserError(
+            f"{checkpoint} is from a run with other settings ({'; '.join(others)}); give the same again, choose "
+            "another --output_dir, or remove the old checkpoints."
+        )
     if rows is not None and trained_rows(checkpoint) not in (rows, None):
         raise UserError(
             f"{checkpoint} is from another run (its training rows differ), so what it has learned may be evaluated "
@@ -176,11 +196,22 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any], rows: str |
 
 def trained_rows(folder: str | Path) -> str | None:
     """The digest of the training rows of a checkpoint or of a finished run; None where it does not tell."""
+    return _trained_on(folder).get("digest")
+
+
+def training_settings(args: AnyTrainingArguments) -> dict[str, Any]:
+    """The options of a run that its optimizer and its random numbers hold, so that a resumed run can't change them."""
+    settings = {name: getattr(args, name) for name in RESUMED if hasattr(args, name)}
+    return cast(dict[str, Any], json.loads(json.dumps(settings)))  # as a checkpoint has them
+
+
+def _trained_on(folder: str | Path) -> dict[str, Any]:
+    """What a checkpoint or a finished run tells by `TrainedRows`."""
     try:
         state = json.loads((Path(folder) / STATE_FILE).read_text(encoding="utf-8"))
-        return state["stateful_callbacks"][TrainedRows.__name__]["args"]["digest"]
+        return dict(state["stateful_callbacks"][TrainedRows.__name__]["args"])
     except (OSError, ValueError, KeyError, TypeError):  # of an older version, or written by others
-        return None
+        return {}
 
 
 def warn_of_other_rows(folder: str | Path, rows: str) -> None:
@@ -278,18 +309,20 @@ def _is_full(error: BaseException) -> bool:
 
 
 class TrainedRows(TrainerCallback, ExportableState):
-    """Writes into each checkpoint which rows it was trained on.
+    """Writes into each checkpoint which rows it was trained on, and how.
 
     Args:
         digest: of `processing.row_values.digest_of`.
+        settings: of `training_settings`; a checkpoint of 0.1 has none.
     """
 
-    def __init__(self, digest: str) -> None:
+    def __init__(self, digest: str, settings: dict[str, Any] | None = None) -> None:
         self.digest = digest
+        self.settings = settings
 
     def state(self) -> dict[str, Any]:
         """What `trainer_state.json` says of it."""
-        return {"args": {"digest": self.digest}, "attributes": {}}
+        return {"args": {"digest": self.digest, "settings": self.settings}, "attributes": {}}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())  # a checkpoint of 0.1 has it not

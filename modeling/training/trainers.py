@@ -20,7 +20,17 @@ GOLD_COLUMNS = ("row", "answer", "answer_type", "language", "overlap", "answers"
 
 
 class EvaluatesEveryRow(Trainer):
-    """A Trainer whose `dataloader_drop_last` is for training alone; evaluation answers every row."""
+    """A Trainer whose `dataloader_drop_last` is for training alone; evaluation answers every row.
+
+    And one that trains no further step where a run resumes at its last one.
+    """
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # The stock loop looks at max_steps after a step, so a finished run would take one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """With the last batch, however small."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import train
 from modeling.training.checkpoints import checkpoints, last_checkpoint, trained_rows, why_incomplete
@@ -53,6 +54,30 @@ def test_a_run_is_not_resumed_on_other_training_rows(folder, phantoms, tmp_path)
     del state["stateful_callbacks"]["TrainedRows"]  # as older versions wrote it
     (folder / "checkpoint-6" / "trainer_state.json").write_text(json.dumps(state))
     run(tmp_path / "data", folder)
+
+
+def test_a_run_is_not_resumed_with_settings_that_its_checkpoint_overrules(folder, phantoms):
+    """Its optimizer would keep the old ones, and the model card would name the new ones."""
+    flags = ["--learning_rate", "0.5", "--seed", "7", "--max_steps", "9"]
+    sentence = (
+        r"checkpoint-6 is from a run with other settings \(learning_rate .*, now 0.5; seed 42, now 7\); give the same "
+        "again, choose another --output_dir, or remove the old checkpoints.$"
+    )
+    with pytest.raises(UserError, match=sentence):
+        run(phantoms, folder, *flags)
+
+
+def test_a_finished_run_takes_no_further_step(folder, phantoms):
+    """Though its last step was in the middle of an epoch."""
+    before = load_file(folder / "model.safetensors")
+    shutil.rmtree(folder / "checkpoint-6")
+    run(phantoms, folder, "--max_steps", "4")
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert (state["global_step"], state["max_steps"]) == (4, 4)
+    assert [one.name for one in checkpoints(folder)] == ["checkpoint-4", "checkpoint-2"]
+    weights, saved = load_file(folder / "model.safetensors"), load_file(folder / "checkpoint-4" / "model.safetensors")
+    assert all(bool((weights[name] == saved[name]).all()) for name in saved)
+    assert any(bool((weights[name] != before[name]).any()) for name in saved)
 
 
 def test_evaluation_on_other_splits_than_those_of_the_training_warns(folder, phantoms, tmp_path, caplog):
