@@ -127,7 +127,11 @@ def _prepare_context(context: Any) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A page that is not there in time is tried once more: on a busy machine a browser may lose a request."""
+    """Long tests begin first.
+
+    A page that is not there in time is tried once more: on a busy machine a browser may lose a request.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.flaky(reruns=1, only_rerun="(?i)timeout"))

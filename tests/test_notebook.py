@@ -15,6 +15,8 @@ from modeling.training.parser import parse_arguments
 from tests.support.app_server import ROOT, free_port
 from tests.support.notebook import NOTEBOOK, SETTING, kernel, printed, run_all
 
+pytestmark = pytest.mark.xdist_group("notebook")  # one worker runs it
+
 TINY = {
     "DATASET": "phantom:20",
     "RECIPE": "vilt_scratch_phantom",

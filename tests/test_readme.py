@@ -121,7 +121,7 @@ def pasted(real_repos, hub, token, tmp_path) -> Pasted:
         shell.wait()
 
 
-@pytest.mark.xdist_group("train")  # which begins early: this test is a long one
+@pytest.mark.long
 def test_blocks_work_when_they_are_pasted_into_a_fresh_shell_in_order(pasted):
     figures = [json.loads(file.read_text()) for file in sorted(pasted.folder.glob("out*/*/all_results.json"))]
     assert len(figures) == 5  # demo, SLAKE by the starter, ViLT and BLIP-2 of the Hub, own data

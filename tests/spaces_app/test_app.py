@@ -229,7 +229,7 @@ def test_a_dicom_file_is_shown_in_its_window_and_without_the_patient(open_page, 
     ask(page)
     expect(confidence(page)).to_be_visible()
     assert "ecret" not in page.content()
-    expect(page.get_by_text("nothing about the patient is read or shown")).to_be_visible()
+    expect(page.get_by_text("Nothing about the patient in a DICOM header is read or shown")).to_be_visible()
     expect(page.get_by_text("burnt into the pixels").first).to_be_visible()
 
 
