@@ -13,10 +13,9 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
-from PIL import Image
 
 from modeling.training.parser import parse_arguments
-from processing.data import load_vqa_dataset
+from tests.support.example_rows import load_example_rows
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -217,14 +216,7 @@ def test_figures_of_the_models_to_choose_from_are_those_of_the_results():
 
 
 def test_example_rows_of_ones_own_data_load(tmp_path):
-    [rows] = [json.loads(text) for kind, text in BLOCK.findall(TEXTS["docs/data.md"]) if kind == "json"]
-    rows = [{**row, "image": f"{i}{row['image']}"} for i in range(6) for row in rows]
-    for i, row in enumerate(rows):
-        file = tmp_path / row["image"]
-        file.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (32, 32), (i // 2 * 40, 0, 0)).save(file)
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    dataset = load_vqa_dataset(str(tmp_path / "rows.json"))
+    dataset = load_example_rows(TEXTS["docs/data.md"], tmp_path)
     assert sum(map(len, dataset.values())) == 12
     assert set(dataset["train"]["answer_type"]) == {"OPEN", "CLOSED"}
 

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from PIL import Image
 
 from processing.data import load_vqa_dataset
 from tests.processing.test_hub_dataset import as_zip
 from tests.support.app_server import ROOT, free_port
+from tests.support.example_rows import load_example_rows
 from tests.support.hub_models import blip2_files, vilt_files
 
 README = (ROOT / "README.md").read_text()
@@ -134,14 +134,7 @@ def test_blocks_work_when_they_are_pasted_into_a_fresh_shell_in_order(pasted):
 
 
 def test_example_rows_of_ones_own_data_load(tmp_path):
-    [rows] = [json.loads(text) for kind, text in BLOCKS if kind == "json"]
-    rows = [{**row, "image": f"{i}{row['image']}", "patient_id": str(i)} for i in range(6) for row in rows]
-    for i, row in enumerate(rows):
-        file = tmp_path / row["image"]
-        file.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (32, 32), (i // 2 * 40, 0, 0)).save(file)
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    dataset = load_vqa_dataset(str(tmp_path / "rows.json"))
+    dataset = load_example_rows(README, tmp_path, patient_id="{}")
     assert sum(map(len, dataset.values())) == 12
     assert {row["group"] for row in dataset["train"]} < set("012345")
 

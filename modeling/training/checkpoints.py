@@ -274,8 +274,7 @@ def explain_full_disk(output_dir: str | Path) -> Iterator[None]:
         for file in Path(output_dir).glob("*.safetensors"):
             if not _opens(file):
                 file.unlink()
-        last = last_checkpoint(output_dir)
-        after = f"resumes from {last}" if last else "starts anew, as there is no checkpoint yet"
+        after = _what_comes_next(output_dir, "there is no checkpoint yet")
         raise UserError(f"{output_dir}: the disk is full; free some space, and the same command {after}.") from error
 
 
@@ -294,10 +293,15 @@ def explain_ctrl_c(output_dir: str | Path, saves: bool) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the progress bar stands in this line
-        last = last_checkpoint(output_dir)
         reason = "there is no checkpoint yet" if saves else "it saves none (--save_strategy epoch would)"
-        after = f"resumes from {last}" if last else f"starts anew, as {reason}"
+        after = _what_comes_next(output_dir, reason)
         raise Interrupted(f"Stopped by Ctrl-C; the same command {after}.") from None
+
+
+def _what_comes_next(output_dir: str | Path, reason: str) -> str:
+    """What the same command does; the reason is why there may be no checkpoint."""
+    last = last_checkpoint(output_dir)
+    return f"resumes from {last}" if last else f"starts anew, as {reason}"
 
 
 def _is_full(error: BaseException) -> bool:
