@@ -10,6 +10,7 @@ from metrics.cases import brightness, choose_cases, with_heat_map, write_error_p
 from metrics.grounding import Pointing
 from metrics.plots import plot_pointing
 from metrics.vqa import score_each
+from tests.support.layout import boxes
 
 NASTY = "</script><script>document.title='broken'</script><b>bold</b>"
 
@@ -136,7 +137,7 @@ def test_page_of_errors_filters_sorts_and_shows_heat_maps(images, tmp_path, brow
     assert not glow.is_visible()
     assert not page.locator("figure span").first.is_visible()
     page.get_by_label("Boxes of what is named").check()
-    box, picture = (page.locator(f"li:has(span) {part}").first.bounding_box() for part in ("span", "img"))
+    box, picture = boxes(page, *(page.locator(f"li:has(span) {part}").first for part in ("span", "img")))
     assert (box["x"] - picture["x"]) / picture["width"] == pytest.approx(10 / 80, abs=0.02)
     assert box["height"] / picture["height"] == pytest.approx(20 / 60, abs=0.03)
     assert problems == []

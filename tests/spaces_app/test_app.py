@@ -20,6 +20,7 @@ from modeling.predictor import Predictor
 from spaces_app.content import DISCLAIMER
 from tests.support import app_server
 from tests.support.image_files import dicom
+from tests.support.layout import boxes
 
 pytestmark = pytest.mark.xdist_group("apps")
 VISITORS = itertools.count()
@@ -95,8 +96,9 @@ def test_the_page_is_there_before_the_model(browser, serve, runs):
 @pytest.mark.parametrize("width", [1600, 1280, 390])
 def test_the_disclaimer_stands_under_the_page(open_page, runs, width):
     page = open_page(runs("vilt"), viewport={"width": width, "height": 800})
-    title = page.get_by_role("heading", name="Ask about a medical image").bounding_box()
-    disclaimer = page.get_by_text(DISCLAIMER).bounding_box()
+    title, disclaimer = boxes(
+        page, page.get_by_role("heading", name="Ask about a medical image"), page.get_by_text(DISCLAIMER)
+    )
     assert disclaimer["x"] == title["x"]
     assert 0 < 800 - disclaimer["y"] - disclaimer["height"] < 20
 
@@ -340,11 +342,9 @@ def test_nothing_is_wider_than_a_phone(open_page, runs, image):
     ask(page)
     expect(confidence(page)).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in map(box_of, page.locator("button").all()))
-
-
-def box_of(locator) -> dict:
-    return locator.bounding_box() or {"x": 0, "width": 0}
+    drawn = [box for box in boxes(page, *page.locator("button").all()) if box]
+    assert drawn
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in drawn)
 
 
 def test_about_tells_the_figures_of_the_card(open_page, runs):

@@ -21,6 +21,7 @@ from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app
 from spaces_app.content import DISCLAIMER, EXAMPLES, GENERAL
 from tests.support.app_server import ROOT, serve
+from tests.support.layout import boxes
 
 pytestmark = pytest.mark.xdist_group("gradio")  # one worker trains the model and serves it
 
@@ -180,7 +181,7 @@ def test_disclaimer_is_always_in_view_and_pictures_have_descriptions(page):
     assert page.get_by_text("for at most 31 minutes").is_visible()
     for place in (0, 10_000):
         page.evaluate("place => window.scrollTo(0, place)", place)
-        box = page.get_by_text(DISCLAIMER).bounding_box()
+        [box] = boxes(page, page.get_by_text(DISCLAIMER))
         assert 0 <= box["y"] < 844 - box["height"]
     descriptions = [picture.get_attribute("alt") for picture in page.locator("img").all()]
     assert set(EXAMPLES) <= set(descriptions)
