@@ -101,7 +101,7 @@ def word(line: str, slots: Mapping[str, str], part: str = ASKED, rng: random.Ran
     Args:
         line: where it offers words to choose from, the first are taken, or random ones.
         slots: what fills them.
-        part: whose other words for what fills the slots may be taken.
+        part: the half whose other words for what fills the slots may be taken; of `ASKED`, none.
         rng: chooses the words.
     """
     chosen = rng.choice(expansions(line)) if rng else expansions(line)[0]
@@ -114,7 +114,7 @@ def word(line: str, slots: Mapping[str, str], part: str = ASKED, rng: random.Ran
         known = synonyms().get(table, {}).get(own, {})
         if slot == "doing":
             return known["doing"]
-        others = known.get(part, ())
+        others = known.get(part, ()) if part != ASKED else ()
         return side + rng.choice(others) if rng and others and rng.random() < SYNONYM_SHARE else value
 
     text = re.sub(r"\{(\w+)\}", filled, chosen)
@@ -139,6 +139,7 @@ def training_wordings(question: str) -> tuple[str, ...]:
             texts = [word(line, slots, TRAINING, rng) for line in chosen]
         else:
             texts = [text for line in (*new, *asked) for text in _some(expansions(line), PER_LINE, rng)]
+    rng.shuffle(texts)
     typed = dict.fromkeys(_typed(text, rng) for text in texts)
     return tuple(text for text in typed if text != question)
 
@@ -202,7 +203,7 @@ def _values(slot: str) -> str:
 
 
 @functools.cache
-def _names(table: str) -> dict[str, str]:
+def names(table: str) -> dict[str, str]:
     """The values of a table by each of their names in lower case."""
     found: dict[str, str] = {}
     for value, words in synonyms()[table].items():
@@ -217,12 +218,12 @@ def _value(slot: str, text: str) -> tuple[str, str]:
         return slot, text
     table = TABLE_OF_SLOT.get(slot, slot)
     own = "do" if slot == "doing" else slot
-    if table == "counted" and text not in _names("counted"):
+    if table == "counted" and text not in names("counted"):
         table = "organ"
     if table == "organ":
         side, name = re.fullmatch(r"((?:left |right )?)(.*)", text).groups()
-        return own, side + _names(table).get(name, name)
-    return own, _names(table)[text]
+        return own, side + names(table).get(name, name)
+    return own, names(table)[text]
 
 
 def _typed(text: str, rng: random.Random) -> str:
