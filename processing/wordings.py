@@ -18,9 +18,11 @@ import yaml
 TABLES = Path(__file__).parent / "wording_tables"
 ASKED, TRAINING, HELD_OUT = "asked", "training", "held_out"
 PARTS = (ASKED, TRAINING, HELD_OUT)
-PER_LINE = 4  # wordings of a line of the tables that a question without slots gets
+PER_LINE = 8  # wordings of a line of the tables that a question without slots gets
 MAX_WORDINGS = 12  # of a question with slots, as data sets have many of them
 SYNONYM_SHARE = 0.5  # of values of slots that get other words
+TERSE_SHARE = 0.2  # of training wordings that lose their filler words
+FILLERS = frozenset("a an are do does here image in is it of on picture the there this was we you".split())
 TYPED_SHARE = 0.3  # of training wordings that lose their capital letters, and of those that lose their question mark
 TABLE_OF_SLOT = {"one": "organ", "other": "organ", "third": "organ", "doing": "do"}  # where it isn't named the same
 OPEN_SLOTS = {"thing": r"\S.*\S"}  # filled by anything
@@ -126,7 +128,8 @@ def word(line: str, slots: Mapping[str, str], part: str = ASKED, rng: random.Ran
 def training_wordings(question: str) -> tuple[str, ...]:
     """Other wordings of a question that may be trained on, as people type them; always the same ones.
 
-    Some have no capital letters, and some no question mark. Of a question that no group has, this is all that changes.
+    Some have no capital letters, no question mark or no filler words. Of a question that no group has, this is all that
+    changes.
     """
     rng = random.Random(question)
     asks = meaning(question)
@@ -227,7 +230,10 @@ def _value(slot: str, text: str) -> tuple[str, str]:
 
 
 def _typed(text: str, rng: random.Random) -> str:
-    """A question as people type it: some without capital letters, some without a mark at its end."""
+    """A question as people type it: some without filler words, capital letters or a mark at their end."""
+    if rng.random() < TERSE_SHARE:
+        content = [part for part in text.split() if part.lower().strip("?.,") not in FILLERS]
+        text = " ".join(content) if len(content) > 1 else text
     lower, unmarked = rng.random() < TYPED_SHARE, rng.random() < TYPED_SHARE
     text = text.lower() if lower else text
     return text.rstrip(" ?.") if unmarked else text
