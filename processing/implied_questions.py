@@ -1,7 +1,8 @@
 """More questions about training images, which their modality, their location and people's other answers imply.
 
 People asked an image "What modality is used?"; here it is also asked "Is this an MRI?" and "Is this a CT scan?". A
-fact about an image is only used where all that is known of it agrees.
+fact about an image is only used where all that is known of it agrees. Whether an image that nobody judged is normal
+follows from its boxes, where boxes of findings and people's answers nearly always agree.
 """
 
 import logging
@@ -13,12 +14,13 @@ from typing import Any, NamedTuple
 
 import datasets
 
+from processing.box_topics import FINDINGS
 from processing.wordings import ASKED, Meaning, groups, meaning, names, word
 
 logger = logging.getLogger(__name__)
 
 AGREEMENT = 0.95  # share of people's answers that must be the same
-OTHER_VALUES = 2  # questions an image about what it is not, of each kind, such as other modalities
+OTHER_VALUES = 1  # questions an image about what it is not, of each kind, such as other modalities
 HEALTHY_ORGANS = 2  # questions an image that ask for the opposite of what people said about an organ
 NOTHING = ("none", "no", "nothing")
 # The part of the body for words in `location`, of SLAKE, VQA-RAD and the phantoms
@@ -75,12 +77,16 @@ def add_implied_questions(rows: datasets.Dataset) -> datasets.Dataset:
     spelling = {answer.lower(): answer for answer, _ in reversed(Counter(rows["answer"]).most_common())}
     answers = _open_answers(said.values())
     asked_values = {kind.slot: _values(kind, said.values()) for kind in KINDS}
+    marked = _marked_abnormal(rows_of_image, said)
     number = min([0, *rows["row"]])
     added: list[dict[str, Any]] = []
     for image, own in rows_of_image.items():
         first = own[0]
         rng = random.Random(str(first["image_id"]))
-        facts = [*_facts(first, said[image], answers, asked_values, rng), *_health(said[image], rng)]
+        facts = [
+            *_facts(first, said[image], answers, asked_values, rng),
+            *_health(said[image], marked.get(image), rng),
+        ]
         for asks, answer in facts:
             if asks in said[image] or answer not in spelling:
                 continue
@@ -177,16 +183,38 @@ def _known_value(kind: Kind, row: Mapping[str, Any], said: Said) -> str | None:
     return found.pop() if len(found) == 1 and not found & not_these else None
 
 
-def _health(said: Said, rng: random.Random) -> Iterator[tuple[Meaning, str]]:
-    """Whether the image and its organs are normal, asked in both ways, with answers in lower case."""
-    signs = [sign for asks, answer in said.items() if (sign := _is_abnormal(asks, answer)) is not None]
+def _marked_abnormal(
+    rows_of_image: Mapping[str, Sequence[Mapping[str, Any]]], said: Mapping[str, Said]
+) -> dict[str, bool]:
+    """Whether an image has boxes of findings, by image; empty where this is not what people say."""
+    marked = {
+        image: any(box["label"].lower() in FINDINGS for box in own[0]["boxes"])
+        for image, own in rows_of_image.items()
+        if own[0]["boxes"]
+    }
+    agree = [sign == marked[image] for image in marked for sign in set(_signs(said[image]))]
+    return marked if agree and sum(agree) >= AGREEMENT * len(agree) else {}
+
+
+def _signs(said: Said) -> list[bool]:
+    """For each answer that says so, whether the image is abnormal."""
+    return [sign for asks, answer in said.items() if (sign := _is_abnormal(asks, answer)) is not None]
+
+
+def _health(said: Said, marked: bool | None, rng: random.Random) -> Iterator[tuple[Meaning, str]]:
+    """Whether the image and its organs are normal, asked in both ways, with answers in lower case.
+
+    Args:
+        marked: whether boxes mark it as abnormal; None where they say nothing.
+    """
+    signs = _signs(said)
     organs = [(asks.slots, answer) for asks, answer in said.items() if asks.group == "organ healthy"]
-    organs += [
-        (asks.slots, _opposite(answer)) for asks, answer in said.items() if asks.group == "organ abnormal"
-    ]
+    organs += [(asks.slots, _opposite(answer)) for asks, answer in said.items() if asks.group == "organ abnormal"]
     normal = None
     if signs and len(set(signs)) == 1:
         normal = not signs[0]
+    elif not signs and marked is not None:
+        normal = not marked
     elif not signs and organs and all(healthy == "yes" for _, healthy in organs):
         normal = True  # of every organ that people asked for
     if normal is not None:
