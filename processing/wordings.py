@@ -22,7 +22,7 @@ PER_LINE = 8  # wordings of a line of the tables that a question without slots g
 MAX_WORDINGS = 12  # of a question with slots, as data sets have many of them
 SYNONYM_SHARE = 0.5  # of values of slots that get other words
 TERSE_SHARE = 0.2  # of training wordings that lose their filler words
-FILLERS = frozenset("a an are do does here image in is it of on picture the there this was we you".split())
+FILLERS = {"a", "an", "are", "do", "does", "image", "in", "is", "it", "of", "picture", "the", "there", "this", "was"}
 TYPED_SHARE = 0.3  # of training wordings that lose their capital letters, and of those that lose their question mark
 TABLE_OF_SLOT = {"one": "organ", "other": "organ", "third": "organ", "doing": "do"}  # where it isn't named the same
 OPEN_SLOTS = {"thing": r"\S.*\S"}  # filled by anything
@@ -112,7 +112,7 @@ def word(line: str, slots: Mapping[str, str], part: str = ASKED, rng: random.Ran
         slot = match[1]
         table = TABLE_OF_SLOT.get(slot, slot)
         value = slots[table if slot == "doing" else slot]
-        side, own = re.fullmatch(r"((?:left |right )?)(.*)", value).groups() if table == "organ" else ("", value)
+        side, own = _side_and_name(value) if table == "organ" else ("", value)
         known = synonyms().get(table, {}).get(own, {})
         if slot == "doing":
             return known["doing"]
@@ -128,8 +128,8 @@ def word(line: str, slots: Mapping[str, str], part: str = ASKED, rng: random.Ran
 def training_wordings(question: str) -> tuple[str, ...]:
     """Other wordings of a question that may be trained on, as people type them; always the same ones.
 
-    Some have no capital letters, no question mark or no filler words. Of a question that no group has, this is all that
-    changes.
+    Some have no capital letters, no question mark or no filler words. A question that no group has changes in no
+    other way.
     """
     rng = random.Random(question)
     asks = meaning(question)
@@ -157,16 +157,12 @@ def probe_wordings(question: str, part: str, limit: int) -> list[tuple[str, bool
     if not asks:
         return []
     rng = random.Random(f"{part} {question}")
-    own, found = key(question), {}
     chosen = list(groups()[asks.group][part])
     rng.shuffle(chosen)
-    short = [line for line in chosen if is_short(line)][: limit // 2]
-    full = [line for line in chosen if not is_short(line)][: limit - len(short)]
-    for line in (*full, *short):
-        text = word(line, dict(asks.slots), part, rng)
-        if key(text) != own:
-            found.setdefault(text, is_short(line))
-    return list(found.items())
+    made = [(word(line, dict(asks.slots), part, rng), is_short(line)) for line in chosen]
+    other = [(text, short) for text, short in made if key(text) != key(question)]
+    short = [one for one in other if one[1]][: limit // 2]
+    return [one for one in other if not one[1]][: limit - len(short)] + short
 
 
 @functools.cache
@@ -224,9 +220,15 @@ def _value(slot: str, text: str) -> tuple[str, str]:
     if table == "counted" and text not in names("counted"):
         table = "organ"
     if table == "organ":
-        side, name = re.fullmatch(r"((?:left |right )?)(.*)", text).groups()
+        side, name = _side_and_name(text)
         return own, side + names(table).get(name, name)
     return own, names(table)[text]
+
+
+def _side_and_name(organ: str) -> tuple[str, str]:
+    """The side of an organ with a space after it, empty where there is none, and its name without it."""
+    side = next((side for side in ("left ", "right ") if organ.startswith(side)), "")
+    return side, organ.removeprefix(side)
 
 
 def _typed(text: str, rng: random.Random) -> str:

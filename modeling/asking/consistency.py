@@ -3,7 +3,9 @@
 Most other words are those of `processing.wordings`. One half of them is never trained on.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,9 @@ from metrics.intervals import mean_with_interval
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import all_scores
 from processing.answers import answer_identity
+from processing.errors import UserError
+from processing.sources.columns import find_column
+from processing.sources.csv_tables import read_csv
 from processing.wordings import ASKED, HELD_OUT, TRAINING, meaning, probe_wordings
 
 Ask = Callable[[Sequence[str], Sequence[str]], list[str]]  # images (paths) and questions to answers
@@ -23,6 +28,7 @@ PART_NAMES = {
     HELD_OUT: "wordings never trained on",
 }
 IN_FILE = "wordings of the file"
+SHORT = 3  # words
 BODY_PARTS = ("chest", "abdomen", "head", "neck", "pelvic cavity")
 EXCLUSIVE = {  # at most one is to be answered by yes
     "modality": ("Is this a CT scan?", "Is this an MRI scan?", "Is this a X-Ray?"),
@@ -71,6 +77,39 @@ def other_wordings(rows: Sequence[Mapping[str, Any]]) -> list[OtherWording]:
     ]
 
 
+def wordings_of_file(file: Path, rows: Sequence[Mapping[str, Any]]) -> list[OtherWording]:
+    """Those of a CSV file for each row; those of at most `SHORT` words count as short forms.
+
+    Args:
+        file: with a column `wording`, and `question_id` or `question`, which say whose wording it is. A `question`
+            stands for all rows that ask it.
+        rows: with `question` and `question_id`.
+
+    Raises:
+        UserError: the file can't be read, lacks a column, or has no wording of these rows' questions.
+    """
+    table = list(read_csv(file))
+    columns = list(table[0]) if table else []
+    wording, by_id, by_text = (find_column(name, columns) for name in ("wording", "question_id", "question"))
+    whose, key_column = ("question_id", by_id) if by_id else ("question", by_text)
+    if not wording or not key_column:
+        raise UserError(f"{file}: it needs the columns wording, and question_id or question, and a row.")
+    wordings: dict[str, list[str]] = defaultdict(list)
+    for line in table:
+        wordings[line[key_column].strip()].append(line[wording].strip())
+    found = [
+        OtherWording(i, IN_FILE, text, len(text.split()) <= SHORT)
+        for i, row in enumerate(rows)
+        for text in wordings.get(str(row[whose]).strip(), ())
+        if text
+    ]
+    if not found:
+        raise UserError(
+            f"{file}: no wording in it is of a question of this split, by {whose}; choose another --split."
+        )
+    return found
+
+
 def paraphrase_figures(
     ask: Ask, rows: Sequence[Mapping[str, Any]], answers: Sequence[str], wordings: Sequence[OtherWording]
 ) -> list[dict[str, Any]]:
@@ -97,6 +136,7 @@ def paraphrase_figures(
     right, right_first = all_scores(asked, found)[:, 0], all_scores(asked, first)[:, 0]
     of_row = [asks.group if (asks := meaning(row["question"])) else "other questions" for row in rows]
     groups = np.array([of_row[one.row] for one in wordings])
+    places = np.array([one.row for one in wordings])
     short, part_of = np.array([one.short for one in wordings]), np.array([one.part for one in wordings])
     table = []
     for part in dict.fromkeys(one.part for one in wordings):
@@ -107,10 +147,10 @@ def paraphrase_figures(
             {
                 "part": part,
                 "group": group,
-                "questions": len({wordings[j].row for j in np.flatnonzero(these)}),
+                "questions": len(set(places[these].tolist())),
                 "wordings": int(these.sum()),
                 "consistent": mean_with_interval(
-                    100 * same[these], [asked[j]["image_id"] for j in np.flatnonzero(these)]
+                    100 * same[these], [rows[i]["image_id"] for i in places[these].tolist()]
                 ),
                 "exact_match": round(100 * float(right[these].mean()), 2),
                 "exact_match_as_asked": round(100 * float(right_first[these].mean()), 2),

@@ -27,6 +27,7 @@ class EvaluatesEveryRow(Trainer):
     `training_collator`, where there is one.
     """
 
+    data_collator: Any
     training_collator: InOtherWords | None = None
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
