@@ -121,7 +121,11 @@ def test_training_wordings_ask_the_same_in_words_that_are_not_held_out():
         for name in words.get(HELD_OUT, ())
         if table in ("organ", "finding") and name not in organs and value
     }
-    for question in ("Does the picture contain colon?", "Where is the trachea?", "What is the main organ in the image?"):
+    for question in (
+        "Does the picture contain colon?",
+        "Where is the trachea?",
+        "What is the main organ in the image?",
+    ):
         found = training_wordings(question)
         assert len(found) > 6
         assert question not in found
@@ -136,7 +140,9 @@ def test_training_wordings_are_always_the_same_and_unknown_questions_lose_only_t
     assert training_wordings("Is this an MRI?") == training_wordings.__wrapped__("Is this an MRI?")
     for question in ("Who took Fred's photograph?", "Why is Fred ill?", "Did Fred swallow a coin?"):
         kept = {"fred", "ill", "coin", "swallow", "photograph", "took"} & set(key(question).split())
-        assert all(kept <= set(key(text).split()) <= set(key(question).split()) for text in training_wordings(question))
+        assert all(
+            kept <= set(key(text).split()) <= set(key(question).split()) for text in training_wordings(question)
+        )
 
 
 def test_probe_wordings_are_of_their_part_and_half_of_them_short():
