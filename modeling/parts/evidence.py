@@ -5,7 +5,8 @@ each cell, and their product tells how probable it is that the cell belongs to w
 (Cheng et al. 2021, https://arxiv.org/abs/2107.06278).
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -133,27 +134,55 @@ def detection_facts(logits: torch.Tensor) -> torch.Tensor:
     return torch.cat(facts, dim=1)
 
 
-class Detection(NamedTuple):
-    """A place where the head finds something."""
-
-    label: str
-    probability: float  # of its likeliest cell
-    box: tuple[float, float, float, float]  # left, top, width, height in shares of the image
-
-
-def find_boxes(cells: np.ndarray, label: str) -> list[Detection]:
-    """The connected places of a map whose cells reach `FOUND`, the likeliest first.
+@dataclass(frozen=True)
+class Detection:
+    """A place where the head finds something.
 
     Args:
-        cells: probabilities ``(rows, columns)`` over the whole image.
-        label: of all of them.
+        label: the label of the data whose own map is surest there.
+        probability: of its likeliest cell, 0 to 1.
+        box: left, top, width and height, in shares of the image.
+    """
+
+    label: str
+    probability: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where an image shows what a question and its answer are about.
+
+    Args:
+        cells: the probability that a cell of a grid over the whole image belongs to it, row by row.
+        boxes: around the cells that reach `FOUND`, the likeliest first. There are none where nothing is found.
+    """
+
+    cells: tuple[tuple[float, ...], ...]
+    boxes: tuple[Detection, ...]
+
+
+def as_evidence(cells: np.ndarray, of_labels: np.ndarray, labels: Sequence[str]) -> Evidence:
+    """The evidence of a map.
+
+    Args:
+        cells: its probabilities ``(rows, columns)``.
+        of_labels: those of the map of each label, ``(labels, rows, columns)``, by which its boxes are named.
+        labels: their names.
     """
     parts, _ = ndimage.label(cells >= FOUND)
     height, width = cells.shape
-    found = []
+    boxes = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1):
-        box = columns.start / width, rows.start / height, columns.stop / width, rows.stop / height
-        left, top, right, bottom = box
-        probability = float(cells[rows, columns][parts[rows, columns] == number].max())
-        found.append(Detection(label, probability, (left, top, right - left, bottom - top)))
-    return sorted(found, key=lambda detection: -detection.probability)
+        inside = parts == number
+        name = labels[int(of_labels[:, inside].mean(1).argmax())]
+        left, top = columns.start / width, rows.start / height
+        right, bottom = columns.stop / width, rows.stop / height
+        box = _rounded(left), _rounded(top), _rounded(right - left), _rounded(bottom - top)
+        boxes.append(Detection(name, _rounded(cells[inside].max()), box))
+    found = tuple(sorted(boxes, key=lambda detection: -detection.probability))
+    return Evidence(tuple(tuple(map(_rounded, row)) for row in cells), found)
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from metrics.grounding import cells_inside, named_boxes
-from processing.boxes import Box
+from processing.box_topics import FINDINGS
+from processing.boxes import Box, organ_of
 from processing.images import open_image
 
 Rows = Sequence[Mapping[str, Any]]
@@ -24,8 +25,8 @@ def labels_of_boxes(boxes_of_rows: Iterable[Sequence[Box] | None]) -> list[str]:
 class EvidenceTargets:
     """The targets of batches of rows with `image`, `question`, `answer` and `boxes`.
 
-    Three kinds of texts are asked for: each label of the data about each image, where an image without a box of it is
-    the target "nothing"; a question with its answer; and the question alone. The last two need a box that they name.
+    Three kinds of texts are asked for: each label of the data, a question with its answer, and the question alone. The
+    target of what an image has no box of is "nothing".
 
     Args:
         labels: of the data's boxes, one or more.
@@ -40,25 +41,18 @@ class EvidenceTargets:
         self.grid = grid
         self.nothing = torch.zeros(grid, grid)
         self.no_answer = torch.zeros_like(vectors[labels[0].lower()])
+        self._everything = [{"label": label} for label in labels]
         self._sizes: dict[str, tuple[int, int]] = {}
         self._masks: dict[tuple[str, frozenset[str]], torch.Tensor] = {}
 
     def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
         """Returns the targets of a batch; their number Q is 0 where no image has boxes.
 
-        They are `evidence_masks` ``(Q, grid, grid)``, the share of each cell that lies inside the boxes;
-        `evidence_answers` ``(Q, text width)``, zeros for a question alone; `evidence_asked` ``(Q,)``, 1 where the
-        question counts and 0 for a label alone; and `evidence_rows` ``(Q,)``, the place of a row in the batch, whose
-        image and question it is.
+        They are `masks` ``(Q, grid, grid)``, the share of each cell that lies inside the boxes; `answers`
+        ``(Q, text width)``, zeros for a question alone; `asked` ``(Q, 1)``, 1 where the question counts and 0 for a
+        label alone; and `rows` ``(Q,)``, the place of a row in the batch, whose image and question it is.
         """
-        masks, answers, asked, places = [], [], [], []
-
-        def add(place: int, mask: torch.Tensor, answer: torch.Tensor, question: float) -> None:
-            places.append(place)
-            masks.append(mask)
-            answers.append(answer)
-            asked.append(question)
-
+        found: list[tuple[int, torch.Tensor, torch.Tensor, float]] = []
         seen: set[str] = set()
         for place, row in enumerate(rows):
             boxes = row["boxes"]
@@ -68,19 +62,29 @@ class EvidenceTargets:
                 seen.add(row["image"])
                 for label in self.labels:
                     own = [box for box in boxes if box["label"].lower() == label.lower()]
-                    add(place, self._mask(row["image"], own), self.vectors[label.lower()], 0.0)
-            answer = self.vectors.get(row["answer"].lower())
+                    found.append((place, self._mask(row["image"], own), self.vectors[label.lower()], 0.0))
             named = named_boxes(row["question"], row["answer"], boxes)
-            if named and answer is not None:
+            answer = self.vectors.get(row["answer"].lower())
+            if answer is not None and (named or self._names_nothing(row)):
                 mask = self._mask(row["image"], named)
-                add(place, mask, answer, 1.0)
-                add(place, mask, self.no_answer, 1.0)
+                found += [(place, mask, answer, 1.0), (place, mask, self.no_answer, 1.0)]
+        places, masks, answers, asked = zip(*found, strict=True) if found else [()] * 4
         return {
-            "evidence_masks": torch.stack(masks) if masks else self.nothing.new_zeros(0, self.grid, self.grid),
-            "evidence_answers": torch.stack(answers) if answers else self.no_answer.new_zeros(0, len(self.no_answer)),
-            "evidence_asked": torch.tensor(asked, dtype=torch.float32),
-            "evidence_rows": torch.tensor(places, dtype=torch.int64),
+            "masks": torch.stack(masks) if masks else self.nothing.new_zeros(0, self.grid, self.grid),
+            "answers": torch.stack(answers) if answers else self.no_answer.new_zeros(0, len(self.no_answer)),
+            "asked": torch.tensor(asked, dtype=torch.float32)[:, None],
+            "rows": torch.tensor(places, dtype=torch.int64),
         }
+
+    def _names_nothing(self, row: Mapping[str, Any]) -> bool:
+        """Whether no place of the image belongs to a question that names none of its boxes.
+
+        So it is where it names something that other images have. A question that names nothing may still be about a
+        finding, where the image has one.
+        """
+        if named_boxes(row["question"], row["answer"], self._everything):
+            return True
+        return not any(organ_of(box["label"]).lower() in FINDINGS for box in row["boxes"])
 
     def _mask(self, image: str, boxes: Sequence[Box]) -> torch.Tensor:
         if not boxes:
@@ -111,6 +115,6 @@ class WithEvidence:
         if hasattr(self.collator, "set_epoch"):
             self.collator.set_epoch(epoch)
 
-    def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Rows) -> dict[str, Any]:
         """What the collator makes of the rows, and their targets. The rows' own words say what is to be found."""
-        return self.collator(rows) | self.targets(rows)
+        return self.collator(rows) | {"evidence": self.targets(rows)}

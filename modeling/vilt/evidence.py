@@ -1,11 +1,13 @@
 """The evidence head of a ViLT: what it is made of, and what its texts are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from modeling.parts.evidence import Evidence, as_evidence
 from modeling.parts.evidence_targets import labels_of_boxes
 from modeling.parts.minilm import sentence_vectors
 from modeling.training.arguments import ViltTrainingArguments
@@ -44,3 +46,18 @@ def evidence_vectors(model: Any) -> dict[str, torch.Tensor]:
     texts = [*(config.id2label[i] for i in range(config.num_labels)), *config.evidence_labels]
     vectors = torch.cat([model.answer_vectors, model.label_vectors]).cpu()
     return dict(zip((text.lower() for text in texts), vectors, strict=True))
+
+
+@torch.no_grad()
+def vilt_evidence(model: Any, batch: dict[str, torch.Tensor], labels: Sequence[int]) -> list[Evidence]:
+    """Where a model with an evidence head finds the answers to questions.
+
+    Args:
+        batch: questions as `ViltCollator` gives them.
+        labels: of their answers.
+    """
+    maps, of_labels, image_index = model.evidence_maps(torch.tensor(labels), **batch)
+    names = model.config.evidence_labels
+    of_labels = of_labels.cpu().numpy()
+    rows = zip(maps.cpu().numpy(), image_index.tolist(), strict=True)
+    return [as_evidence(cells, of_labels[image], names) for cells, image in rows]

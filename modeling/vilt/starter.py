@@ -6,7 +6,7 @@ map of stride 8 trains with it.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -69,6 +69,9 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
     config_class = ViltStarterConfig
     base_model_prefix = ""
     accepts_loss_kwargs = False  # see ViltForQuestionAnswering in modeling.vilt.network
+
+    label_vectors: torch.Tensor
+    answer_vectors: torch.Tensor
 
     def __init__(self, config: ViltStarterConfig) -> None:
         super().__init__(config)
@@ -156,10 +159,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         image_patches: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        evidence_masks: torch.Tensor | None = None,
-        evidence_answers: torch.Tensor | None = None,
-        evidence_asked: torch.Tensor | None = None,
-        evidence_rows: torch.Tensor | None = None,
+        evidence: dict[str, torch.Tensor] | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
         """Answers questions.
@@ -174,11 +174,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
             image_patches: what `patches` made of the images; computed by default.
             image_index: which of the images each question is about, ``(B,)``. Without it they go in pairs.
             labels: targets ``(B, num_labels)`` of non-negative weights.
-            evidence_masks: what the evidence head is to find, with the three that follow as
-                `modeling.parts.evidence_targets` gives them.
-            evidence_answers: see there.
-            evidence_asked: see there.
-            evidence_rows: see there.
+            evidence: what the evidence head is to find, as `modeling.parts.evidence_targets` says.
 
         Returns:
             `logits` ``(B, num_labels)`` and, with labels, the `loss`.
@@ -204,13 +200,46 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-            if evidence_masks is not None:
-                of_row = evidence_rows if image_index is None else image_index[evidence_rows]
-                masks = evidence_masks if moves is None else moved_masks(evidence_masks, moves[of_row])
-                asked = questions[evidence_rows] * evidence_asked.unsqueeze(1)
-                maps = self.evidence(places, self.evidence.embed_texts(asked, evidence_answers), of_row)
-                loss = loss + self.config.evidence_weight * evidence_loss(maps.float(), masks)
+            if evidence is not None:
+                rows, masks = evidence["rows"], evidence["masks"]
+                images = rows if image_index is None else image_index[rows]
+                masks = masks if moves is None else moved_masks(masks, moves[images])
+                texts = self.evidence.embed_texts(questions[rows] * evidence["asked"], evidence["answers"])
+                logits_of_cells = self.evidence(places, texts, images).float()
+                loss = loss + self.config.evidence_weight * evidence_loss(logits_of_cells, masks)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def evidence_maps(
+        self,
+        answers: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        image_patches: torch.Tensor | None = None,
+        **images: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where the evidence head finds what questions and their answers are about; arguments as for `forward`.
+
+        Args:
+            answers: label ids ``(B,)``.
+
+        Returns:
+            Probabilities of cells ``(B, 2 * grid, 2 * grid)``, those of each label in each image
+            ``(I, labels, 2 * grid, 2 * grid)``, and the image of each question ``(B,)``.
+        """
+        if text_states is None:
+            text_states = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
+        if image_patches is None:
+            image_patches = self.patches(**images)
+        if image_index is None:
+            image_index = torch.arange(len(input_ids), device=input_ids.device)
+        places = self.embed_places(image_patches)
+        questions = sentence_vectors(text_states.float(), attention_mask)
+        texts = self.evidence.embed_texts(questions, self.answer_vectors[answers.to(questions.device)])
+        of_labels = self.evidence.all_pairs(places, self._embed_labels())
+        return self.evidence(places, texts, image_index).sigmoid(), of_labels.sigmoid(), image_index
 
     def embed_places(self, patches: torch.Tensor) -> torch.Tensor:
         """What the evidence head sees of `patches`, ``(I, width, 2 * grid, 2 * grid)``."""
@@ -223,10 +252,12 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
             places: of `embed_places`.
         """
         with torch.no_grad():
-            labels = self.evidence.embed_texts(torch.zeros_like(self.label_vectors), self.label_vectors)
-            facts = detection_facts(self.evidence.all_pairs(places, labels).float())
+            facts = detection_facts(self.evidence.all_pairs(places, self._embed_labels()).float())
         tokens = self.detection_projection(facts).unflatten(1, (self.config.detection_tokens, -1))
         return self.detection_norm(tokens) + self.detection_embeddings.weight
+
+    def _embed_labels(self) -> torch.Tensor:
+        return cast(torch.Tensor, self.evidence.embed_texts(torch.zeros_like(self.label_vectors), self.label_vectors))
 
     def _encode(
         self,
