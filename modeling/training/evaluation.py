@@ -181,7 +181,7 @@ def _find_evidence(trainer: Any, family: "Family", answers: ScoredAnswers) -> di
 
 def _with_evidence(case: Case, evidence: Mapping[int, Evidence | None]) -> Case:
     found = evidence.get(case.row["row"])
-    return case if found is None else with_evidence(case, np.array(found.cells))
+    return case if found is None else with_evidence(case, np.array(found.cells), found.boxes)
 
 
 def _write_predictions(file: Path, answers: ScoredAnswers, evidence: Mapping[int, Evidence | None]) -> None:
