@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from processing.data import load_vqa_dataset
 from processing.wordings import (
     ASKED,
     HELD_OUT,
@@ -121,7 +122,11 @@ def test_training_wordings_ask_the_same_in_words_that_are_not_held_out():
         for name in words.get(HELD_OUT, ())
         if table in ("organ", "finding") and name not in organs and value
     }
-    for question in ("Does the picture contain colon?", "Where is the trachea?", "What is the main organ in the image?"):
+    for question in (
+        "Does the picture contain colon?",
+        "Where is the trachea?",
+        "What is the main organ in the image?",
+    ):
         found = training_wordings(question)
         assert len(found) > 6
         assert question not in found
@@ -136,7 +141,9 @@ def test_training_wordings_are_always_the_same_and_unknown_questions_lose_only_t
     assert training_wordings("Is this an MRI?") == training_wordings.__wrapped__("Is this an MRI?")
     for question in ("Who took Fred's photograph?", "Why is Fred ill?", "Did Fred swallow a coin?"):
         kept = {"fred", "ill", "coin", "swallow", "photograph", "took"} & set(key(question).split())
-        assert all(kept <= set(key(text).split()) <= set(key(question).split()) for text in training_wordings(question))
+        assert all(
+            kept <= set(key(text).split()) <= set(key(question).split()) for text in training_wordings(question)
+        )
 
 
 def test_probe_wordings_are_of_their_part_and_half_of_them_short():
@@ -160,6 +167,6 @@ def test_slots_are_named_as_their_tables():
     assert {TABLE_OF_SLOT.get(slot, slot) for slot in used} == set(synonyms())
 
 
-def test_wordings_cover_nearly_all_questions(slake_rows):
-    questions = slake_rows["train"]["question"]
+def test_wordings_cover_nearly_all_questions(slake):
+    questions = load_vqa_dataset(str(slake))["train"]["question"]
     assert sum(meaning(question) is not None for question in questions) > 0.97 * len(questions)
