@@ -71,7 +71,7 @@ def content(text):
         ("Does the picture contain small bowel?", "organ there", {"organ": "small bowel"}),
         ("Where is the large intestine?", "place of an organ", {"organ": "colon"}),
         ("Does the windpipe look normal", "organ healthy", {"organ": "trachea"}),
-        ("Which is bigger in this image,liver or left kidney?", "larger of two", {"one": "liver", "other": "left kidney"}),
+        ("Which is bigger,liver or left kidney?", "larger of two", {"one": "liver", "other": "left kidney"}),
         ("Are there organs in the picture that can store urine?", "what organs can do", {"do": "store urine"}),
         ("Can pneumonia be observed on the lower right lung in this picture?", "finding at a place", None),
     ],
