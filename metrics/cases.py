@@ -34,6 +34,8 @@ class Case(NamedTuple):
     on_error_page: bool  # one of the surest wrong answers
     heat: np.ndarray | None = None  # (rows, columns) over the whole image, 1 in all
     pointing: Pointing | None = None  # the heat map against the boxes, of cases for grounding
+    evidence: np.ndarray | None = None  # (rows, columns) over the whole image, probabilities
+    evidence_pointing: Pointing | None = None  # the same of `evidence`
 
 
 def choose_cases(answers: ScoredAnswers, limit: int) -> list[Case]:
@@ -70,6 +72,15 @@ def with_heat_map(case: Case, heat: np.ndarray) -> Case:
     if case.for_grounding:
         pointing = point(heat, case.boxes, open_image(case.row["image"]).size)
     return case._replace(heat=heat, pointing=pointing)
+
+
+def with_evidence(case: Case, cells: np.ndarray) -> Case:
+    """The case with the probabilities of an evidence head ``(rows, columns)``, as `with_heat_map` adds heat."""
+    pointing = None
+    if case.for_grounding:
+        total = max(cells.sum(), np.finfo(np.float32).tiny)
+        pointing = point(cells / total, case.boxes, open_image(case.row["image"]).size)
+    return case._replace(evidence=cells, evidence_pointing=pointing)
 
 
 def write_error_page(cases: Mapping[str, Sequence[Case]], total: int, file: str | Path) -> None:

@@ -12,7 +12,6 @@ from transformers import EarlyStoppingCallback, Trainer
 
 from modeling.parts.kept_features import KeptFeatures
 from modeling.training.arguments import AnyTrainingArguments
-from processing.other_words import InOtherWords
 from processing.row_values import counts_of, numbers_of
 from processing.sampling import ImageGroupedSampler
 
@@ -28,7 +27,7 @@ class EvaluatesEveryRow(Trainer):
     """
 
     data_collator: Any
-    training_collator: InOtherWords | None = None
+    training_collator: Any = None
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # The stock loop looks at max_steps after a step, so a finished run would take one more.
