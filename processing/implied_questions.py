@@ -20,6 +20,7 @@ from processing.wordings import ASKED, Meaning, groups, meaning, names, word
 logger = logging.getLogger(__name__)
 
 AGREEMENT = 0.95  # share of people's answers that must be the same
+MAX_PER_IMAGE = 6  # new questions
 OTHER_VALUES = 1  # questions an image about what it is not, of each kind, such as other modalities
 HEALTHY_ORGANS = 2  # questions an image that ask for the opposite of what people said about an organ
 NOTHING = ("none", "no", "nothing")
@@ -83,13 +84,10 @@ def add_implied_questions(rows: datasets.Dataset) -> datasets.Dataset:
     for image, own in rows_of_image.items():
         first = own[0]
         rng = random.Random(str(first["image_id"]))
-        facts = [
-            *_facts(first, said[image], answers, asked_values, rng),
-            *_health(said[image], marked.get(image), rng),
-        ]
-        for asks, answer in facts:
-            if asks in said[image] or answer not in spelling:
-                continue
+        facts = list(_facts(first, said[image], answers, asked_values, rng))
+        facts += _health(said[image], marked.get(image), rng)
+        new = [(asks, answer) for asks, answer in facts if asks not in said[image] and answer in spelling]
+        for asks, answer in rng.sample(new, min(MAX_PER_IMAGE, len(new))):
             question = word(rng.choice(groups()[asks.group][ASKED]), dict(asks.slots), rng=rng)
             changes = {"row": number - 1 - len(added), "question": question, "answer": spelling[answer]}
             added.append(first | changes | dict.fromkeys(("question_id", "answer_type", "content_type")))

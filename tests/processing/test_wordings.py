@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from processing.data import load_vqa_dataset
 from processing.wordings import (
     ASKED,
     HELD_OUT,
@@ -70,7 +71,7 @@ def content(text):
         ("Does the picture contain small bowel?", "organ there", {"organ": "small bowel"}),
         ("Where is the large intestine?", "place of an organ", {"organ": "colon"}),
         ("Does the windpipe look normal", "organ healthy", {"organ": "trachea"}),
-        ("Which is bigger in this image,liver or left kidney?", "larger of two", {"one": "liver", "other": "left kidney"}),
+        ("Which is bigger,liver or left kidney?", "larger of two", {"one": "liver", "other": "left kidney"}),
         ("Are there organs in the picture that can store urine?", "what organs can do", {"do": "store urine"}),
         ("Can pneumonia be observed on the lower right lung in this picture?", "finding at a place", None),
     ],
@@ -166,6 +167,6 @@ def test_slots_are_named_as_their_tables():
     assert {TABLE_OF_SLOT.get(slot, slot) for slot in used} == set(synonyms())
 
 
-def test_wordings_cover_nearly_all_questions(slake_rows):
-    questions = slake_rows["train"]["question"]
+def test_wordings_cover_nearly_all_questions(slake):
+    questions = load_vqa_dataset(str(slake))["train"]["question"]
     assert sum(meaning(question) is not None for question in questions) > 0.97 * len(questions)

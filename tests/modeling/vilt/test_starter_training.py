@@ -13,6 +13,7 @@ from modeling.vilt.checkpoints import check_base
 from modeling.vilt.family import build_trainer
 from processing.errors import UserError
 from processing.images import open_image
+from processing.wordings import key, training_wordings
 from tests.modeling.vilt.arguments import starter_arguments
 
 
@@ -48,6 +49,33 @@ def test_box_questions_are_trained_on_and_change_nothing_else(starter, dataset, 
         starter_arguments(tmp_path, box_questions=True, do_train=False), model, processor, dataset
     )
     assert len(evaluation.train_dataset) == len(dataset["train"])
+
+
+def test_questions_in_other_words_are_trained_on_and_never_evaluated_on(starter, dataset, tmp_path):
+    model, processor = starter
+    args = starter_arguments(tmp_path, other_words=1.0, implied_questions=True, per_device_train_batch_size=32)
+    trainer = build_trainer(args, model, processor, dataset)
+    training = {row["row"]: row for row in trainer.train_dataset}
+    assert len(training) > 1.3 * len(dataset["train"])
+
+    def asked(loader):
+        texts = {}
+        for batch in loader:
+            assert batch["text_states"].shape[1] == batch["input_ids"].shape[1]
+            for number, ids in zip(batch["row"].tolist(), batch["input_ids"], strict=True):
+                texts[number] = key(processor.tokenizer.decode(ids, skip_special_tokens=True))
+        return texts
+
+    first = asked(trainer.get_train_dataloader())
+    changed = [number for number, text in first.items() if text != key(training[number]["question"])]
+    assert len(changed) > 0.9 * len(training)
+    number = changed[0]
+    assert first[number] in {key(text) for text in training_wordings(training[number]["question"])}
+    trainer.training_collator.set_epoch(1)
+    second = asked(trainer.get_train_dataloader())
+    assert sum(second[number] != first[number] for number in first) > 0.7 * len(first)
+    evaluated = asked(trainer.get_eval_dataloader())
+    assert evaluated == {row["row"]: key(row["question"]) for row in dataset["validation"]}
 
 
 def test_training_transforms_images_and_drops_tokens_but_evaluation_does_not(starter, collate, dataset):
