@@ -79,8 +79,8 @@ def upload_table(page: Page, image: Path | dict, table: dict) -> None:
     for label, file in (("The image", image), ("CSV file with a column named question", table)):
         uploader = page.get_by_label(label)
         uploader.locator("input[type=file]").set_input_files(file)
-        uploader.get_by_test_id("stFileUploaderFile").wait_for()
-        expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+        uploader.get_by_text(re.compile(r"^[\d.]+ ?K?B$")).wait_for()
+        expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def ask(page: Page, question: str = QUESTION) -> None:
