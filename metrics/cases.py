@@ -34,6 +34,9 @@ class Case(NamedTuple):
     on_error_page: bool  # one of the surest wrong answers
     heat: np.ndarray | None = None  # (rows, columns) over the whole image, 1 in all
     pointing: Pointing | None = None  # the heat map against the boxes, of cases for grounding
+    evidence: np.ndarray | None = None  # (rows, columns) over the whole image, probabilities
+    evidence_pointing: Pointing | None = None  # `evidence` against the boxes, as `pointing`
+    found: Sequence[Any] = ()  # boxes around evidence, with `label`, `probability` and `box` in shares of the image
 
 
 def choose_cases(answers: ScoredAnswers, limit: int) -> list[Case]:
@@ -70,6 +73,20 @@ def with_heat_map(case: Case, heat: np.ndarray) -> Case:
     if case.for_grounding:
         pointing = point(heat, case.boxes, open_image(case.row["image"]).size)
     return case._replace(heat=heat, pointing=pointing)
+
+
+def with_evidence(case: Case, cells: np.ndarray, found: Sequence[Any]) -> Case:
+    """The case with what an evidence head finds. A case for grounding gets its `evidence_pointing` too.
+
+    Args:
+        cells: probabilities ``(rows, columns)`` over the whole image.
+        found: boxes around them, as `Case` has them.
+    """
+    pointing = None
+    if case.for_grounding:
+        total = max(cells.sum(), np.finfo(np.float32).tiny)
+        pointing = point(cells / total, case.boxes, open_image(case.row["image"]).size)
+    return case._replace(evidence=cells, evidence_pointing=pointing, found=found)
 
 
 def write_error_page(cases: Mapping[str, Sequence[Case]], total: int, file: str | Path) -> None:
@@ -126,6 +143,7 @@ def _page_entry(split: str, case: Case, images: _Thumbnails) -> dict[str, Any]:
         "confidence": round(case.confidence, 4),
         "heat": None if case.heat is None else _data_uri(_transparent_picture(case.heat), "PNG"),
         "boxes": [_box_in_shares(box, images.sizes[number]) for box in case.boxes],
+        "found": [[f"{box.label}, {box.probability:.0%}", *box.box] for box in case.found],
     }
 
 

@@ -47,33 +47,52 @@ def point(heat: np.ndarray, boxes: Sequence[Box], size: tuple[int, int]) -> Poin
     Returns:
         None where no box lies inside the image.
     """
-    inside = np.zeros(size[::-1], dtype=np.float32)
-    for box in boxes:
-        x, y, width, height = box["bbox"]
-        left, top, right, bottom = (max(0, round(edge)) for edge in (x, y, x + width, y + height))
-        inside[top:bottom, left:right] = 1
-    if not inside.any():
+    cover = cells_inside(boxes, size, heat.shape)
+    if cover is None:
         return None
-    rows, columns = heat.shape
-    height_shares, width_shares = _pixel_shares(rows, inside.shape[0]), _pixel_shares(columns, inside.shape[1])
-    cover = height_shares @ inside @ width_shares.T  # share of each cell that lies inside the boxes
     touched = cover > 1e-6  # more than rounding errors
+    rows, columns = heat.shape
     middle = slice((rows - 1) // 2, rows // 2 + 1), slice((columns - 1) // 2, columns // 2 + 1)
     return Pointing(
         hit=float(touched[heat == heat.max()].mean()),
         mass=float((heat * cover).sum()),
-        area=float(inside.mean()),
+        area=float(cover.mean()),
         chance=float(touched.mean()),
         center=float(touched[middle].mean()),
     )
 
 
-def _pixel_shares(cells: int, pixels: int) -> np.ndarray:
-    """The share of the length of each cell that each pixel takes, ``(cells, pixels)``."""
-    edges = np.linspace(0, pixels, cells + 1)[:, None]
-    places = np.arange(pixels)
-    overlap = np.minimum(edges[1:], places + 1) - np.maximum(edges[:-1], places)
-    return overlap.clip(min=0) * cells / pixels
+def cells_inside(boxes: Sequence[Box], size: tuple[int, int], shape: tuple[int, int]) -> np.ndarray | None:
+    """The share of each cell of a grid over the image that lies inside boxes.
+
+    Args:
+        boxes: parts outside the image are ignored.
+        size: width and height of the image in pixels.
+        shape: rows and columns of cells.
+
+    Returns:
+        Shares ``(rows, columns)``, or None where no box lies inside the image.
+    """
+    width, height = size
+    corners = np.array([(x, y, x + w, y + h) for x, y, w, h in (box["bbox"] for box in boxes)], dtype=np.float64)
+    corners = corners.reshape(-1, 2, 2).round().clip(0, size)  # (boxes, first and last corner, x and y)
+    corners = corners[(corners[:, 0] < corners[:, 1]).all(axis=1)]
+    if len(corners) == 0:
+        return None
+    columns, rows = np.unique(corners[..., 0]), np.unique(corners[..., 1])  # edges of parts that a box fills or not
+    filled = np.zeros((len(rows) - 1, len(columns) - 1))
+    for first, last in corners:
+        top, bottom = np.searchsorted(rows, (first[1], last[1]))
+        left, right = np.searchsorted(columns, (first[0], last[0]))
+        filled[top:bottom, left:right] = 1
+    return _shares(shape[0], rows, height) @ filled @ _shares(shape[1], columns, width).T
+
+
+def _shares(cells: int, edges: np.ndarray, length: int) -> np.ndarray:
+    """The share of each cell of a side of that length that each part between edges takes, ``(cells, parts)``."""
+    cell_edges = np.linspace(0, length, cells + 1)[:, None]
+    overlap = np.minimum(cell_edges[1:], edges[1:]) - np.maximum(cell_edges[:-1], edges[:-1])
+    return overlap.clip(min=0) * cells / length
 
 
 def grounding_figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

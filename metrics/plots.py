@@ -70,6 +70,8 @@ def plot_risk(curve: Sequence[Sequence[float]], file: str | Path) -> None:
 def plot_pointing(cases: Sequence[Case], file: str | Path) -> None:
     """Draws the best heat maps above the worst ones, with the boxes that they should be hot in.
 
+    What an evidence head finds is dashed.
+
     The best maps have most heat inside the boxes, beyond what even heat has there. No image comes twice in a row.
 
     Args:
@@ -106,6 +108,11 @@ def _draw_case(case: Case, axes: Axes, title: str) -> None:
     axes.imshow(image, extent=frame)
     heat = brightness(case.heat)
     axes.imshow(heat, extent=frame, cmap=COLORS, alpha=OPACITY * heat, interpolation="bilinear", vmin=0, vmax=1)
+    for found in case.found:
+        left, top, width, height = (share * side for share, side in zip(found.box, image.size * 2, strict=True))
+        frame_of_it = Rectangle((left, top), width, height, fill=False, edgecolor="#ffbb55", linewidth=1.5)
+        frame_of_it.set_linestyle("--")
+        axes.add_patch(frame_of_it)
     for box in case.boxes:
         x, y, width, height = box["bbox"]
         axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor="#66ccff", linewidth=1.5))

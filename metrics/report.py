@@ -18,7 +18,7 @@ from metrics.calibration import (
 )
 from metrics.cases import Case, write_error_page
 from metrics.choices import choice_figures
-from metrics.grounding import grounding_figures
+from metrics.grounding import Pointing, grounding_figures
 from metrics.intervals import MIN_IMAGES, interval_text
 from metrics.plots import CHOICE_TITLES, TITLES, plot_pointing, plot_reliability, plot_risk
 from metrics.vqa import ScoredAnswers
@@ -61,14 +61,16 @@ CHOICES_HEAD = """These questions have options, and the model chooses one of the
   drawn at random.
 - Right: the position of the right option; A is the first one. Chosen: how often an option in that position is chosen,
   over all these questions."""
-GROUNDING_HEAD = """Heat maps of {questions:,} questions. The question or its gold answer names something that has a
-box in the data.
+GROUNDING_HEAD = """{maps} {questions:,} questions. The question or its gold answer names something that has a box in
+the data.
 
 - Hit: the hottest cell of the map touches a box (Zhang et al. 2016, with a tolerance of one cell). By chance: the same
   for a random cell. Middle: the same for the cell in the middle of the image, which is hard to beat if images are
   centred.
 - Mass: the share of the heat inside the boxes. Area: the share of the image inside them, which is what mass would be
-  for a uniform heat map."""
+  for a uniform map."""
+HEAT_MAPS = "What moved the answer: gradient-weighted attention. Heat maps of"
+EVIDENCE_MAPS = "Where the model finds what it answers: its evidence head, asked with its own answer. Maps of"
 
 
 def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
@@ -106,7 +108,7 @@ def make_report(
 
     Args:
         answers, baselines: as for `metrics.breakdown.breakdown`.
-        cases: those with `pointing` give the figures of grounding.
+        cases: those with `pointing` give the figures of grounding, those with `evidence_pointing` of evidence.
         thresholds: the best ones of SQuAD v2, as the `squad_v2` module names them, where there are rows without an
             answer.
         held_out: confidences by a calibration that other rows fitted, ``(N,)``, where the model's own was fitted to
@@ -117,21 +119,30 @@ def make_report(
 
     Returns:
         `wrong`: the number of wrong answers. `choices`: of `choice_figures`, empty without rows with choices.
-        `grounding`: of `grounding_figures`, empty without cases with `pointing`.
+        `grounding` and `evidence`: of `grounding_figures`, empty without such cases.
         `figures`: of `breakdown`. `calibration`: `judged_on`, the confidences that it is of; mean confidence, ECE with
         its interval and the ECE of a perfectly calibrated model (0 to 1), log loss (nats) and the bins of the
         reliability diagram. `silence`: the area under risk against coverage, the coverage at each of `RISKS`, the
         thresholds, the curve as pairs of coverage and risk, and `chosen`, of `abstention_figures`.
     """
-    pointing = [case._asdict() | {"image_id": case.row["image_id"]} for case in cases if case.pointing]
     return {
         "wrong": int((answers.correct == 0).sum()),
-        "grounding": grounding_figures(pointing) if pointing else [],
+        "grounding": _grounding([(case, case.pointing) for case in cases]),
+        "evidence": _grounding([(case, case.evidence_pointing) for case in cases]),
         "choices": choice_figures(answers.rows, answers.predictions, out_of_vocabulary),
         "figures": breakdown(answers, baselines),
         "calibration": _calibration(answers, held_out),
         "silence": _abstention(answers, thresholds or {}, abstention),
     }
+
+
+def _grounding(cases: Sequence[tuple[Case, Pointing | None]]) -> list[dict[str, Any]]:
+    rows = [
+        {"image_id": case.row["image_id"], "correct": case.correct, "boxes": case.boxes, "pointing": pointing}
+        for case, pointing in cases
+        if pointing
+    ]
+    return grounding_figures(rows) if rows else []
 
 
 def _calibration(answers: ScoredAnswers, held_out: np.ndarray | None) -> dict[str, Any]:
@@ -195,7 +206,10 @@ def write_report(
             parts.append(_describe_choices(report["choices"]))
         if report["grounding"]:
             plot_pointing([case for case in cases[split] if case.pointing], folder / f"pointing_{split}.jpg")
-            parts.append(_describe_grounding(split, report["grounding"]))
+            pictures = f"`pointing_{split}.jpg` shows the best and the worst of the maps.\n"
+            parts.append(_describe_grounding("Where it looked", HEAT_MAPS, report["grounding"]) + pictures)
+        if report["evidence"]:
+            parts.append(_describe_grounding("Evidence", EVIDENCE_MAPS, report["evidence"]))
     write_atomically(folder / "report.json", json.dumps(reports, indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / "report.md", "\n".join(parts))
 
@@ -301,8 +315,8 @@ def _describe_choices(figures: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _describe_grounding(split: str, figures: Sequence[Mapping[str, Any]]) -> str:
-    """The part of `report.md` about the heat maps of a split."""
+def _describe_grounding(title: str, maps: str, figures: Sequence[Mapping[str, Any]]) -> str:
+    """The part of `report.md` about maps of a split."""
     head = ["named", "questions", "images", "hit", "by chance", "middle", "mass", "area"]
     lines = [
         [
@@ -317,9 +331,8 @@ def _describe_grounding(split: str, figures: Sequence[Mapping[str, Any]]) -> str
         ]
         for entry in figures
     ]
-    about = GROUNDING_HEAD.format(**figures[0])
-    pictures = f"`pointing_{split}.jpg` shows the best and the worst of the maps.\n"
-    return "\n\n".join(["### Where it looked", about, markdown_table(head, lines), pictures])
+    about = GROUNDING_HEAD.format(maps=maps, **figures[0])
+    return "\n\n".join([f"### {title}", about, markdown_table(head, lines), ""])
 
 
 def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ import torch
 from transformers.trainer_utils import PredictionOutput
 
 from modeling.blip2 import family as blip2
+from modeling.parts.evidence import Evidence
 from modeling.parts.family_predictor import FamilyPredictor
 from modeling.parts.model_files import ModelFiles
 from modeling.vilt import family as vilt
@@ -86,6 +87,13 @@ class Family(Protocol):
 
         Raises:
             UserError: the model has no map.
+        """
+        ...
+
+    def find_evidence(self, trainer: Any, rows: Sequence[Mapping[str, Any]]) -> list[Evidence] | list[None]:
+        """Where the model finds what the question and the `answer` of each row are about.
+
+        They are None where it has no evidence head.
         """
         ...
 

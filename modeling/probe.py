@@ -1,6 +1,6 @@
 """Does a model look at the image, and does it agree with itself? Its answers where image or question is changed.
 
-    python -m modeling.probe MODEL --dataset path/to/SLAKE [--split validation] [--output probe]
+    python -m modeling.probe MODEL --dataset path/to/SLAKE [--split validation] [--output probe] [--wordings FILE.csv]
 
 `modeling.asking.probe` says what is changed, and what should follow from it.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from metrics.intervals import interval_text
 from metrics.report import markdown_table
-from modeling.asking.consistency import contradiction_figures, paraphrase_figures
+from modeling.asking.consistency import contradiction_figures, other_wordings, paraphrase_figures, wordings_of_file
 from modeling.asking.predictor import Predictor
 from modeling.asking.probe import ask, probe
 from processing.command_line import CommandParser
@@ -48,6 +48,7 @@ def _changes_table(changes: dict[str, dict[str, Any]]) -> str:
 def _paraphrases_table(paraphrases: list[dict[str, Any]]) -> str:
     lines = [
         [
+            entry["part"],
             entry["group"],
             f"{entry['questions']:,}",
             f"{entry['wordings']:,}",
@@ -57,7 +58,7 @@ def _paraphrases_table(paraphrases: list[dict[str, Any]]) -> str:
         ]
         for entry in paraphrases
     ]
-    head = ["asked", "questions", "other wordings", "same answer", "EM of these", "EM as asked"]
+    head = ["asked in", "about", "questions", "other wordings", "same answer", "EM of these", "EM as asked"]
     return markdown_table(head, lines)
 
 
@@ -89,6 +90,12 @@ def make_parser(prog: str = PROG) -> CommandParser:
     parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a Hub data set")
     parser.add_argument("--dataset_revision", metavar="NAME", help="branch, tag or commit of a Hub data set")
     parser.add_argument("--split", default="validation", help="rows to ask about: train, validation or test")
+    parser.add_argument(
+        "--wordings",
+        type=Path,
+        metavar="FILE",
+        help="CSV file of further wordings, with the columns wording and question_id (or question)",
+    )
     parser.add_argument("--output", type=Path, default=Path("probe"), metavar="FOLDER", help="where the figures go")
     return parser
 
@@ -106,14 +113,17 @@ def main(argv: list[str], prog: str = PROG) -> None:
     if options.split not in dataset:
         raise UserError(f"--dataset {options.dataset}: it has no {options.split} split; choose {', '.join(dataset)}.")
     predictor, rows = Predictor.from_pretrained(options.model), list(dataset[options.split])
-    known = set(dataset["train"]["question"]) if "train" in dataset else set()
     images, questions, choices = ([row.get(name) for row in rows] for name in ("image", "question", "choices"))
     answers = ask(predictor, images, questions, "as it is", choices=choices)
     changes, unmoved = probe(predictor, rows, answers)
     paths = {row["image_id"]: row["image"] for row in rows}
     free = [i for i, row in enumerate(rows) if not row.get("choices")]  # other wordings are asked without options
     in_other_words = functools.partial(ask, predictor, title="in other words")
-    paraphrases = paraphrase_figures(in_other_words, [rows[i] for i in free], [answers[i] for i in free], known)
+    free_rows = [rows[i] for i in free]
+    wordings = other_wordings(free_rows)
+    if options.wordings is not None:
+        wordings += wordings_of_file(options.wordings, free_rows)
+    paraphrases = paraphrase_figures(in_other_words, free_rows, [answers[i] for i in free], wordings)
     contradictions = contradiction_figures(functools.partial(ask, predictor, title="contradictions"), paths)
     figures = {"changes": changes, "paraphrases": paraphrases, "contradictions": contradictions}
     text = as_text(figures, f"{options.model}, {options.split}")

@@ -22,11 +22,15 @@ EXAMPLES = """examples:
 
 
 def print_answer(answer: Answer) -> None:
-    """Prints an answer and, indented, its alternatives."""
+    """Prints an answer and, indented, its alternatives and its evidence."""
     text = "(silent: too unsure)" if answer.silent else answer.answer or "(no answer)"
     print(f"{text}  (confidence {100 * answer.confidence:.0f} %)")
     for other in answer.alternatives:
         print(f"  {other.answer or '(no answer)'}  ({100 * other.confidence:.0f} %)")
+    for found in answer.evidence.boxes if answer.evidence else ():
+        left, top, width, height = (f"{100 * share:.0f}" for share in found.box)
+        place = f"{left} % from the left, {top} % from the top, {width} % wide, {height} % high"
+        print(f"  seen: {found.label} ({100 * found.probability:.0f} %), {place}")
 
 
 def make_parser(prog: str = PROG) -> CommandParser:

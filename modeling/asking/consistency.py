@@ -1,11 +1,12 @@
 """Does a model agree with itself? The same question in other words, and questions whose answers exclude each other.
 
-The wordings are those of SLAKE's English questions and, in each group, some that SLAKE does not have.
+Most other words are those of `processing.wordings`. One half of them is never trained on.
 """
 
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,134 +14,104 @@ from metrics.intervals import mean_with_interval
 from metrics.squad_v2.scoring import normalize_answer
 from metrics.vqa import all_scores
 from processing.answers import answer_identity
+from processing.errors import UserError
+from processing.sources.columns import find_column
+from processing.sources.csv_tables import read_csv
+from processing.wordings import ASKED, HELD_OUT, TRAINING, meaning, probe_wordings
 
 Ask = Callable[[Sequence[str], Sequence[str]], list[str]]  # images (paths) and questions to answers
 
-# Groups of wordings that ask the same; {} is an organ, a plane, a system.
-WORDINGS: dict[str, tuple[str, ...]] = {
-    "modality": (
-        "What modality is used to take this image?",
-        "What modality is shown in this image?",
-        "What imaging modality was used?",
-        "What type of medical image is this?",
-        "How was this image taken?",
-        "Which imaging modality is this?",
-        "With which modality was this picture made?",
-    ),
-    "CT": ("Is this a CT scan?", "Is this a CT?", "Is this image taken via CT?", "Was CT used for this image?"),
-    "MRI": ("Is this an MRI scan?", "Is this an MRI?", "Is this image taken via MRI?", "Was MRI used for this image?"),
-    "X-ray": ("Is this a X-Ray?", "Is this image taken via X-Ray?", "Was X-Ray used for this image?"),
-    "plane": (
-        "What is the scanning plane of this image?",
-        "What scanning plane does this image belong to?",
-        "In what plane is this image scanned?",
-        "Which plane was scanned in this image?",
-    ),
-    "plane, yes or no": ("Is this a {} plane?", "Is this {} plane?", "Is this a {} section?", "Is the plane {}?"),
-    "part of the body": (
-        "Which part of the body does this image belong to?",
-        "Where does the picture show?",
-        "Where does the image represent in the body?",
-        "Which part of the body is shown here?",
-    ),
-    "organ system": (
-        "What organ system is primarily present in this image?",
-        "What is the organ system visualized?",
-        "What organ system is pictured?",
-        "Which organ system is imaged?",
-        "Which organ system does this image show?",
-    ),
-    "organ there": (
-        "Does the picture contain {}?",
-        "Does the {} exist in this picture?",
-        "Does the {} appear in this image?",
-        "Can the {} be seen in this image?",
-    ),
-    "largest organ": (
-        "What is the largest organ in the picture?",
-        "What is the biggest organ in the picture?",
-        "Which organ in this image is the largest?",
-    ),
-    "number": (
-        "How many {} in this image?",
-        "How many {} are there in this image?",
-        "How many {} are shown in this image?",
-        "How many existing {} in this image?",
-        "What is the number of {} in this image?",
-    ),
-    "colour": (
-        "What color does the {} show in the picture?",
-        "What color is the {} in the picture?",
-        "Which color has the {} in this image?",
-    ),
-    "organ healthy": (
-        "Is the {} healthy?",
-        "Does the {} look healthy?",
-        "Is the {} normal appearing?",
-        "Does the {} look normal?",
-    ),
-    "organ abnormal": ("Is the {} abnormal?", "Does the {} look abnormal?", "Does the {} look unhealthy?"),
-    "image normal": ("Does this image look normal?", "Is this image normal?", "Is everything normal in this image?"),
-    "abnormalities": (
-        "Are there abnormalities in this image?",
-        "Does this image look abnormal?",
-        "Does the patient have any abnormalities?",
-        "Is anything abnormal in this image?",
-    ),
-    "diseases": (
-        "What diseases are included in the picture?",
-        "What diseases can be seen in the picture?",
-        "Which diseases does this image show?",
-    ),
-    "place of the abnormality": (
-        "Where is/are the abnormality located?",
-        "Where is the abnormality in this image?",
-        "Where are the abnormalities in this image?",
-        "Where is/are the abnormality located in this picture?",
-        "In which place is the abnormality?",
-    ),
-    "organs of a system": (
-        "Which organs/organ in the picture belong to the {} system?",
-        "Which organs/organ is part of the {} system in this image?",
-        "Which organs of the {} system does this image show?",
-    ),
+PER_PART = 4  # other wordings of a question that are asked, of each part
+PART_NAMES = {
+    ASKED: "SLAKE's wordings",
+    TRAINING: "wordings that training may use",
+    HELD_OUT: "wordings never trained on",
 }
+IN_FILE = "wordings of the file"
+SHORT = 3  # words
+BODY_PARTS = ("chest", "abdomen", "head", "neck", "pelvic cavity")
 EXCLUSIVE = {  # at most one is to be answered by yes
     "modality": ("Is this a CT scan?", "Is this an MRI scan?", "Is this a X-Ray?"),
+    "modality, never trained on": tuple(f"Is the imaging technique {name}?" for name in ("CT", "MRI", "X-Ray")),
     "plane": ("Is this a transverse plane?", "Is this a coronal plane?", "Is this sagittal plane?"),
-    "part of the body": tuple(f"Is this a study of the {part}?" for part in ("chest", "abdomen", "head")),
+    "plane, never trained on": tuple(
+        f"Is {name} the orientation of the picture?" for name in ("transverse", "coronal", "sagittal")
+    ),
+    "part of the body": tuple(f"Is this a study of the {part}?" for part in BODY_PARTS),
+    "part of the body, never trained on": tuple(f"Do we see the {part} in this picture?" for part in BODY_PARTS),
 }
 OPPOSITE = {  # exactly one is to be answered by yes
     "normal or abnormal": ("Does this image look normal?", "Does this image look abnormal?"),
     "abnormalities or normal": ("Are there abnormalities in this image?", "Is this image normal?"),
+    "abnormality or normal, never trained on": (
+        "Can you find any abnormality in the scan?",
+        "Can we say that the examination is normal?",
+    ),
+    "short forms, never trained on": ("something abnormal", "looks normal"),
 }
 
 
-def spelling(question: str) -> str:
-    """A question in lower case, with one space between words and one question mark at the end."""
-    return " ".join(question.lower().split()).rstrip(" ?") + "?"
+class OtherWording(NamedTuple):
+    """Other words for the question of a row.
+
+    Attributes:
+        row: the row's place.
+        part: what the figures call the wordings that it belongs to.
+        text: the question.
+        short: it is a short form, such as `CT or MRI`.
+    """
+
+    row: int
+    part: str
+    text: str
+    short: bool
 
 
-_PATTERNS = [
-    (group, re.compile(re.escape(spelling(wording)).replace(r"\{\}", r"(?P<what>.+)")))
-    for group, wordings in WORDINGS.items()
-    for wording in sorted(wordings, key=len, reverse=True)  # "How many existing {}" before "How many {}"
-]
+def other_wordings(rows: Sequence[Mapping[str, Any]]) -> list[OtherWording]:
+    """Those of `processing.wordings` for each row: some of each part."""
+    return [
+        OtherWording(i, name, text, short)
+        for i, row in enumerate(rows)
+        for part, name in PART_NAMES.items()
+        for text, short in probe_wordings(row["question"], part, PER_PART)
+    ]
 
 
-def other_wordings(question: str) -> tuple[str, list[str]] | None:
-    """The group of a question and its other wordings, or None where no group has it."""
-    own = spelling(question)
-    for group, pattern in _PATTERNS:
-        if match := pattern.fullmatch(own):
-            what = match.groupdict().get("what", "")
-            others = [wording.replace("{}", what) for wording in WORDINGS[group]]
-            return group, [wording for wording in others if spelling(wording) != own]
-    return None
+def wordings_of_file(file: Path, rows: Sequence[Mapping[str, Any]]) -> list[OtherWording]:
+    """Those of a CSV file for each row; those of at most `SHORT` words count as short forms.
+
+    Args:
+        file: with a column `wording`, and `question_id` or `question`, which say whose wording it is. A `question`
+            stands for all rows that ask it.
+        rows: with `question` and `question_id`.
+
+    Raises:
+        UserError: the file can't be read, lacks a column, or has no wording of these rows' questions.
+    """
+    table = list(read_csv(file))
+    columns = list(table[0]) if table else []
+    wording, by_id, by_text = (find_column(name, columns) for name in ("wording", "question_id", "question"))
+    whose, key_column = ("question_id", by_id) if by_id else ("question", by_text)
+    if not wording or not key_column:
+        raise UserError(f"{file}: it needs the columns wording, and question_id or question, and a row.")
+    wordings: dict[str, list[str]] = defaultdict(list)
+    for line in table:
+        wordings[line[key_column].strip()].append(line[wording].strip())
+    found = [
+        OtherWording(i, IN_FILE, text, len(text.split()) <= SHORT)
+        for i, row in enumerate(rows)
+        for text in wordings.get(str(row[whose]).strip(), ())
+        if text
+    ]
+    if not found:
+        raise UserError(
+            f"{file}: no wording in it is of a question of this split, by {whose}; choose another --split."
+        )
+    return found
 
 
 def paraphrase_figures(
-    ask: Ask, rows: Sequence[Mapping[str, Any]], answers: Sequence[str], known: Collection[str] = ()
+    ask: Ask, rows: Sequence[Mapping[str, Any]], answers: Sequence[str], wordings: Sequence[OtherWording]
 ) -> list[dict[str, Any]]:
     """How often other wordings of a question get the same answer.
 
@@ -148,48 +119,46 @@ def paraphrase_figures(
         ask: the model.
         rows: with `image`, `image_id`, `question`, `answer` and `language`.
         answers: the model's, to the questions as asked.
-        known: questions of the training rows.
+        wordings: what to ask.
 
     Returns:
-        A table for all wordings, for those that the training rows have and have not, and by group. `group` names the
-        part; `questions` and `wordings` count what was asked; `consistent` `[value, low, high]` is the share of
-        wordings whose answer equals that to the question as asked; `exact_match` is that of the wordings and
-        `exact_match_as_asked` that of the questions as asked. Figures are in percent.
+        A table for each part of the wordings: for all of them, for short forms and for each group of questions. `part`
+        and `group` name them; `questions` and `wordings` count what was asked; `consistent` `[value, low, high]` is
+        the share of wordings whose answer equals that to the question as asked; `exact_match` is that of the wordings
+        and `exact_match_as_asked` that of the questions as asked. Figures are in percent.
     """
-    seen = {spelling(question) for question in known}
-    asked = [
-        (i, group, wording)
-        for i, row in enumerate(rows)
-        for group, wordings in [other_wordings(row["question"]) or ("", [])]
-        for wording in wordings
-    ]
-    if not asked:
+    if not wordings:
         return []
-    found = ask([rows[i]["image"] for i, _, _ in asked], [wording for _, _, wording in asked])
-    same = np.array(
-        [answer_identity(one) == answer_identity(answers[i]) for one, (i, _, _) in zip(found, asked, strict=True)]
-    )
-    right = all_scores([rows[i] for i, _, _ in asked], found)[:, 0]
-    first = all_scores([rows[i] for i, _, _ in asked], [answers[i] for i, _, _ in asked])[:, 0]
-    parts = {"all": np.full(len(asked), True)}
-    if known:
-        new = np.array([spelling(wording) not in seen for _, _, wording in asked])
-        parts |= {"wordings of the training rows": ~new, "other wordings": new}
-    parts |= {group: np.array([other == group for _, other, _ in asked]) for group in WORDINGS}
-    return [
-        {
-            "group": group,
-            "questions": len({i for (i, _, _), inside in zip(asked, part, strict=True) if inside}),
-            "wordings": int(part.sum()),
-            "consistent": mean_with_interval(
-                100 * same[part], [rows[asked[j][0]]["image_id"] for j in np.flatnonzero(part)]
-            ),
-            "exact_match": round(100 * float(right[part].mean()), 2),
-            "exact_match_as_asked": round(100 * float(first[part].mean()), 2),
-        }
-        for group, part in parts.items()
-        if part.any()
-    ]
+    found = ask([rows[one.row]["image"] for one in wordings], [one.text for one in wordings])
+    asked = [rows[one.row] for one in wordings]
+    first = [answers[one.row] for one in wordings]
+    same = np.array([answer_identity(one) == answer_identity(other) for one, other in zip(found, first, strict=True)])
+    right, right_first = all_scores(asked, found)[:, 0], all_scores(asked, first)[:, 0]
+    of_row = [asks.group if (asks := meaning(row["question"])) else "other questions" for row in rows]
+    groups = np.array([of_row[one.row] for one in wordings])
+    places = np.array([one.row for one in wordings])
+    short, part_of = np.array([one.short for one in wordings]), np.array([one.part for one in wordings])
+    table = []
+    for part in dict.fromkeys(one.part for one in wordings):
+        inside = part_of == part
+        chosen = {"all": inside, "short forms": inside & short}
+        chosen |= {group: inside & (groups == group) for group in dict.fromkeys(groups.tolist())}
+        table += [
+            {
+                "part": part,
+                "group": group,
+                "questions": len(set(places[these].tolist())),
+                "wordings": int(these.sum()),
+                "consistent": mean_with_interval(
+                    100 * same[these], [rows[i]["image_id"] for i in places[these].tolist()]
+                ),
+                "exact_match": round(100 * float(right[these].mean()), 2),
+                "exact_match_as_asked": round(100 * float(right_first[these].mean()), 2),
+            }
+            for group, these in chosen.items()
+            if these.any()
+        ]
+    return table
 
 
 def contradiction_figures(ask: Ask, images: Mapping[str, str]) -> list[dict[str, Any]]:

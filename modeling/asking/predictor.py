@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from modeling.asking.loading import choose_device, choose_dtype, find_model
+from modeling.parts.evidence import Evidence
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row
 from modeling.parts.kept_features import BATCH_SIZE as IMAGE_BATCH_SIZE
 from processing.choices import option_texts
@@ -52,6 +53,8 @@ class Answer:
         question_cut: the question was longer than the model reads, so its end was left out.
         silent: the model gives no answer at so little confidence. `answer` is "" and `confidence` that of its
             likeliest answer, which stands first among the alternatives.
+        evidence: where the model finds what the question and its likeliest answer are about; None for a model that
+            was trained without boxes.
     """
 
     answer: str
@@ -59,6 +62,7 @@ class Answer:
     alternatives: tuple[Alternative, ...] = ()
     question_cut: bool = False
     silent: bool = False
+    evidence: Evidence | None = None
 
 
 class Predictor:
@@ -260,7 +264,10 @@ class Predictor:
             self._encode(encoded, fresh)
             asked = [row | {"question": question} for row, (question, _) in zip(rows, fitted, strict=True)]
             ranked = self.backend.rank_answers(asked, encoded, top_k)
-            return [self._answer(found, cut) for found, (_, cut) in zip(ranked, fitted, strict=True)]
+            answered = [row | {"answer": best} for row, ((best, _), *_) in zip(asked, ranked, strict=True)]
+            evidence = self.backend.find_evidence(answered, encoded)
+            columns = zip(ranked, fitted, evidence, strict=True)
+            return [self._answer(answers, cut, found) for answers, (_, cut), found in columns]
         except Exception as error:
             if len(rows) == 1:
                 return [error]
@@ -273,12 +280,12 @@ class Predictor:
             results += self._rank([row], encoded, own, top_k)
         return results
 
-    def _answer(self, ranked: RankedAnswers, cut: bool) -> Answer:
+    def _answer(self, ranked: RankedAnswers, cut: bool, evidence: Evidence | None) -> Answer:
         (text, confidence), *others = ranked
         silent = confidence < self.abstention_threshold
         if silent:
             text, others = "", ranked
-        return Answer(text, confidence, tuple(Alternative(*other) for other in others), cut, silent)
+        return Answer(text, confidence, tuple(Alternative(*other) for other in others), cut, silent, evidence)
 
     def _read(self, source: ImageSource, encoded: dict[str, Any], fresh: dict[str, np.ndarray]) -> str:
         """The key of an image, a digest of its content.

@@ -1,5 +1,7 @@
 """Tables of questions."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import trange
@@ -14,13 +16,15 @@ from processing.sources.columns import find_column, option_columns, options_of
 from processing.sources.csv_tables import read_csv
 from processing.storage import csv_text, write_atomically
 
-ANSWER_COLUMNS = ("prediction", "confidence", "error")
+ANSWER_COLUMNS = ("prediction", "confidence", "evidence", "error")
 
 
 def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
-    """Answers the rows of a CSV file and writes them with the columns `prediction`, `confidence` and `error`.
+    """Answers the rows of a CSV file and writes them with the columns of `ANSWER_COLUMNS`.
 
-    `error` is empty where there is an answer. Text that a spreadsheet would run as a formula gets an apostrophe.
+    `evidence` is JSON: a list of boxes with `label`, `probability` and `box` (left, top, width and height in shares of
+    the image), or nothing for a model that was trained without boxes. `error` is empty where there is an answer. Text
+    that a spreadsheet would run as a formula gets an apostrophe.
 
     Args:
         table: with the columns `image`, a path relative to the table and inside its folder, and `question`. Rows that
@@ -61,6 +65,8 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
                 row["error"] = str(result).replace(label_of(path), shorten(row[image_column]))
             else:
                 row |= {"prediction": result.answer, "confidence": round(result.confidence, 6)}
+                if result.evidence is not None:
+                    row["evidence"] = json.dumps([asdict(box) for box in result.evidence.boxes])
     try:
         write_atomically(out, csv_text([*columns, *ANSWER_COLUMNS], rows))
     except OSError as error:

@@ -32,6 +32,7 @@ __all__ = [
     "calibrate",
     "check_base",
     "describe_run",
+    "find_evidence",
     "heat_maps",
     "load_predictor",
     "read_answers",
@@ -102,6 +103,11 @@ def heat_maps(trainer: Blip2Trainer, rows: Sequence[Mapping[str, Any]]) -> list[
         model: Any = trainer.model
         inputs = trainer._prepare_inputs(batch)  # no public way to the Trainer's device
         return blip2_heat(model.eval().get_base_model(), inputs)
+
+
+def find_evidence(trainer: Blip2Trainer, rows: Sequence[Mapping[str, Any]]) -> list[None]:
+    """It has no evidence head."""
+    return [None] * len(rows)
 
 
 def load_predictor(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Blip2Predictor:

@@ -24,7 +24,8 @@ from modeling.parts.efficientnet import (
     EfficientNetFields,
     efficientnet,
     load_efficientnet,
-    random_affine,
+    moved,
+    random_moves,
 )
 from modeling.parts.loading import load_config, load_pretrained
 from modeling.parts.minilm import MINILM, minilm_weights
@@ -108,7 +109,8 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
         """As in BLIP-2. The features are those of `vision_model.vision`; in training they move a little."""
         features = self.vision_model.vision(pixel_values) if image_embeds is None else image_embeds
         if self.training:
-            features = random_affine(features, self.config.vision_config)
+            moves = random_moves(len(features), self.config.vision_config, features.device)
+            features = moved(features, moves)
         return super().query_states(image_embeds=self.vision_model(features))
 
 

@@ -32,6 +32,8 @@ from modeling.training.trainers import (
 )
 from processing.collators import Blip2Collator
 from processing.errors import UserError
+from processing.implied_questions import add_implied_questions
+from processing.other_words import InOtherWords
 from processing.row_values import counts_of
 
 logger = logging.getLogger(__name__)
@@ -191,11 +193,14 @@ def build_trainer(
     _limit_answers(args, collator, dataset)
     candidates = build_vocabulary(counts_of(dataset["train"], "answer")) if args.answer_candidates == "train" else []
     gold = gold_answers(dataset)
+    rows = dataset.get("train")
+    if args.implied_questions and args.do_train:
+        rows = add_implied_questions(rows)
     trainer = Blip2Trainer(
         model,
         args,
         data_collator=collator,
-        train_dataset=dataset.get("train"),
+        train_dataset=rows,
         eval_dataset=dataset.get("validation"),
         processing_class=processor,
         compute_metrics=generation_metrics(gold, decode_with(processor, ends), candidates),
@@ -204,6 +209,8 @@ def build_trainer(
         gold=gold,
         candidates=candidates,
     )
+    if args.other_words:
+        trainer.training_collator = InOtherWords(collator, args.other_words, args.seed)
     if saved is not None:
         trainer.answering = replace(
             trainer.answering, confidence_scale=saved.confidence_scale, threshold=saved.threshold

@@ -180,6 +180,12 @@ def _trust(split: str, report: dict[str, Any]) -> str:
             f"the heat map touches the box in {found['hit'][0]:.1f} % of them (a random place: "
             f"{found['chance']:.1f} %, the middle of the image: {found['center']:.1f} %)."
         )
+    if report.get("evidence"):  # reports of older versions have none
+        found = report["evidence"][0]
+        text += (
+            f" The likeliest place of its evidence touches the box in {found['hit'][0]:.1f} % of these questions, and "
+            f"{found['mass'][0]:.1f} % of the evidence lies inside (of even evidence: {found['area']:.1f} %)."
+        )
     return text
 
 

@@ -76,16 +76,22 @@ class FrozenEfficientNet(nn.Module):
 class TrainedEfficientNet(nn.Module):
     """The rest of the network, which trains. It stacks the maps at several strides, folded to one grid.
 
+    Args:
+        blocks: of the network.
+        folds: channels of each map, and how many of its places lie on a side of a place of the grid.
+        grid: places on a side.
+
     Its batch normalisation keeps the statistics of the pretraining, since those of a batch of few images are worse.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, blocks: Iterable[nn.Module], num_channels: int, grid: int) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], folds: Iterable[tuple[int, int]], grid: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.num_channels = num_channels
+        self.folds = list(folds)
+        self.num_channels = num_channels = sum(channels * fold * fold for channels, fold in self.folds)
         self.grid = grid
         # Channels differ in scale by orders of magnitude. These statistics are fixed too.
         self.register_buffer("mean", torch.zeros(num_channels, 1, 1))
@@ -106,6 +112,25 @@ class TrainedEfficientNet(nn.Module):
                 maps[hidden.shape[-1]] = hidden
             folded = [nn.functional.pixel_unshuffle(part, size // self.grid) for size, part in maps.items()]
             return (torch.cat(folded, dim=1) - self.mean) / self.std
+
+    @property
+    def fine_channels(self) -> int:
+        """Channels of what `unfold` returns."""
+        return sum(channels * max(1, fold // 2) ** 2 for channels, fold in self.folds)
+
+    def unfold(self, folded: torch.Tensor) -> torch.Tensor:
+        """Maps on the grid ``(B, num_channels, grid, grid)`` to one twice as fine, ``(B, fine_channels, ...)``.
+
+        What was folded there is unfolded. The map that has no finer places repeats its own.
+        """
+        parts = folded.split([channels * fold * fold for channels, fold in self.folds], dim=1)
+        fine = []
+        for part, (_, fold) in zip(parts, self.folds, strict=True):
+            if fold == 1:
+                fine.append(nn.functional.interpolate(part, scale_factor=2))
+            else:
+                fine.append(nn.functional.pixel_unshuffle(nn.functional.pixel_shuffle(part, fold), fold // 2))
+        return torch.cat(fine, dim=1)
 
     @staticmethod
     def run_block(block: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -191,28 +216,40 @@ def efficientnet(config: Any) -> tuple[FrozenEfficientNet, TrainedEfficientNet]:
             channels[stride] = block._block_args.output_filters
         if stride == config.frozen_stride:
             frozen = count
-    num_channels = sum(n * (config.patch_size // stride) ** 2 for stride, n in channels.items())
+    folds = [(count, config.patch_size // stride) for stride, count in channels.items()]
     grid = config.image_size // config.patch_size
     return (
         FrozenEfficientNet(network, network._blocks[:frozen]),
-        TrainedEfficientNet(network._blocks[frozen:], num_channels, grid),
+        TrainedEfficientNet(network._blocks[frozen:], folds, grid),
     )
 
 
-def random_affine(features: torch.Tensor, config: EfficientNetFields) -> torch.Tensor:
-    """Feature maps turned, zoomed and shifted a little at random. None is mirrored: left must stay left.
+def random_moves(count: int, config: EfficientNetFields, device: torch.device) -> torch.Tensor:
+    """Affine moves of images that turn, zoom and shift them a little at random, ``(count, 2, 3)``.
+
+    None mirrors an image: left must stay left.
 
     Args:
-        features: ``(B, channels, height, width)``.
+        count: of images.
         config: sets how far they move.
+        device: of the result.
     """
-    angle, scale, *shift = 2 * torch.rand(4, len(features), device=features.device) - 1
+    angle, scale, *shift = 2 * torch.rand(4, count, device=device) - 1
     angle, scale = angle * math.radians(config.max_rotation), 1 + scale * config.max_scaling
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     shift_x, shift_y = (2 * config.max_shift * part for part in shift)  # the sides run from -1 to 1
     rows = [torch.stack([cosine, -sine, shift_x], 1), torch.stack([sine, cosine, shift_y], 1)]
-    grid = nn.functional.affine_grid(torch.stack(rows, 1), list(features.shape), align_corners=False)
-    return nn.functional.grid_sample(features.float(), grid, padding_mode="border", align_corners=False)
+    return torch.stack(rows, 1)
+
+
+def moved(maps: torch.Tensor, moves: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
+    """Maps ``(B, channels, height, width)`` after affine moves ``(B, 2, 3)``.
+
+    Args:
+        padding_mode: of what comes in from outside, as `grid_sample` takes it.
+    """
+    grid = nn.functional.affine_grid(moves, list(maps.shape), align_corners=False)
+    return nn.functional.grid_sample(maps.float(), grid, padding_mode=padding_mode, align_corners=False)
 
 
 def load_efficientnet(vision: FrozenEfficientNet, top: TrainedEfficientNet, image_processor: Any) -> None:

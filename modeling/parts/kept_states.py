@@ -3,7 +3,7 @@
 Data sets ask the same questions of many images, and training asks them again at every epoch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import datasets
 import torch
@@ -24,19 +24,22 @@ def kept_states(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     dataset: Mapping[str, datasets.Dataset],
+    more: Iterable[str] = (),
 ) -> dict[str, torch.Tensor] | None:
-    """The states of each question of a data set, ``(tokens, hidden_size)`` in half precision like features of images.
+    """The states of each question, ``(tokens, hidden_size)`` in half precision like features of images.
 
     Args:
         text_encoder: frozen; maps `input_ids` and `attention_mask` ``(B, L)`` to a `last_hidden_state`.
         tokenizer: the encoder's.
         max_length: where questions are cut, in tokens.
         dataset: its splits have a column `question`.
+        more: questions that no row asks.
 
     Returns:
         None where there are too many questions to keep.
     """
     questions = {question for rows in dataset.values() for question in counts_of(rows, "question")}
+    questions |= set(more)
     if len(questions) > MAX_QUESTIONS:
         return None
     text_encoder.eval()

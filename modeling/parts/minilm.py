@@ -3,6 +3,7 @@
 import torch
 from safetensors.torch import load as load_safetensors
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, read_part
@@ -35,6 +36,16 @@ def minilm_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
+
+
+def sentence_vectors(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """MiniLM's own vectors of texts, the normalised mean of their states ``(B, L, D)``, with a variance of 1.
+
+    Args:
+        mask: 1 for real tokens, ``(B, L)``.
+    """
+    summed = (states * mask.unsqueeze(-1)).sum(1)
+    return nn.functional.normalize(summed, dim=-1) * states.shape[-1] ** 0.5
 
 
 def drop_tokens(attention_mask: torch.Tensor, share: float) -> torch.Tensor:

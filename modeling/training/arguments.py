@@ -93,6 +93,27 @@ class SharedTrainingArguments(TrainingArguments):
         default=1,
         metadata={"help": "Questions about an image that stay together in training and share its computation."},
     )
+    other_words: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of training questions that are asked in other words, drawn anew at each epoch, such as "
+            "0.5; as SLAKE's questions may be worded, and as people type them."
+        },
+    )
+    implied_questions: bool = field(
+        default=False,
+        metadata={
+            "help": "Also train on questions that the modality and location of training images, and people's other "
+            "answers about them, imply: Is this an MRI? Is this image normal?"
+        },
+    )
+    evidence_weight: float = field(
+        default=0.5,
+        metadata={
+            "help": "Weight of the loss of the evidence head, which learns from the boxes of the training images to "
+            "show where the answer is; 0 makes no such head."
+        },
+    )
     feature_cache_gb: float = field(
         default=10.0,
         metadata={"help": "Limit for kept features of frozen vision networks on disk, in GB; 0 keeps none."},

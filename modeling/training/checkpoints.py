@@ -39,6 +39,8 @@ RESUMED = (  # what optimizer, scheduler and the order of rows bring from a chec
     "data_seed",
     "questions_per_image",
     "box_questions",
+    "implied_questions",
+    "other_words",
 )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,9 +13,10 @@ from transformers.trainer_utils import PredictionOutput
 
 from metrics.abstention import SILENT_EVERYWHERE, choose_threshold, describe_abstention
 from metrics.calibration import MIN_ANSWERS
-from metrics.cases import Case, choose_cases, with_heat_map
+from metrics.cases import Case, choose_cases, with_evidence, with_heat_map
 from metrics.report import make_report
 from metrics.vqa import ScoredAnswers, majority_answers, most_frequent_answer, score_answers, score_each
+from modeling.parts.evidence import Evidence
 from processing.errors import UserError, describe_error
 from processing.question_ids import id_of_row
 from processing.row_values import distinct
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HEAT_MAP_BATCH = 8  # heat maps computed at once
+EVIDENCE_BATCH = 64  # questions whose evidence is computed at once
 MAJORITY = "most frequent answer to the question"
 
 
@@ -76,8 +79,10 @@ def evaluate(trainer: Any, family: "Family", dataset: datasets.DatasetDict, spli
             _choose_threshold(trainer, family, answers)
     if not trainer.is_world_process_zero():
         return Evaluation(figures, {}, [])
-    _write_predictions(Path(trainer.args.output_dir) / f"predictions_{split.name}.jsonl", answers)
+    evidence = _find_evidence(trainer, family, answers)
+    _write_predictions(Path(trainer.args.output_dir) / f"predictions_{split.name}.jsonl", answers, evidence)
     cases = _with_heat_maps(trainer, family, choose_cases(answers, family.MAX_CASES))
+    cases = [_with_evidence(case, evidence) for case in cases]
     thresholds = {
         name.removeprefix(f"{split.prefix}_"): value for name, value in output.metrics.items() if "_best_" in name
     }
@@ -163,10 +168,27 @@ def _choose_threshold(trainer: Any, family: "Family", answers: ScoredAnswers) ->
     family.set_abstention_threshold(trainer, SILENT_EVERYWHERE if abstention is None else abstention.threshold)
 
 
-def _write_predictions(file: Path, answers: ScoredAnswers) -> None:
+def _find_evidence(trainer: Any, family: "Family", answers: ScoredAnswers) -> dict[int, Evidence | None]:
+    """Where the model finds what it answers, by the number of the row."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return {}
+    rows = [dict(row) | {"answer": answer} for row, answer in zip(answers.rows, answers.predictions, strict=True)]
+    found: list[Evidence | None] = []
+    for start in range(0, len(rows), EVIDENCE_BATCH):
+        found += family.find_evidence(trainer, rows[start : start + EVIDENCE_BATCH])
+    return {row["row"]: evidence for row, evidence in zip(rows, found, strict=True)}
+
+
+def _with_evidence(case: Case, evidence: Mapping[int, Evidence | None]) -> Case:
+    found = evidence.get(case.row["row"])
+    return case if found is None else with_evidence(case, np.array(found.cells), found.boxes)
+
+
+def _write_predictions(file: Path, answers: ScoredAnswers, evidence: Mapping[int, Evidence | None]) -> None:
     """Writes an answer a line; a row without an id is told by its number, as row-7 where another's id is 7."""
     given = {str(row["question_id"]) for row in answers.rows}
-    columns = zip(answers.rows, answers.predictions, answers.confidences, strict=True)
+    found = [evidence.get(row["row"]) for row in answers.rows]
+    columns = zip(answers.rows, answers.predictions, answers.confidences, found, strict=True)
     write_jsonl(
         file,
         (
@@ -181,8 +203,9 @@ def _write_predictions(file: Path, answers: ScoredAnswers) -> None:
                 **({"overlap": row["overlap"]} if row.get("overlap") else {}),
                 "prediction": prediction,
                 "confidence": round(float(confidence), 6),
+                **({} if place is None else {"evidence": [asdict(box) for box in place.boxes]}),
             }
-            for row, prediction, confidence in columns
+            for row, prediction, confidence, place in columns
         ),
     )
 

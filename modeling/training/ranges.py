@@ -79,6 +79,7 @@ RANGES = {
     "ddp_bucket_cap_mb": COUNT,
     "ddp_timeout": COUNT,
     "questions_per_image": Range(1, 1000),
+    "other_words": Range(0, 1, mend=" (0 changes no question)"),
     "feature_cache_gb": Range(0, 10**6, mend=" (0 keeps none)"),
     "max_train_samples": Range(1, LARGEST, mend="; --do_train False evaluates only"),
     "max_eval_samples": Range(1, LARGEST, mend="; --do_eval False leaves the evaluation out"),

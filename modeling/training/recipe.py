@@ -27,6 +27,8 @@ RECIPE_FIELDS = frozenset(
         "max_eval_samples",
         "max_predict_samples",
         "box_questions",
+        "implied_questions",
+        "other_words",
         # model
         "model_type",
         "model_name_or_path",

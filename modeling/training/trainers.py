@@ -22,15 +22,30 @@ GOLD_COLUMNS = ("row", "answer", "answer_type", "language", "overlap", "answers"
 class EvaluatesEveryRow(Trainer):
     """A Trainer whose `dataloader_drop_last` is for training alone; evaluation answers every row.
 
-    And one that trains no further step where a run resumes at its last one.
+    And one that trains no further step where a run resumes at its last one. Its training data are collated by
+    `training_collator`, where there is one.
     """
+
+    data_collator: Any
+    training_collator: Any = None
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # The stock loop looks at max_steps after a step, so a finished run would take one more.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
+            if self.training_collator is not None:
+                self.training_collator.set_epoch(kwargs["epoch"])
             super()._run_epoch(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """With questions in other words, where the run asks for them."""
+        collator = self.data_collator
+        self.data_collator = self.training_collator or collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """With the last batch, however small."""

@@ -18,6 +18,7 @@ from modeling.parts.model_files import ModelFiles, open_model
 from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.training.checks import check_starter
+from modeling.vilt.evidence import evidence_config, set_evidence_vectors
 from modeling.vilt.network import ViltForQuestionAnswering
 from modeling.vilt.scratch import check_size, untrained_model
 from modeling.vilt.starter import ViltStarterForQuestionAnswering, starter_checkpoint
@@ -40,7 +41,7 @@ CLASSES = (  # of which each has the network that is trained here
     "ViltModel",
     *(model.__name__ for model, _ in MODELS.values()),
 )
-HEAD = r"(^|\.)classifier\."
+HEAD = r"(^|\.)(classifier|evidence|detection_\w+)\."
 OTHER_HEADS = r"^(mlm_score|rank_output|classifier)\."  # of what a ViLT was trained for before
 
 
@@ -79,6 +80,7 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
     if args.do_train:
         answers = build_vocabulary(counts_of(dataset["train"], "answer"))
         labels = {"label2id": {answer: i for i, answer in enumerate(answers)}, "id2label": dict(enumerate(answers))}
+        labels |= evidence_config(args, dataset["train"])
     if name == "starter":
         with args.main_process_first(desc="assembling the starter"):
             files = ModelFiles(name, starter_checkpoint())
@@ -97,6 +99,8 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
         if args.do_train:
             model.config.base_model = f"{name}@{files.commit}" if files.commit else None
     check_starter(args, isinstance(model, ViltStarterForQuestionAnswering))
+    if args.do_train and getattr(model.config, "evidence_labels", None):
+        set_evidence_vectors(model, processor.tokenizer)
     if args.do_train:
         config = model.config  # the checkpoint's own temperature and threshold are for other answers
         config.answer_temperature = 1.0

@@ -13,8 +13,10 @@ from transformers.trainer_utils import PredictionOutput
 
 from metrics.calibration import best_temperature
 from metrics.choices import own_spelling
+from modeling.parts.evidence import Evidence
 from modeling.parts.model_files import ModelFiles
 from modeling.parts.vocabulary import labels_of
+from modeling.vilt import evidence as vilt_evidence
 from modeling.vilt.checkpoints import MODELS, AnyVilt, build_model, check_base, load_checkpoint
 from modeling.vilt.confidence import calibrated_confidences
 from modeling.vilt.heat import vilt_heat
@@ -30,6 +32,7 @@ __all__ = [
     "calibrate",
     "check_base",
     "describe_run",
+    "find_evidence",
     "heat_maps",
     "load_predictor",
     "read_answers",
@@ -89,12 +92,23 @@ def _save_config(trainer: Trainer) -> None:
 
 def heat_maps(trainer: Trainer, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
     """By the gradients of the answers' logits."""
-    model: Any = trainer.model
+    return vilt_heat(trainer.model.eval(), *_batch(trainer, rows))
+
+
+def find_evidence(trainer: Trainer, rows: Sequence[Mapping[str, Any]]) -> list[Evidence] | list[None]:
+    """By the evidence head, where the training had boxes."""
+    if getattr(trainer.model, "evidence", None) is None:
+        return [None] * len(rows)
+    return vilt_evidence.find_evidence(trainer.model.eval(), *_batch(trainer, rows))
+
+
+def _batch(trainer: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """Rows as the model takes them, and the labels of their answers."""
     batch = trainer._prepare_inputs(trainer.data_collator.prompts(rows))  # no public way to the Trainer's device
     del batch["row"]
-    label2id = model.config.label2id
+    label2id = trainer.model.config.label2id
     labels = labels_of((row["answer"] for row in rows), label2id) | label2id  # options may be spelled otherwise
-    return vilt_heat(model.eval(), batch, [labels[row["answer"]] for row in rows])
+    return batch, [labels[row["answer"]] for row in rows]
 
 
 def load_predictor(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> ViltPredictor:

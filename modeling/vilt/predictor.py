@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling.parts.evidence import Evidence
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row, most_probable
 from modeling.parts.vocabulary import labels_of
+from modeling.vilt import evidence as vilt_evidence
 from modeling.vilt.confidence import Options, answer_probabilities
 from modeling.vilt.heat import vilt_heat
 from processing.collators import ViltCollator
@@ -46,16 +48,27 @@ class ViltPredictor(FamilyPredictor):
                 ranked[i] = most_probable(self.options.probabilities(logits[i], row), list(known.values()), top_k)[0]
         return ranked
 
+    def find_evidence(self, rows: Sequence[Row], encoded: Mapping[str, Any]) -> list[Evidence] | list[None]:
+        """By the evidence head, where the training had boxes."""
+        if getattr(self.model, "evidence", None) is None:
+            return [None] * len(rows)
+        return vilt_evidence.find_evidence(
+            self.model, self._batch(rows, encoded), [self._label_of(row["answer"]) for row in rows]
+        )
+
     def heat_map(self, row: Row, encoded: Mapping[str, Any]) -> np.ndarray:
         """By the gradient of the answer's logit, in float32."""
-        answer, config = row["answer"], self.model.config
+        return vilt_heat(self.model, self._batch([row], encoded), [self._label_of(row["answer"])])[0]
+
+    def _label_of(self, answer: str) -> int:
+        config = self.model.config
         label = config.label2id.get(answer, labels_of([answer], config.label2id).get(answer))
         if label is None:
             raise UserError(
                 f"answer {quoted(answer)}: not among the {config.num_labels} that the model knows; ask about one of "
                 "its answers, model.config.label2id."
             )
-        return vilt_heat(self.model, self._batch([row], encoded), [label])[0]
+        return label
 
     def _batch(self, rows: Sequence[Row], encoded: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         collator = ViltCollator(

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedConfig,
     ViltConfig,
     ViltProcessor,
+    initialization,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.vilt.modeling_vilt import ViltEncoder, ViltLayer, ViltPreTrainedModel, ViltSelfAttention
@@ -28,11 +29,14 @@ from modeling.parts.efficientnet import (
     EfficientNetFields,
     efficientnet,
     load_efficientnet,
-    random_affine,
+    moved,
+    random_moves,
 )
+from modeling.parts.evidence import DETECTION_FACTS, EvidenceHead, detection_facts
 from modeling.parts.kept_features import one_per_question
-from modeling.parts.minilm import MINILM, drop_tokens, minilm_tokenizer, minilm_weights
+from modeling.parts.minilm import MINILM, drop_tokens, minilm_tokenizer, minilm_weights, sentence_vectors
 from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, VISION_WEIGHTS, cached_checkpoint
+from modeling.vilt.evidence import AnswerEvidence
 from modeling.vilt.network import queries_keys_values
 
 
@@ -43,6 +47,9 @@ class ViltStarterConfig(EfficientNetFields, ViltConfig):
         text_config: of the BERT whose last states are the text tokens.
         label_smoothing: share of the target that goes to all answers alike.
         word_dropout: share of the question's tokens that are hidden in training.
+        evidence_labels: of the boxes that the evidence head learned from; without any there is no head.
+        evidence_weight: of the evidence head's loss beside that of answers.
+        detection_tokens: number of tokens that say where the encoder finds each label, beside those of image and text.
     """
 
     model_type = "vilt_starter"
@@ -51,6 +58,9 @@ class ViltStarterConfig(EfficientNetFields, ViltConfig):
     text_config: dict | PreTrainedConfig | None = None
     label_smoothing: float = 0.1
     word_dropout: float = 0.1
+    evidence_labels: list[str] | None = None
+    evidence_weight: float = 0.5
+    detection_tokens: int = 4
     problem_type: str | None = "single_label_classification"
 
 
@@ -77,6 +87,13 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         self.question_projection = nn.Linear(text_width, width)
         self.image_embeddings = nn.Embedding(1 + grid * grid, width)  # [CLS] and the places of patches
         self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, width)
+        self.evidence: AnswerEvidence | None = None
+        if config.evidence_labels:
+            count = len(config.evidence_labels)
+            self.evidence = AnswerEvidence(config, self.vision_top.fine_channels, text_width, 2 * grid)
+            self.detection_projection = nn.Linear(count * DETECTION_FACTS, config.detection_tokens * width)
+            self.detection_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+            self.detection_embeddings = nn.Embedding(config.detection_tokens, width)
         self.encoder = ViltEncoder(config)
         self.encoder.layer[-1] = FirstTokenLayer(config)
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -85,6 +102,11 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         )
         self.post_init()
         self._no_split_modules = {"ViltLayer"}  # what FSDP shares out, instead of parts that are not here
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, EvidenceHead):
+            initialization.zeros_(module.places)
+        super()._init_weights(module)
 
     def train(self, mode: bool = True) -> "ViltStarterForQuestionAnswering":
         """The frozen parts stay frozen, which loading forgets, and without dropout."""
@@ -98,21 +120,29 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         return self.text_encoder.get_input_embeddings()
 
     def patches(
-        self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        moves: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The image tokens before their projection, ``(I, channels, grid, grid)``.
-
-        Where the image network trains, its feature maps move a little in training. A frozen one can't learn images by
-        heart, and there moves cost the encoder what it knows of places.
 
         Args:
             pixel_values: ``(I, 3, image_size, image_size)``. Instead of them
             image_embeds: are the features ``(I, channels, height, width)`` that `vision` makes of them.
+            moves: affine moves of the features, ``(I, 2, 3)``.
         """
         features = self.vision(pixel_values) if image_embeds is None else image_embeds
+        return self.vision_top(features if moves is None else moved(features, moves))
+
+    def _moves(self, count: int, device: torch.device) -> torch.Tensor | None:
+        """Moves of images in training, where the image network trains.
+
+        A frozen one can't learn images by heart, and there moves cost the encoder what it knows of places.
+        """
         if self.training and any(p.requires_grad for p in self.vision_top.parameters()):
-            features = random_affine(features, self.config)
-        return self.vision_top(features)
+            return random_moves(count, self.config, device)
+        return None
 
     def forward(
         self,
@@ -125,6 +155,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         image_patches: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        evidence: dict[str, torch.Tensor] | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
         """Answers questions.
@@ -139,37 +170,102 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
             image_patches: what `patches` made of the images; computed by default.
             image_index: which of the images each question is about, ``(B,)``. Without it they go in pairs.
             labels: targets ``(B, num_labels)`` of non-negative weights.
+            evidence: what the evidence head is to find, as `modeling.parts.evidence_targets` says.
 
         Returns:
             `logits` ``(B, num_labels)`` and, with labels, the `loss`.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        patches = self.patches(pixel_values, image_embeds) if image_patches is None else image_patches
+        moves = None
+        if image_patches is None:
+            features = self.vision(pixel_values) if image_embeds is None else image_embeds
+            moves = self._moves(len(features), features.device)
+            image_patches = self.patches(image_embeds=features, moves=moves)
         if text_states is None:
-            with torch.no_grad():
-                text_states = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
+            text_states = self.text_states(input_ids, attention_mask, token_type_ids)
         if self.training:
             attention_mask = drop_tokens(attention_mask, self.config.word_dropout)
-        logits = self.classifier(self._encode(text_states.float(), attention_mask, patches, image_index)).float()
+        text_states = text_states.float()
+        questions = sentence_vectors(text_states, attention_mask)
+        places = None if self.evidence is None else self.embed_places(image_patches)
+        detections = None if places is None else self.detections(places)
+        state = self._encode(text_states, attention_mask, questions, image_patches, detections, image_index)
+        logits = self.classifier(state).float()
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+            if self.evidence is not None and places is not None and evidence is not None:
+                images = evidence["rows"] if image_index is None else image_index[evidence["rows"]]
+                loss = loss + self.evidence.loss(places, questions, evidence, images, moves)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
+    def text_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the frozen text encoder makes of questions ``(B, L)``, ``(B, L, text width)``."""
+        with torch.no_grad():
+            return self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
+
+    def evidence_inputs(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        image_patches: torch.Tensor | None = None,
+        **images: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the evidence head needs of questions; arguments as for `forward`.
+
+        Returns:
+            What it sees of the images ``(I, width, 2 * grid, 2 * grid)``, the vectors of the questions
+            ``(B, text width)``, and the image of each ``(B,)``.
+        """
+        if text_states is None:
+            text_states = self.text_states(input_ids, attention_mask, token_type_ids)
+        if image_index is None:
+            image_index = torch.arange(len(input_ids), device=input_ids.device)
+        places = self.embed_places(self.patches(**images) if image_patches is None else image_patches)
+        return places, sentence_vectors(text_states.float(), attention_mask), image_index
+
+    def embed_places(self, patches: torch.Tensor) -> torch.Tensor:
+        """What the evidence head sees of `patches`, ``(I, width, 2 * grid, 2 * grid)``."""
+        assert self.evidence is not None
+        return self.evidence.head.embed_images(self.vision_top.unfold(patches))
+
+    def detections(self, places: torch.Tensor) -> torch.Tensor:
+        """The tokens that say where the evidence head finds each label, ``(I, detection_tokens, hidden_size)``.
+
+        Args:
+            places: of `embed_places`.
+        """
+        assert self.evidence is not None
+        with torch.no_grad():  # what it finds is learned from boxes alone
+            facts = detection_facts(self.evidence.label_logits(places).float())
+        tokens = self.detection_projection(facts).unflatten(1, (self.config.detection_tokens, -1))
+        return self.detection_norm(tokens) + self.detection_embeddings.weight
+
     def _encode(
-        self, text: torch.Tensor, mask: torch.Tensor, patches: torch.Tensor, image_index: torch.Tensor | None
+        self,
+        text: torch.Tensor,
+        mask: torch.Tensor,
+        question: torch.Tensor,
+        patches: torch.Tensor,
+        detections: torch.Tensor | None,
+        image_index: torch.Tensor | None,
     ) -> torch.Tensor:
         """The last state of [CLS] ``(B, hidden_size)``.
 
         Args:
             text: states ``(B, L, text width)``.
             mask: 1 for real tokens, ``(B, L)``.
+            question: of `sentence_vectors`, ``(B, text width)``.
             patches: of images, ``(I, C, h, w)``.
+            detections: more tokens of images, ``(I, detection_tokens, hidden_size)``.
             image_index: which of the images each question is about, ``(B,)``.
         """
-        weights = mask.unsqueeze(-1)
-        question = nn.functional.normalize((text * weights).sum(1), dim=-1) * text.shape[-1] ** 0.5  # MiniLM's own
         question = self.question_projection(question)
         text = self.text_projection(text)
         dtype = text.dtype  # autocast's: the copies of an fp32 residual stream would cost a quarter of a step
@@ -179,6 +275,8 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         cls_token, positions = self.image_embeddings.weight.split([1, patches.shape[1]])
         cls_token = (cls_token + question).unsqueeze(1)
         patches = (patches + positions).to(dtype)
+        if detections is not None:
+            patches = torch.cat([patches, detections.to(dtype)], dim=1)
         if image_index is not None:
             patches = one_per_question(patches, image_index)
         tokens = torch.cat([cls_token.to(dtype), patches, text.to(dtype)], dim=1)

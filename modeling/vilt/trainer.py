@@ -12,7 +12,8 @@ from transformers import Trainer, ViltProcessor
 
 from metrics.vqa import classification_metrics
 from modeling.parts.efficientnet import WholeEfficientNet
-from modeling.parts.kept_states import kept_states
+from modeling.parts.evidence_targets import WithEvidence
+from modeling.parts.kept_states import MAX_QUESTIONS, kept_states
 from modeling.parts.vocabulary import labels_of
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.training.trainers import (
@@ -25,9 +26,13 @@ from modeling.training.trainers import (
 )
 from modeling.vilt.checkpoints import AnyVilt
 from modeling.vilt.confidence import ChosenAnswers
+from modeling.vilt.evidence import evidence_targets
 from processing.box_questions import add_box_questions
 from processing.collators import ViltCollator
+from processing.implied_questions import add_implied_questions
+from processing.other_words import InOtherWords, wordings_within
 from processing.row_values import counts_of
+from processing.wordings import training_wordings
 
 
 class ViltTrainer(EvaluatesEveryRow):
@@ -73,10 +78,14 @@ def build_trainer(
     beside the questions. An image network that is frozen as a whole runs once an image.
     """
     config = model.config
-    training = dataset
+    rows = dataset.get("train")
     if args.box_questions and args.do_train:
-        training = datasets.DatasetDict({**dataset, "train": add_box_questions(dataset["train"])})
+        rows = add_box_questions(rows)
+    if args.implied_questions and args.do_train:
+        rows = add_implied_questions(rows)
+    training = dataset if rows is None else datasets.DatasetDict({**dataset, "train": rows})
     features, features_name, states = None, "image_embeds", None
+    wordings: dict[str, tuple[str, ...]] = {}  # that states are kept of
     if hasattr(model, "vision") and args.vision_learning_rate == 0:
         model.vision_top.requires_grad_(False)
         network = WholeEfficientNet(copy.deepcopy(model.vision), copy.deepcopy(model.vision_top))
@@ -86,7 +95,11 @@ def build_trainer(
         features = keep_features(copy.deepcopy(model.vision), processor.image_processor, args, dataset)
     if hasattr(model, "text_encoder"):
         encoder = copy.deepcopy(model.text_encoder).to(args.device)
-        states = kept_states(encoder, processor.tokenizer, config.max_position_embeddings, training)
+        questions = {question for split in training.values() for question in counts_of(split, "question")}
+        if args.other_words and args.do_train:
+            wordings = wordings_within(counts_of(rows, "question"), MAX_QUESTIONS - len(questions))
+        more = [wording for wordings_of in wordings.values() for wording in wordings_of]
+        states = kept_states(encoder, processor.tokenizer, config.max_position_embeddings, training, more)
     gold = gold_answers(dataset)
     answers = {answer for rows in dataset.values() for answer in counts_of(rows, "answer")}
     collator = ViltCollator(
@@ -99,11 +112,11 @@ def build_trainer(
         states=states,
         features_name=features_name,
     )
-    return ViltTrainer(
+    trainer = ViltTrainer(
         model,
         args,
         data_collator=collator,
-        train_dataset=training.get("train"),
+        train_dataset=rows,
         eval_dataset=dataset.get("validation"),
         processing_class=processor,
         compute_metrics=classification_metrics(gold, config.id2label),
@@ -111,3 +124,9 @@ def build_trainer(
         callbacks=stopping_callbacks(args),
         gold=gold,
     )
+    if args.other_words:
+        own = training_wordings if states is None else wordings.__getitem__
+        trainer.training_collator = InOtherWords(collator, args.other_words, args.seed, own)
+    if args.do_train and getattr(config, "evidence_labels", None):
+        trainer.training_collator = WithEvidence(trainer.training_collator or collator, evidence_targets(model))
+    return trainer

@@ -77,6 +77,7 @@ def test_rooms_without_models_do_not_import_torch():
         "data",
         "dicom",
         "images",
+        "implied_questions",
         "phantom",
         "sources",
         "splits",

@@ -54,7 +54,7 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
     assert "5 rows have an error" in capsys.readouterr().out
     with open(out, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image", "question", "note", "prediction", "confidence", "error"]
+    assert list(rows[0]) == ["image", "question", "note", "prediction", "confidence", "evidence", "error"]
     assert [(row["image"], row["question"], row["note"]) for row in rows] == list(asked)
     for row, reason in zip(rows, reasons, strict=True):
         if reason is None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling.asking.consistency import IN_FILE, PART_NAMES
 from modeling.asking.predictor import Answer, Predictor
 from modeling.asking.probe import BLIND, HARMLESS, SHUFFLED, ask, probe, shuffled
 from modeling.probe import main
@@ -105,17 +106,19 @@ def test_harmless_changes_change_little_and_not_nothing(rows):
         assert 0.3 < np.abs(changed - plain).mean() < 45, name
 
 
-def test_command_line_leaves_a_table(trained, phantoms, tmp_path, capsys):
-    main([str(trained), "--dataset", str(phantoms), "--output", str(tmp_path / "out")])
+def test_command_line_leaves_a_table(trained, phantoms, rows, tmp_path, capsys):
+    wordings = tmp_path / "wordings.csv"
+    wordings.write_text(f"question_id,wording\n{rows[0]['question_id']},Say it in a word\n")
+    main([str(trained), "--dataset", str(phantoms), "--output", str(tmp_path / "out"), "--wordings", str(wordings)])
     text = capsys.readouterr().out.strip()
     assert text == (tmp_path / "out" / "probe.md").read_text().strip()
     for head in ("## Images changed", "## Questions in other words", "## Answers that exclude each other"):
         assert head in text
     figures = json.loads((tmp_path / "out" / "probe.json").read_text())
     assert figures["changes"]["as it is"]["unchanged"] == 100
-    assert {"all", "wordings of the training rows", "other wordings"} < {
-        entry["group"] for entry in figures["paraphrases"]
-    }
+    assert {entry["part"] for entry in figures["paraphrases"]} == {*PART_NAMES.values(), IN_FILE}
+    own = next(entry for entry in figures["paraphrases"] if entry["part"] == IN_FILE)
+    assert (own["group"], own["questions"], own["wordings"]) == ("all", 1, 1)
     unchanged = [json.loads(line) for line in (tmp_path / "out" / "unchanged.jsonl").read_text().splitlines()]
     assert all(SHUFFLED in row["unchanged"] for row in unchanged)
     with pytest.raises(UserError, match="it has no dev split; choose train, validation, test"):

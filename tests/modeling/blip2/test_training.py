@@ -34,7 +34,7 @@ def test_gradient_checkpointing_gives_the_same_adapter(bases, dataset, tmp_path)
 
 
 def test_resumed_run_ends_with_the_same_adapter(bases, dataset, tmp_path):
-    saving = {"save_strategy": "steps", "save_steps": 3, "lora_dropout": 0.1}
+    saving = {"save_strategy": "steps", "save_steps": 3, "lora_dropout": 0.1, "other_words": 0.5}
     whole = trained(bases["opt"], tmp_path / "a", dataset, **saving)
     checkpoint = str(tmp_path / "a" / "checkpoint-3")
     resumed = trained(bases["opt"], tmp_path / "b", dataset, **saving, resume_from_checkpoint=checkpoint)

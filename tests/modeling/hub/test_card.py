@@ -189,6 +189,9 @@ def test_run_without_evaluation_has_a_valid_card_without_figures(tmp_path):
 def test_questions_of_boxes_are_told_beside_the_data(tmp_path):
     told = "Training also used questions that the boxes of its images answer (`box_questions`)."
     assert told in str(model_card(write_run(tmp_path, {"box_questions": True})))
+    card = str(model_card(write_run(tmp_path, {"implied_questions": True, "other_words": 0.5})))
+    assert "that other answers about its images imply, or their modality and location (`implied_questions`)." in card
+    assert "In training, 50 % of the questions were asked in other words (`other_words`)." in card
     assert told not in str(model_card(write_run(tmp_path)))
 
 

@@ -27,6 +27,8 @@ BOTH_FAMILIES: list[dict[str, str]] = [
         "optim": "rmsprop",
         "optim_args": "alpha=0.9",
         "weight_decay": "0.1",
+        "other_words": "0.5",
+        "implied_questions": "True",
         "adam_beta1": "0.8",
         "adam_beta2": "0.9",
         "adam_epsilon": "1e-6",

@@ -13,6 +13,7 @@ from modeling.vilt.checkpoints import check_base
 from modeling.vilt.family import build_trainer
 from processing.errors import UserError
 from processing.images import open_image
+from processing.wordings import key, training_wordings
 from tests.modeling.vilt.arguments import starter_arguments
 
 
@@ -50,6 +51,33 @@ def test_box_questions_are_trained_on_and_change_nothing_else(starter, dataset, 
     assert len(evaluation.train_dataset) == len(dataset["train"])
 
 
+def test_questions_in_other_words_are_trained_on_and_never_evaluated_on(starter, dataset, tmp_path):
+    model, processor = starter
+    args = starter_arguments(tmp_path, other_words=1.0, implied_questions=True, per_device_train_batch_size=32)
+    trainer = build_trainer(args, model, processor, dataset)
+    training = {row["row"]: row for row in trainer.train_dataset}
+    assert len(training) > 1.3 * len(dataset["train"])
+
+    def asked(loader):
+        texts = {}
+        for batch in loader:
+            assert batch["text_states"].shape[1] == batch["input_ids"].shape[1]
+            for number, ids in zip(batch["row"].tolist(), batch["input_ids"], strict=True):
+                texts[number] = key(processor.tokenizer.decode(ids, skip_special_tokens=True))
+        return texts
+
+    first = asked(trainer.get_train_dataloader())
+    changed = [number for number, text in first.items() if text != key(training[number]["question"])]
+    assert len(changed) > 0.9 * len(training)
+    number = changed[0]
+    assert first[number] in {key(text) for text in training_wordings(training[number]["question"])}
+    trainer.training_collator.set_epoch(1)
+    second = asked(trainer.get_train_dataloader())
+    assert sum(second[number] != first[number] for number in first) > 0.7 * len(first)
+    evaluated = asked(trainer.get_eval_dataloader())
+    assert evaluated == {row["row"]: key(row["question"]) for row in dataset["validation"]}
+
+
 def test_training_transforms_images_and_drops_tokens_but_evaluation_does_not(starter, collate, dataset):
     model, _ = starter
     batch = collate([dataset["train"][0]])
@@ -67,15 +95,19 @@ def test_training_transforms_images_and_drops_tokens_but_evaluation_does_not(sta
 def test_images_are_not_transformed_for_a_frozen_network(starter, dataset, tmp_path):
     model, processor = starter
     rows = [dataset["train"][i] for i in range(12)]
-    images = build_trainer(starter_arguments(tmp_path), model, processor, dataset).data_collator(rows)["image_embeds"]
+    batch = build_trainer(starter_arguments(tmp_path), model, processor, dataset).data_collator(rows)
     trainer = build_trainer(starter_arguments(tmp_path, vision_learning_rate=0), model, processor, dataset)
-    plain = model.eval().patches(image_embeds=images)
-    assert torch.equal(model.train().patches(image_embeds=images), plain)
+    model.config.word_dropout = 0.0
+    with torch.no_grad():
+        plain = model.eval()(**batch).logits
+        torch.testing.assert_close(model.train()(**batch).logits, plain)
+        patches = model.patches(image_embeds=batch["image_embeds"])
     kept = trainer.data_collator(rows)  # the whole network ran once an image
     assert "image_embeds" not in kept
-    torch.testing.assert_close(kept["image_patches"], plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(kept["image_patches"], patches, atol=1e-5, rtol=1e-5)
     model.vision_top.requires_grad_(True)
-    assert not torch.equal(model.patches(image_embeds=images), plain)
+    with torch.no_grad():
+        assert (model(**batch).logits - plain).abs().max() > 1e-3
 
 
 def test_evaluating_again_reads_kept_features_to_the_same_answers(phantoms, dataset, tmp_path, caplog):

@@ -1,0 +1,170 @@
+"""modeling.parts.evidence: maps of cells, what they say, and a head that learns from boxes where things are."""
+
+import numpy as np
+import pytest
+import torch
+
+from metrics.grounding import named_boxes, point
+from modeling.parts.efficientnet import WholeEfficientNet
+from modeling.parts.evidence import (
+    Detection,
+    EvidenceHead,
+    as_evidence,
+    detection_facts,
+    evidence_loss,
+    moved_masks,
+)
+from modeling.parts.evidence_targets import EvidenceTargets, labels_of_boxes
+from modeling.parts.kept_features import KeptFeatures
+from modeling.vilt.checkpoints import build_model
+from modeling.vilt.evidence import evidence_vectors
+from processing.data import load_vqa_dataset
+from processing.images import open_image
+from processing.phantom.files import write_phantoms
+from tests.modeling.vilt.arguments import starter_arguments
+
+
+def test_connected_places_become_boxes_with_the_label_that_is_surest_there():
+    cells = np.zeros((4, 4))
+    cells[0, 0], cells[0, 1], cells[3, 2] = 0.9, 0.6, 0.5
+    cells[2, 2] = 0.49
+    of_labels = np.zeros((2, 4, 4))
+    of_labels[0, 0], of_labels[1, 3] = 1, 1
+    evidence = as_evidence(cells, of_labels, ["Liver", "Spleen"])
+    assert evidence.boxes == (
+        Detection("Liver", 0.9, (0.0, 0.0, 0.5, 0.25)),
+        Detection("Spleen", 0.5, (0.5, 0.75, 0.25, 0.25)),
+    )
+    assert evidence.cells[2] == (0.0, 0.0, 0.49, 0.0)
+    assert as_evidence(np.full((4, 4), 0.49), of_labels, ["Liver", "Spleen"]).boxes == ()
+
+
+def test_facts_of_a_label_are_its_probability_share_and_place():
+    logits = torch.full((1, 2, 3, 3), -20.0)
+    logits[0, 0, 0, 2] = 20.0
+    probability, logit, share, x, y = detection_facts(logits).unflatten(1, (5, 2)).unbind(1)
+    torch.testing.assert_close(probability[0], torch.tensor([1.0, 0.0]), atol=1e-4, rtol=0)
+    assert logit[0].tolist() == pytest.approx([2.302, -2.302], abs=0.01)  # the logit of 0.999 in thirds
+    torch.testing.assert_close(share[0], torch.tensor([4 / 9, 0.0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(x[0], torch.tensor([1.0, 0.0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(y[0], torch.tensor([-1.0, 0.0]), atol=1e-4, rtol=0)
+
+
+def test_loss_by_hand():
+    masks = torch.zeros(2, 2, 2)
+    masks[0, 0, 0] = 1.0
+    even = float(evidence_loss(torch.zeros(2, 2, 2), masks))
+    dice = 1 - (2 * 0.5 + 1) / (4 * 0.5 + 1 + 1)
+    assert even == pytest.approx(4 * np.log(2) + dice)
+    assert float(evidence_loss(40 * (2 * masks - 1), masks)) == pytest.approx(0, abs=1e-6)
+    assert evidence_loss(torch.zeros(0, 2, 2, requires_grad=True), masks[:0]).requires_grad, "as DDP needs it"
+
+
+def test_masks_move_with_their_images():
+    masks = torch.zeros(1, 14, 14)
+    masks[0, 2, 3] = 1.0
+    shift = torch.tensor([[[1.0, 0.0, -2 * 4 / 14], [0.0, 1.0, 0.0]]])  # four cells to the right
+    assert moved_masks(masks, shift)[0].argmax() == 2 * 14 + 7
+    away = torch.tensor([[[1.0, 0.0, 2 * 5 / 14], [0.0, 1.0, 0.0]]])
+    assert moved_masks(masks, away).sum() == pytest.approx(0, abs=1e-5)
+
+
+def test_targets_of_a_batch(tmp_path, phantom_image):
+    boxes = [
+        {"label": "Liver", "bbox": [0.0, 0.0, 48.0, 24.0]},
+        {"label": "Left Lung", "bbox": [48.0, 48.0, 48.0, 48.0]},
+    ]
+    labels = labels_of_boxes(
+        [boxes, [{"label": "Spleen", "bbox": [0, 0, 1, 1]}, {"label": "liver", "bbox": [0, 0, 1, 1]}]]
+    )
+    assert labels == ["Left Lung", "Liver", "Spleen"]
+    vectors = {
+        text: torch.full((2,), float(i)) for i, text in enumerate(["left lung", "liver", "spleen", "yes", "no"], 1)
+    }
+    row = {"image": phantom_image, "boxes": boxes, "question": "Does the picture contain liver?", "answer": "Yes"}
+    absent = row | {"question": "Does the picture contain spleen?", "answer": "No"}
+    without = {"image": "x.png", "boxes": None, "question": "Is this a CT?", "answer": "Yes"}
+    targets = EvidenceTargets(labels, vectors, 4)
+    found = targets([without, row, absent])
+    assert found["rows"].tolist() == [1, 1, 1, 1, 1, 2, 2]
+    assert found["asked"][:, 0].tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert found["answers"][:, 0].tolist() == [1, 2, 3, 4, 0, 5, 0]
+    liver = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    lung = torch.tensor([[0.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
+    torch.testing.assert_close(
+        found["masks"], torch.stack([lung, liver, 0 * liver, liver, liver, 0 * liver, 0 * liver])
+    )
+    nothing = targets([without])
+    assert {name: len(values) for name, values in nothing.items()} == dict.fromkeys(nothing, 0)
+
+
+@pytest.fixture
+def phantom_image(phantoms):
+    image = sorted((phantoms / "imgs").glob("*/source.jpg"))[0]
+    assert open_image(image).size == (96, 96)
+    return str(image)
+
+
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory):
+    """Phantoms with the features, the texts and the targets of an evidence head."""
+    folder = tmp_path_factory.mktemp("evidence")
+    dataset = load_vqa_dataset(str(write_phantoms(folder / "set", num_images=160)))
+    torch.manual_seed(0)
+    model, processor = build_model(starter_arguments(folder), dataset)
+    network = WholeEfficientNet(model.vision, model.vision_top)
+    kept = KeptFeatures(network, processor.image_processor, 1.0, torch.float32)
+    kept.fill(image for rows in dataset.values() for image in rows["image"])
+    return dataset, model, kept
+
+
+def train_head(boxed, rows):
+    """A head that has learned from the boxes of rows."""
+    _, model, kept = boxed
+    targets = EvidenceTargets(model.config.evidence_labels, evidence_vectors(model), 14)
+    torch.manual_seed(0)
+    head = EvidenceHead(model.vision_top.fine_channels, 384, 14)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
+    with torch.no_grad():
+        maps = {row["image"]: model.vision_top.unfold(kept[row["image"]][None])[0] for row in rows}
+    for _ in range(6):
+        for batch in torch.randperm(len(rows)).split(16):
+            own = [rows[i] for i in batch.tolist()]
+            found = targets(own)
+            places = head.embed_images(torch.stack([maps[row["image"]] for row in own]))
+            texts = head.embed_texts(torch.zeros_like(found["answers"]), found["answers"])
+            evidence_loss(head(places, texts, found["rows"]), found["masks"]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return head.eval()
+
+
+def hits(boxed, head):
+    """Whether the likeliest cell touches what the answer of a held-out row names, and the same of the middle."""
+    dataset, model, kept = boxed
+    vectors = evidence_vectors(model)
+    figures = []
+    for split in ("validation", "test"):
+        for row in dataset[split]:
+            if named := named_boxes("", row["answer"], row["boxes"]):
+                with torch.no_grad():
+                    places = head.embed_images(model.vision_top.unfold(kept[row["image"]][None]))
+                    answer = vectors[row["answer"].lower()][None]
+                    cells = head(places, head.embed_texts(0 * answer, answer), torch.tensor([0]))[0].sigmoid().numpy()
+                pointing = point(cells / cells.sum(), named, open_image(row["image"]).size)
+                figures.append((pointing.hit, pointing.center, pointing.mass, pointing.area))
+    return 100 * np.array(figures).mean(0)
+
+
+def test_head_points_at_what_is_named_and_one_of_shuffled_boxes_is_found_out(boxed):
+    dataset, _, _ = boxed
+    rows = list({row["image"]: row for row in dataset["train"]}.values())
+    hit, center, mass, area = hits(boxed, train_head(boxed, rows))
+    assert hit > 95
+    assert hit > center + 30
+    assert mass > 50 > 2 * area
+    order = np.random.default_rng(0).permutation(len(rows))
+    shuffled = [row | {"boxes": rows[other]["boxes"]} for row, other in zip(rows, order, strict=True)]
+    wrong, center, mass, _ = hits(boxed, train_head(boxed, shuffled))
+    assert wrong < 60
+    assert mass < 40
