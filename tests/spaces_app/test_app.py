@@ -74,6 +74,15 @@ def upload(page: Page, *files: Path | dict) -> None:
     page.locator("input[type=file][multiple]").first.set_input_files(list(files))  # not that of a table, which is one
 
 
+def upload_table(page: Page, image: Path | dict, table: dict) -> None:
+    """One after the other: a file that comes while the page is drawn anew may be lost."""
+    for label, file in (("The image", image), ("CSV file with a column named question", table)):
+        uploader = page.get_by_label(label)
+        uploader.locator("input[type=file]").set_input_files(file)
+        uploader.get_by_text(re.compile(r"^[\d.]+ ?K?B$")).wait_for()
+        expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
 def ask(page: Page, question: str = QUESTION) -> None:
     box = page.get_by_placeholder("Ask about the image")
     box.fill(question)
@@ -189,10 +198,7 @@ def test_markup_in_names_of_files_is_text(open_page, runs, image):
         upload(page, file)
         expect(page.get_by_role("alert")).to_contain_text(f"Cannot open '{ODD_NAMES[number]}'")
     page.get_by_role("tab", name="Many at once").click()
-    page.get_by_label("The image").locator("input[type=file]").set_input_files(good[0])
-    page.get_by_label("CSV file with a column named question").locator("input[type=file]").set_input_files(
-        {"name": f"{ODD_NAMES[1]}.csv", "mimeType": "text/csv", "buffer": b"q"}
-    )
+    upload_table(page, good[0], {"name": f"{ODD_NAMES[1]}.csv", "mimeType": "text/csv", "buffer": b"q"})
     page.get_by_role("button", name="Answer all").click()
     expect(page.get_by_text(f"{ODD_NAMES[1]}.csv: there is no column question")).to_be_visible()
     assert page.locator("[data-testid=stMain] :is(a[href^=http], strong, code, del, .katex, img[src=x])").count() == 0
@@ -305,11 +311,8 @@ def rows_of(page: Page) -> list[dict]:
 def test_a_table_of_questions_is_answered(open_page, runs, image):
     page = open_page(runs("vilt"))
     page.get_by_role("tab", name="Many at once").click()
-    page.get_by_label("The image").locator("input[type=file]").set_input_files(image)
     table = f'question\n{QUESTION}\n""\nIs this a CT?\n'.encode()
-    page.get_by_label("CSV file with a column named question").locator("input[type=file]").set_input_files(
-        {"name": "q.csv", "mimeType": "text/csv", "buffer": table}
-    )
+    upload_table(page, image, {"name": "q.csv", "mimeType": "text/csv", "buffer": table})
     page.get_by_role("button", name="Answer all").click()
     expect(page.get_by_text("3 questions answered, 1 with an error.")).to_be_visible()
     rows = rows_of(page)
