@@ -29,7 +29,10 @@ def test_command_line_prints_answers_and_alternatives(runs, vilt, images, capsys
     lines = capsys.readouterr().out.splitlines()
     answer = vilt.answer(images[0], question, top_k=3)
     assert lines[0] == f"{answer.answer}  (confidence {round(answer.confidence * 100)} %)"
-    assert [line.strip().split("  ")[0] for line in lines[1:]] == [other.answer for other in answer.alternatives]
+    others, seen = lines[1 : 1 + len(answer.alternatives)], lines[1 + len(answer.alternatives) :]
+    assert [line.strip().split("  ")[0] for line in others] == [other.answer for other in answer.alternatives]
+    boxes = [f"  seen: {box.label} ({box.probability * 100:.0f} %), " for box in answer.evidence.boxes]
+    assert [line[: len(box)] for line, box in zip(seen, boxes, strict=True)] == boxes
 
 
 def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, capsys):
