@@ -1,4 +1,4 @@
-"""Do heat maps of a trained model point at what its answer names?"""
+"""Do heat maps and the evidence of a trained model point at what its answer names?"""
 
 from typing import Any, NamedTuple
 
@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from metrics.grounding import grounding_figures, named_boxes, point
-from modeling.asking.predictor import Predictor
+from modeling.asking.predictor import Answer, Predictor
+from modeling.parts.evidence import EvidenceHead, evidence_loss
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.vilt.checkpoints import build_model
+from modeling.vilt.evidence import evidence_targets
 from modeling.vilt.family import build_trainer
 from modeling.vilt.predictor import ViltPredictor
 from processing.data import load_vqa_dataset
@@ -27,9 +29,16 @@ class Pointing(NamedTuple):
     heat: np.ndarray
 
 
+class Run(NamedTuple):
+    """A trained starter, the rows whose answer names something that the image has a box of, and kept features."""
+
+    predictor: Predictor
+    dataset: Any
+    features: Any
+
+
 @pytest.fixture(scope="module")
-def pointings(tmp_path_factory) -> list[Pointing]:
-    """The right answers of a trained starter to questions whose answer names something that the image has a box of."""
+def run(tmp_path_factory) -> Run:
     folder = write_phantoms(tmp_path_factory.mktemp("pointing") / "set", num_images=300)
     dataset = load_vqa_dataset(str(folder)).filter(lambda row: named_boxes("", row["answer"], row["boxes"]))
     args = ViltTrainingArguments(  # as recipes/vilt_starter_phantom.yaml, in smaller batches
@@ -53,11 +62,24 @@ def pointings(tmp_path_factory) -> list[Pointing]:
     trainer = build_trainer(args, model, processor, dataset)
     trainer.train()
     predictor = Predictor(ViltPredictor(model, processor, torch.device("cpu"), torch.float32))
-    rows = [*dataset["validation"], *dataset["test"]]
-    answers = predictor.answer_batch([row["image"] for row in rows], [row["question"] for row in rows], top_k=1)
+    return Run(predictor, dataset, trainer.data_collator.images.features)
+
+
+@pytest.fixture(scope="module")
+def answers(run) -> list[tuple[dict[str, Any], Answer]]:
+    """The held-out rows with their answers."""
+    rows = [*run.dataset["validation"], *run.dataset["test"]]
+    asked = [row["image"] for row in rows], [row["question"] for row in rows]
+    return list(zip(rows, run.predictor.answer_batch(*asked, top_k=1), strict=True))
+
+
+@pytest.fixture(scope="module")
+def pointings(run, answers) -> list[Pointing]:
+    """The right ones."""
+    predictor = run.predictor
     return [
         Pointing(row, named_boxes("", row["answer"], row["boxes"]), predictor.heat_map(row["image"], row["question"]))
-        for row, answer in zip(rows, answers, strict=True)
+        for row, answer in answers
         if answer.answer == row["answer"]
     ]
 
@@ -108,3 +130,62 @@ def test_maps_of_the_wrong_place_are_noticed(pointings):
     assert wrong["hit"][2] < right["hit"][0]
     assert wrong["mass"][2] < right["mass"][0]
     assert wrong_beside["hit"][0] < beside["hit"][0] / 2
+
+
+def test_evidence_points_at_what_the_answer_names(answers):
+    """With the model's own answer, right or wrong."""
+    found = [
+        Pointing(row, named_boxes("", row["answer"], row["boxes"]), np.array(answer.evidence.cells))
+        for row, answer in answers
+    ]
+    figures = figures_of([one._replace(heat=one.heat / one.heat.sum()) for one in found])
+    assert figures["questions"] > 200
+    assert figures["hit"][0] > 95
+    assert figures["mass"][0] > 50
+    assert figures["center"] < 60
+
+
+def test_evidence_of_shuffled_boxes_is_found_out(run):
+    """A head that learned from the boxes of the same images points far better than one that learned from others'."""
+    rows = list({row["image"]: row for row in run.dataset["train"]}.values())
+    order = np.random.default_rng(0).permutation(len(rows))
+    shuffled = [row | {"boxes": rows[other]["boxes"]} for row, other in zip(rows, order, strict=True)]
+    true, false = (figures_of(_found_by(_train_head(run, chosen), run)) for chosen in (rows, shuffled))
+    assert true["hit"][0] > 90
+    assert false["hit"][0] < true["hit"][0] - 30
+    assert false["mass"][0] < true["mass"][0] - 15
+
+
+def _train_head(run: Run, rows: list[dict[str, Any]]) -> EvidenceHead:
+    """A head that learned from rows to find what their labels name."""
+    model = run.predictor.model
+    targets = evidence_targets(model)
+    torch.manual_seed(0)
+    head = EvidenceHead(model.vision_top.fine_channels, 384, 14)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
+    for _ in range(3):
+        for batch in torch.randperm(len(rows)).split(16):
+            own = [rows[i] for i in batch.tolist()]
+            found = targets(own)
+            texts = head.embed_texts(torch.zeros_like(found["answers"]), found["answers"])
+            evidence_loss(head(_places(head, run, own), texts, found["rows"]), found["masks"]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return head.eval()
+
+
+def _places(head: EvidenceHead, run: Run, rows: list[dict[str, Any]]) -> torch.Tensor:
+    patches = torch.stack([run.features[row["image"]] for row in rows])
+    return head.embed_images(run.predictor.model.vision_top.unfold(patches))
+
+
+def _found_by(head: EvidenceHead, run: Run) -> list[Pointing]:
+    """What a head finds of what the answers of held-out rows name."""
+    model, pointings = run.predictor.model, []
+    for row in run.dataset["test"]:
+        answer = model.evidence.answers[[model.config.label2id.get(row["answer"], 0)]]
+        with torch.no_grad():
+            texts = head.embed_texts(torch.zeros_like(answer), answer)
+            cells = head(_places(head, run, [row]), texts, torch.tensor([0]))[0].sigmoid().numpy()
+        pointings.append(Pointing(row, named_boxes("", row["answer"], row["boxes"]), cells / cells.sum()))
+    return pointings
