@@ -156,19 +156,24 @@ class Evidence:
     Args:
         cells: the probability that a cell of a grid over the whole image belongs to it, row by row.
         boxes: around the cells that reach `FOUND`, the likeliest first. There are none where nothing is found.
+        contradicts: what is found in the image contradicts the answer (`modeling.parts.agreement`).
     """
 
     cells: tuple[tuple[float, ...], ...]
     boxes: tuple[Detection, ...]
+    contradicts: bool = False
 
 
-def as_evidence(cells: np.ndarray, of_labels: np.ndarray, labels: Sequence[str]) -> Evidence:
+def as_evidence(
+    cells: np.ndarray, of_labels: np.ndarray, labels: Sequence[str], contradicts: bool = False
+) -> Evidence:
     """The evidence of a map.
 
     Args:
         cells: its probabilities ``(rows, columns)``.
         of_labels: those of the map of each label, ``(labels, rows, columns)``, by which its boxes are named.
         labels: their names.
+        contradicts: as of `Evidence`.
     """
     parts, _ = ndimage.label(cells >= FOUND)
     height, width = cells.shape
@@ -181,7 +186,7 @@ def as_evidence(cells: np.ndarray, of_labels: np.ndarray, labels: Sequence[str])
         box = _rounded(left), _rounded(top), _rounded(right - left), _rounded(bottom - top)
         boxes.append(Detection(name, _rounded(cells[inside].max()), box))
     found = tuple(sorted(boxes, key=lambda detection: -detection.probability))
-    return Evidence(tuple(tuple(map(_rounded, row)) for row in cells), found)
+    return Evidence(tuple(tuple(map(_rounded, row)) for row in cells), found, contradicts)
 
 
 def _rounded(value: float) -> float:

@@ -1,6 +1,6 @@
 """The evidence head of a ViLT: what it is made of, what its texts are, and what it finds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import datasets
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase, ViltConfig
 
+from modeling.parts.agreement import contradicts
 from modeling.parts.evidence import Evidence, EvidenceHead, as_evidence, evidence_loss, moved_masks
 from modeling.parts.evidence_targets import EvidenceTargets, labels_of_boxes
 from modeling.parts.minilm import sentence_vectors
@@ -106,16 +107,24 @@ def evidence_targets(model: Any) -> EvidenceTargets:
 
 
 @torch.no_grad()
-def find_evidence(model: Any, batch: dict[str, torch.Tensor], labels: Sequence[int]) -> list[Evidence]:
+def find_evidence(
+    model: Any, batch: dict[str, torch.Tensor], labels: Sequence[int], rows: Sequence[Mapping[str, Any]]
+) -> list[Evidence]:
     """Where a model with an evidence head finds the answers to questions.
 
     Args:
         batch: questions as `ViltCollator` gives them.
         labels: of their answers.
+        rows: `question` and `answer` of each.
     """
     places, questions, image_index = model.evidence_inputs(**batch)
     answers = torch.tensor(labels, device=questions.device)
     maps = model.evidence.answer_maps(places, questions, answers, image_index).cpu().numpy()
     of_labels = model.evidence.label_logits(places).float().sigmoid().cpu().numpy()
-    pairs = zip(maps, image_index.tolist(), strict=True)
-    return [as_evidence(cells, of_labels[image], model.config.evidence_labels) for cells, image in pairs]
+    names = model.config.evidence_labels
+    found = [dict(zip(names, cells.max((1, 2)).tolist(), strict=True)) for cells in of_labels]
+    evidence = []
+    for cells, image, row in zip(maps, image_index.tolist(), rows, strict=True):
+        wrong = contradicts(row["question"], row["answer"], found[image])
+        evidence.append(as_evidence(cells, of_labels[image], names, wrong))
+    return evidence

@@ -99,7 +99,7 @@ def find_evidence(trainer: Trainer, rows: Sequence[Mapping[str, Any]]) -> list[E
     """By the evidence head, where the training had boxes."""
     if getattr(trainer.model, "evidence", None) is None:
         return [None] * len(rows)
-    return vilt_evidence.find_evidence(trainer.model.eval(), *_batch(trainer, rows))
+    return vilt_evidence.find_evidence(trainer.model.eval(), *_batch(trainer, rows), rows)
 
 
 def _batch(trainer: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], list[int]]:

@@ -52,9 +52,8 @@ class ViltPredictor(FamilyPredictor):
         """By the evidence head, where the training had boxes."""
         if getattr(self.model, "evidence", None) is None:
             return [None] * len(rows)
-        return vilt_evidence.find_evidence(
-            self.model, self._batch(rows, encoded), [self._label_of(row["answer"]) for row in rows]
-        )
+        labels = [self._label_of(row["answer"]) for row in rows]
+        return vilt_evidence.find_evidence(self.model, self._batch(rows, encoded), labels, rows)
 
     def heat_map(self, row: Row, encoded: Mapping[str, Any]) -> np.ndarray:
         """By the gradient of the answer's logit, in float32."""

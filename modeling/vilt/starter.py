@@ -49,7 +49,7 @@ class ViltStarterConfig(EfficientNetFields, ViltConfig):
         word_dropout: share of the question's tokens that are hidden in training.
         evidence_labels: of the boxes that the evidence head learned from; without any there is no head.
         evidence_weight: of the evidence head's loss beside that of answers.
-        detection_tokens: number of tokens that say where the encoder finds each label, beside those of image and text.
+        detection_tokens: number of tokens that tell the encoder where the evidence head finds each label.
     """
 
     model_type = "vilt_starter"
@@ -89,9 +89,11 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, width)
         self.evidence: AnswerEvidence | None = None
         if config.evidence_labels:
-            count = len(config.evidence_labels)
             self.evidence = AnswerEvidence(config, self.vision_top.fine_channels, text_width, 2 * grid)
-            self.detection_projection = nn.Linear(count * DETECTION_FACTS, config.detection_tokens * width)
+        if config.evidence_labels and config.detection_tokens:
+            self.detection_projection = nn.Linear(
+                len(config.evidence_labels) * DETECTION_FACTS, config.detection_tokens * width
+            )
             self.detection_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
             self.detection_embeddings = nn.Embedding(config.detection_tokens, width)
         self.encoder = ViltEncoder(config)
@@ -189,7 +191,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         text_states = text_states.float()
         questions = sentence_vectors(text_states, attention_mask)
         places = None if self.evidence is None else self.embed_places(image_patches)
-        detections = None if places is None else self.detections(places)
+        detections = None if places is None or not self.config.detection_tokens else self.detections(places)
         state = self._encode(text_states, attention_mask, questions, image_patches, detections, image_index)
         logits = self.classifier(state).float()
         loss = None

@@ -31,6 +31,7 @@ def test_command_line_prints_answers_and_alternatives(runs, vilt, images, capsys
     assert lines[0] == f"{answer.answer}  (confidence {round(answer.confidence * 100)} %)"
     others, seen = lines[1 : 1 + len(answer.alternatives)], lines[1 + len(answer.alternatives) :]
     assert [line.strip().split("  ")[0] for line in others] == [other.answer for other in answer.alternatives]
+    assert not answer.evidence.contradicts, "which would have a line of its own"
     boxes = [f"  seen: {box.label} ({box.probability * 100:.0f} %), " for box in answer.evidence.boxes]
     assert [line[: len(box)] for line, box in zip(seen, boxes, strict=True)] == boxes
 

@@ -83,7 +83,7 @@ def test_the_head_learns_beside_the_answers(make, dataset, tmp_path):
         model.eval()
         batch = trainer.data_collator.prompts(rows)
         del batch["row"]
-        found = find_evidence(model, batch, [label2id[row["answer"]] for row in rows])
+        found = find_evidence(model, batch, [label2id[row["answer"]] for row in rows], rows)
         inside = []
         for row, evidence in zip(rows, found, strict=True):
             cells = np.array(evidence.cells)
