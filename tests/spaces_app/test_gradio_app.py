@@ -3,7 +3,6 @@
 import importlib
 import io
 import re
-import subprocess
 import sys
 from dataclasses import asdict
 from types import ModuleType
@@ -20,7 +19,8 @@ from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app
 from spaces_app.content import DISCLAIMER, EXAMPLES, GENERAL
-from tests.support.app_server import ROOT, serve
+from tests.support import warm
+from tests.support.app_server import serve
 from tests.support.layout import boxes
 
 pytestmark = pytest.mark.xdist_group("gradio")  # one worker trains the model and serves it
@@ -282,9 +282,8 @@ def test_answering_is_what_zerogpu_lends_a_gpu_for(trained, image, monkeypatch):
 
 
 def test_model_that_is_not_there_is_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "spaces_app.gradio_app"]
-    environment = {"MODEL_ID": str(tmp_path / "nothing"), "MEDICAL_VQA_CACHE": str(tmp_path), "PATH": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    variables = {"MODEL_ID": str(tmp_path / "nothing"), "MEDICAL_VQA_CACHE": str(tmp_path), "PATH": ""}
+    done = warm.run("-m", "spaces_app.gradio_app", **variables)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/nothing: there is no such folder")
     assert "Traceback" not in done.stderr

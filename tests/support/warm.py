@@ -38,7 +38,12 @@ CONTEXT.set_forkserver_preload(
 
 
 def start(
-    *arguments: str, log: Path, errors: Path | None = None, folder: Path = ROOT, environment: Mapping[str, str]
+    *arguments: str,
+    log: Path,
+    errors: Path | None = None,
+    read: Path | None = None,
+    folder: Path = ROOT,
+    environment: Mapping[str, str],
 ) -> ForkServerProcess:
     """Starts what `python ARGUMENTS` would run.
 
@@ -46,35 +51,45 @@ def start(
         arguments: `-m MODULE ...`, `-c CODE ...` or `FILE ...`.
         log: takes what it prints.
         errors: takes its standard error, which otherwise goes to `log`.
+        read: its standard input, empty by default.
         folder: it runs in.
         environment: all variables.
     """
-    process = CONTEXT.Process(target=_become, args=(arguments, log, errors, folder, dict(environment)))
+    process = CONTEXT.Process(target=_become, args=(arguments, log, errors, read, folder, dict(environment)))
     process.start()
     return process
 
 
-def run(*arguments: str, folder: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, typed: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs what `python ARGUMENTS` would run to its end, as `subprocess.run` does.
 
     Args:
         arguments: as of `start`.
-        folder: it runs in.
+        typed: its standard input.
         variables: of the environment, beside those of this process.
     """
     with tempfile.TemporaryDirectory() as place:
-        log, errors = Path(place) / "out", Path(place) / "err"
-        process = start(*arguments, log=log, errors=errors, folder=folder, environment=os.environ | variables)
+        log, errors, read = (Path(place) / name for name in ("out", "err", "in"))
+        read.write_text(typed)
+        process = start(*arguments, log=log, errors=errors, read=read, environment=os.environ | variables)
         process.join()
         return subprocess.CompletedProcess(arguments, process.exitcode, log.read_text(), errors.read_text())
 
 
 def _become(
-    arguments: tuple[str, ...], log: Path, errors: Path | None, folder: Path, environment: dict[str, str]
+    arguments: tuple[str, ...],
+    log: Path,
+    errors: Path | None,
+    read: Path | None,
+    folder: Path,
+    environment: dict[str, str],
 ) -> None:
     with log.open("a") as out, (errors or log).open("a") as err:
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
+    if read is not None:
+        sys.stdin = read.open()
+        os.dup2(sys.stdin.fileno(), 0)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
