@@ -205,12 +205,12 @@ def test_the_heat_map_lies_over_the_image(open_page, runs, image):
     ask(page)
     expect(confidence(page)).to_be_visible()
     plain = page.get_by_alt_text("The chosen image").evaluate("e => e.src")
-    page.get_by_text("Show where the model looked").click()
-    heat = page.get_by_alt_text("with a heat map of where the model looked")
+    page.get_by_text("What moved the answer", exact=True).click()
+    heat = page.get_by_alt_text("with a heat map of what moved the answer")
     expect(heat).to_be_visible()
     half = heat.evaluate("e => e.src")
     assert half != plain
-    slider = page.get_by_role("slider", name="Opacity of the heat map")
+    slider = page.get_by_role("slider", name="Opacity of the map")
     slider.press("End")
     expect(heat).not_to_have_attribute("src", half)
 
@@ -261,8 +261,8 @@ def test_a_long_thin_image_is_answered_and_has_a_heat_map(open_page, runs, tmp_p
     expect(page.get_by_text("PNG, 2100 x 100 pixels")).to_be_visible()
     ask(page)
     expect(confidence(page)).to_be_visible()
-    page.get_by_text("Show where the model looked").click()
-    expect(page.get_by_alt_text("with a heat map of where the model looked")).to_be_visible()
+    page.get_by_text("What moved the answer", exact=True).click()
+    expect(page.get_by_alt_text("with a heat map of what moved the answer")).to_be_visible()
 
 
 def test_a_series_is_a_strip_to_choose_from(open_page, runs, phantoms):
@@ -292,8 +292,8 @@ def test_two_models_stand_side_by_side_and_differences_are_marked(open_page, run
     expect(page.locator(".answer")).to_have_text(answers)
     expect(page.locator(".model")).to_have_text(["vilt", "llama"])
     expect(page.get_by_text("The models differ")).to_have_count(int(len(set(answers)) > 1))
-    page.get_by_text("Show where the model looked").click()
-    expect(page.get_by_alt_text("with a heat map of where the model looked")).to_be_visible()
+    page.get_by_text("What moved the answer", exact=True).click()
+    expect(page.get_by_alt_text("with a heat map of what moved the answer")).to_be_visible()
 
 
 def rows_of(page: Page) -> list[dict]:

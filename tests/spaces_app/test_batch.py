@@ -99,8 +99,8 @@ def test_questions_about_all_images_of_an_archive_are_bounded_together():
 
 
 def test_answers_as_a_table_leave_out_the_confidence_of_an_error():
-    row = {"image": "a", "question": "q", "prediction": "", "confidence": None, "error": "Empty, mend it."}
-    assert as_csv([row]) == 'image,question,prediction,confidence,error\r\na,q,,,"Empty, mend it."\r\n'
+    row = {"image": "a", "question": "q", "prediction": "", "confidence": None, "evidence": "", "error": "Empty, mend it."}
+    assert as_csv([row]) == 'image,question,prediction,confidence,evidence,error\r\na,q,,,,"Empty, mend it."\r\n'
 
 
 def test_suggested_questions_fit_the_part_of_the_body():
