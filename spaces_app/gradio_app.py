@@ -60,7 +60,17 @@ from modeling.predictor import Answer, Predictor
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES, open_image
 from processing.utils import MAX_QUESTION_CHARACTERS
-from spaces_app.content import BURNT_IN, DEFAULT_MODEL, DISCLAIMER, GENERAL, KEPT, example_images, seen, what_is_seen, why_silent
+from spaces_app.content import (
+    BURNT_IN,
+    DEFAULT_MODEL,
+    DISCLAIMER,
+    GENERAL,
+    KEPT,
+    example_images,
+    seen,
+    what_is_seen,
+    why_silent,
+)
 from spaces_app.gradio_routes import AllowedRoutes, plain_error, refuse_addresses, without_quotes
 from spaces_app.limits import DECODING, LIMITER, QUESTIONS, client_address, trusted_proxies
 from spaces_app.uploads import UploadFolder, UploadLimit

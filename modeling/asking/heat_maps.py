@@ -66,7 +66,7 @@ def outline(image: Image.Image, boxes: Sequence[Detection]) -> Image.Image:
     draw = ImageDraw.Draw(drawn)
     labels = dict.fromkeys(found.label for found in boxes)
     colors = {label: OUTLINES[number % len(OUTLINES)] for number, label in enumerate(labels)}
-    line = max(round(width / 240), 1)
+    line = max(round(min(width, 2 * height) / 240), 1)
     frames = []
     for found in boxes:
         left, top, box_width, box_height = found.box
