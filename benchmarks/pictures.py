@@ -112,7 +112,7 @@ def _ask_in_app(page: Any) -> None:
         box.press("Enter")
         page.locator(".question", has_text=question).wait_for()
         page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first.wait_for()
-    page.get_by_text("Show where the model looked").click()
+    page.get_by_text("What moved the answer", exact=True).click()
     page.get_by_alt_text("with a heat map").wait_for()
     page.get_by_text("Download questions and answers").wait_for()
     page.evaluate("document.activeElement.blur()")

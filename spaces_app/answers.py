@@ -13,11 +13,12 @@ from PIL import Image
 
 from processing.answers import answer_identity
 from processing.errors import UserError
-from spaces_app.content import PROBES, UNSURE, suggestions, why_silent
+from spaces_app.content import PROBES, UNSURE, suggestions, what_is_seen, why_silent
 from spaces_app.limits import LIMITER, QUESTIONS, Limit, LimitError, client_address
 from spaces_app.models import short_name
 
 if TYPE_CHECKING:
+    from modeling.parts.evidence import Evidence
     from modeling.predictor import Answer, Predictor  # the page is painted before torch is loaded
 
 OTHER_ANSWERS = 4  # shown below an answer
@@ -156,6 +157,8 @@ def _show_answer(answer: "Answer | str", name: str, models: "Mapping[str, Predic
         st.warning("The model is unsure: read the other answers too.", icon=":material/help:")
     if answer.question_cut:
         st.info("The question is longer than the model can read; its end was left out.")
+    if answer.evidence is not None:
+        show_line(what_is_seen(answer.evidence), "seen")
     if answer.alternatives and newest:
         st.caption("Other answers")
         others = answer.alternatives[:OTHER_ANSWERS]
@@ -187,8 +190,21 @@ def _show_difference(turn: Turn) -> None:
         st.badge("The models differ", icon=":material/compare_arrows:", color="orange")
 
 
-def with_heat_map(image: Image.Image, turn: Turn, name: str, model: "Predictor", opacity: float) -> Image.Image | None:
-    """The image under the heat map of a model's answer, None where it has none.
+def with_evidence(image: Image.Image, evidence: "Evidence", opacity: float | None) -> Image.Image:
+    """The image with what a model finds in it: outlines with names, or a map of probabilities.
+
+    Args:
+        opacity: of a place that is certain in the map, 0 to 1; None is outlines.
+    """
+    from modeling.asking.heat_maps import outline, overlay
+
+    if opacity is None:
+        return outline(image, evidence.boxes)
+    return overlay(image, np.array(evidence.cells), opacity, limits=(0, 1))
+
+
+def with_heat_map(image: Image.Image, turn: Turn, name: str, model: "Predictor", opacity: float) -> Image.Image:
+    """The image under the heat map of what moved a model's answer. There must be an answer.
 
     Args:
         image: in the window of the turn.
@@ -201,8 +217,7 @@ def with_heat_map(image: Image.Image, turn: Turn, name: str, model: "Predictor",
     from modeling.asking.heat_maps import overlay
 
     answer = turn.answers[name]
-    if isinstance(answer, str):
-        return None
+    assert not isinstance(answer, str)
     if name not in turn.heat_maps:
         count(QUESTIONS)
         likeliest = answer.alternatives[0].answer if answer.silent else answer.answer
@@ -225,7 +240,7 @@ def suggest(conversation: Conversation, model: "Predictor", image: Image.Image) 
 
 
 def as_json(conversations: Iterable[tuple[str, Conversation]]) -> str:
-    """Questions and answers as a JSON list.
+    """Questions and answers as a JSON list. Of the evidence it has the boxes, without the map.
 
     Args:
         conversations: each with the name of its image.
@@ -246,4 +261,7 @@ def as_json(conversations: Iterable[tuple[str, Conversation]]) -> str:
 def _answer_entry(name: str, answer: "Answer | str") -> dict[str, Any]:
     if isinstance(answer, str):
         return {"model": name, "error": answer}
-    return {"model": name, **asdict(answer)}
+    entry = {"model": name, **asdict(answer)}
+    if entry["evidence"] is not None:
+        del entry["evidence"]["cells"]
+    return entry

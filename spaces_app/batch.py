@@ -17,7 +17,7 @@ from spaces_app.limits import BATCHES
 if TYPE_CHECKING:
     from modeling.predictor import Answer, Predictor  # the page is painted before torch is loaded
 
-COLUMNS = ("image", "question", "prediction", "confidence", "error")
+COLUMNS = ("image", "question", "prediction", "confidence", "evidence", "error")
 MAX_IMAGES = 500
 MAX_ARCHIVE_BYTES = 256 * 2**20  # of all images unpacked
 MAX_QUESTIONS = BATCHES.amount  # of a table, or of an archive over all its images
@@ -111,7 +111,8 @@ def answer_all(
         progress: called with the share of answered questions, 0 to 1.
 
     Returns:
-        A row of `COLUMNS` for each question; `error` is empty where there is an answer.
+        A row of `COLUMNS` for each question. `evidence` is JSON, as `modeling.asking.tables.answer_table` writes it.
+        `error` is empty where there is an answer.
     """
     rows: list[AnswerRow] = []
     for start in range(0, len(asked), STEP):
@@ -124,10 +125,13 @@ def answer_all(
 
 
 def _answer_row(asked: ImageQuestion, result: "Answer | UserError") -> AnswerRow:
+    from modeling.asking.tables import evidence_cell
+
     row: AnswerRow = {"image": asked.name, "question": asked.question}
     if isinstance(result, UserError):
-        return row | {"prediction": "", "confidence": None, "error": str(result)}
-    return row | {"prediction": result.answer, "confidence": result.confidence, "error": ""}
+        return row | {"prediction": "", "confidence": None, "evidence": "", "error": str(result)}
+    evidence = evidence_cell(result)
+    return row | {"prediction": result.answer, "confidence": result.confidence, "evidence": evidence, "error": ""}
 
 
 def as_csv(rows: Sequence[AnswerRow]) -> str:

@@ -2,8 +2,12 @@
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from processing.phantom.files import MIN_IMAGES, cached_phantoms
+
+if TYPE_CHECKING:
+    from modeling.parts.evidence import Evidence  # a page is painted before torch is loaded
 
 DISCLAIMER = (
     "For research and teaching only, not for clinical use: the answers may be wrong, however sure the model is. "
@@ -28,6 +32,7 @@ SILENT = "The model gives no answer below a confidence of {:.0%}: too many such 
 SILENT_EVERYWHERE = (
     "The model gives no answer at all: in validation, no threshold kept wrong answers as rare as was asked for."
 )
+NOT_SEEN = "The model finds no place for it in the image."
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
 
@@ -76,3 +81,20 @@ def example_images() -> tuple[tuple[str, Path], ...]:
 def why_silent(threshold: float) -> str:
     """Why a model gives no answer, by the confidence below which it gives none. None reaches one above 1."""
     return SILENT_EVERYWHERE if threshold > 1 else SILENT.format(threshold)
+
+
+def seen(evidence: "Evidence") -> str:
+    """The names of what a model finds in an image, each once with its highest probability, the likeliest first."""
+    probabilities: dict[str, list[float]] = {}
+    for found in evidence.boxes:
+        probabilities.setdefault(found.label, []).append(found.probability)
+    names = []
+    for label, some in probabilities.items():
+        places = f" in {len(some)} places" if len(some) > 1 else ""
+        names.append(f"{label}{places} ({max(some):.0%})")
+    return ", ".join(names)
+
+
+def what_is_seen(evidence: "Evidence") -> str:
+    """What a model finds in an image, as a sentence."""
+    return f"Seen: {seen(evidence)}" if evidence.boxes else NOT_SEEN

@@ -15,7 +15,9 @@ shown, details = client.predict(handle_file("x.png"), "Is this a CT scan?", api_
 print(details["answer"], details["confidence"], details["alternatives"])
 ```
 
-where the file may be a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM. A mistake of the user is a
+where the file may be a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM. `details["evidence"]` has the boxes of what the
+model finds in the image and the map that they come from; it is None for a model that was trained without boxes. A
+mistake of the user is a
 `gradio_client.exceptions.AppError` of one sentence.
 """
 
@@ -53,17 +55,30 @@ from PIL import Image
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from modeling.predictor import Predictor
+from modeling.asking.heat_maps import outline
+from modeling.predictor import Answer, Predictor
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES, open_image
 from processing.utils import MAX_QUESTION_CHARACTERS
-from spaces_app.content import BURNT_IN, DEFAULT_MODEL, DISCLAIMER, GENERAL, KEPT, example_images, why_silent
+from spaces_app.content import (
+    BURNT_IN,
+    DEFAULT_MODEL,
+    DISCLAIMER,
+    GENERAL,
+    KEPT,
+    example_images,
+    seen,
+    what_is_seen,
+    why_silent,
+)
 from spaces_app.gradio_routes import AllowedRoutes, plain_error, refuse_addresses, without_quotes
 from spaces_app.limits import DECODING, LIMITER, QUESTIONS, client_address, trusted_proxies
 from spaces_app.uploads import UploadFolder, UploadLimit
 
 KEPT_SECONDS = 1800  # after the last question about it an image is deleted from the disk
 PREVIEW = 2048  # pixels of the longer side of an image that is shown, at most
+MODEL = "model"  # names the events that ask it, of which one runs at a time
+ALT_TEXT = "The uploaded image, as the model sees it"
 FORGET_SECONDS = 60  # between two looks for such images
 INTRODUCTION = f"""# Ask about a medical image
 Do not upload images of people who can be identified. {KEPT} {BURNT_IN}"""
@@ -119,16 +134,34 @@ class Panel:
         self, image: str | None, question: str, request: gr.Request
     ) -> tuple[list[tuple[str, float]], dict[str, Any]]:
         """Answers a question about a medical image: every answer with its confidence, and the same as an object."""
+        _, result = self._ask(image, question, request)
+        return _ranked(result), asdict(result)
+
+    def ask_on_page(
+        self, image: str | None, question: str, request: gr.Request
+    ) -> tuple[Any, list[tuple[str, float]], Any, dict[str, Any]]:
+        """The same for the page: before the answers the image with outlines, after them what is seen in words."""
+        picture, result = self._ask(image, question, request)
+        ranked, details = _ranked(result), asdict(result)
+        if result.evidence is None:
+            return gr.skip(), ranked, gr.skip(), details
+        boxes = result.evidence.boxes
+        alt_text = f"{ALT_TEXT}, with outlines: {seen(result.evidence)}" if boxes else ALT_TEXT
+        preview = gr.update(value=outline(picture, boxes), alt_text=alt_text)
+        return preview, ranked, gr.update(value=what_is_seen(result.evidence), visible=True), details
+
+    def _ask(self, image: str | None, question: str, request: gr.Request) -> tuple[Image.Image, Answer]:
+        """The image that was opened, and its answer."""
         if image is None:
             raise plain_error("There is no image; upload one or choose an example.")
         try:  # here and not in `answer`, whose changes of an object stay in another process
             picture = _open(image, request)
         except UserError as error:
             raise plain_error(str(error)) from None
-        return self.answer_on_gpu(picture, question)
+        return picture, self.answer_on_gpu(picture, question)
 
-    def answer(self, picture: Image.Image, question: str) -> tuple[list[tuple[str, float]], dict[str, Any]]:
-        """The same, of an image that was opened, as often as it is asked."""
+    def answer(self, picture: Image.Image, question: str) -> Answer:
+        """Answers a question about an image that was opened."""
         try:
             result = self.predictor.answer(picture, question)
         except UserError as error:
@@ -137,12 +170,10 @@ class Panel:
             gr.Warning("The question is longer than the model can read; its end was left out.")
         if result.silent:
             gr.Warning(why_silent(self.predictor.abstention_threshold))
-        ranked = [(result.answer, result.confidence)]
-        ranked += [(other.answer, other.confidence) for other in result.alternatives]
-        return [(text or "(no answer)", confidence) for text, confidence in ranked], asdict(result)
+        return result
 
-    def show(self, image: str | None, request: gr.Request) -> tuple[Image.Image | None, None, None]:
-        """The chosen image; answer and details are emptied, because they were about another one."""
+    def show(self, image: str | None, request: gr.Request) -> tuple[Any, None, Any, None]:
+        """The chosen image; what was said of another one is emptied."""
         picture = None
         if image is not None:
             try:
@@ -150,11 +181,18 @@ class Panel:
                 picture.thumbnail((PREVIEW, PREVIEW))
             except UserError as error:  # an exception would leave what was shown before
                 gr.Warning(html.escape(str(error), quote=False), title="Error")
-        return picture, None, None
+        return gr.update(value=picture, alt_text=ALT_TEXT), None, gr.update(value="", visible=False), None
 
     def choose_example(self, event: gr.SelectData) -> str:
         """The path of the example that was clicked."""
         return self.examples[event.index][0]
+
+
+def _ranked(result: Answer) -> list[tuple[str, float]]:
+    """Every answer with its confidence, the one that was given first."""
+    answers = [(result.answer, result.confidence)]
+    answers += [(other.answer, other.confidence) for other in result.alternatives]
+    return [(text or "(no answer)", confidence) for text, confidence in answers]
 
 
 def build(predictor: Predictor) -> gr.Blocks:
@@ -183,7 +221,7 @@ def build(predictor: Predictor) -> gr.Blocks:
                 )
                 preview = gr.Image(
                     label="What the model sees",
-                    alt_text="The uploaded image, as the model sees it",
+                    alt_text=ALT_TEXT,
                     interactive=False,
                     buttons=["fullscreen"],
                     height=280,
@@ -198,13 +236,17 @@ def build(predictor: Predictor) -> gr.Blocks:
                 label = gr.Label(label="Answer and confidence")
                 # Gradio's own sorts by confidence; a subclass would have Gradio write a .pyi file beside this one
                 label.postprocess = ranked_label  # type: ignore[method-assign, assignment]
+                seen_in_image = gr.Textbox(label="Evidence in the image", interactive=False, visible=False)
                 with gr.Accordion("As JSON", open=False):
                     details = gr.JSON(show_label=False)
-        shown = [preview, label, details]
+        shown = [preview, label, seen_in_image, details]
+        asked = [file, question]
         file.change(panel.show, file, shown, show_progress="hidden", api_visibility="private")
         gallery.select(panel.choose_example, None, file, show_progress="hidden", api_visibility="private")
         suggested.click(lambda texts: texts[0], suggested, question, show_progress="hidden", api_visibility="private")
-        gr.on([button.click, question.submit], panel.ask, [file, question], [label, details], api_name="answer")
+        by_hand = [button.click, question.submit]
+        gr.on(by_hand, panel.ask_on_page, asked, shown, api_visibility="private", concurrency_id=MODEL)
+        gr.on([], panel.ask, asked, [label, details], api_name="answer", concurrency_id=MODEL)
     app.process_api = without_quotes(app.process_api)  # type: ignore[method-assign]  # as above
     # one question at a time: the model takes all cores, and more would only wait inside
     return app.queue(max_size=32, default_concurrency_limit=1)

@@ -15,6 +15,7 @@ from processing.errors import UserError
 from processing.utils import MAX_QUESTION_CHARACTERS
 from spaces_app.answers import (
     Conversation,
+    Turn,
     answer_pending,
     as_json,
     plain,
@@ -22,13 +23,14 @@ from spaces_app.answers import (
     show_line,
     show_turn,
     suggest,
+    with_evidence,
     with_heat_map,
 )
 from spaces_app.batch_page import BatchPage
-from spaces_app.content import BURNT_IN, DISCLAIMER, PRIVACY
+from spaces_app.content import BURNT_IN, DISCLAIMER, PRIVACY, seen
 from spaces_app.limits import LimitError
 from spaces_app.models import load_card, load_model, model_names, short_name
-from spaces_app.pictures import Picture, Window, choose_picture, choose_window, pictures_of_visit
+from spaces_app.pictures import Picture, Window, as_png, choose_picture, choose_window, pictures_of_visit
 
 if TYPE_CHECKING:
     from modeling.predictor import Predictor  # the page is painted before torch is loaded
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 STYLE = """
 <style>
 .answer { font-size: 1.7rem; font-weight: 650; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
+.seen { margin: 0; overflow-wrap: anywhere; }
 .question { font-weight: 600; margin: 0; overflow-wrap: anywhere; }
 .disclaimer { font-size: 0.875rem; font-weight: 600; margin: 0; }
 /* captions: their own grey has too little contrast */
@@ -58,6 +61,7 @@ STYLE = """
 }
 </style>
 """
+OUTLINES, EVIDENCE_MAP, HEAT_MAP, NOTHING = "Evidence", "Evidence map", "What moved the answer", "Nothing"
 
 
 @dataclass
@@ -68,14 +72,14 @@ class AskPage:
         picture: that was chosen.
         window: in which it is shown, None for the file's own.
         image: the picture in that window.
-        frame, heat_controls, suggestions, newest, earlier: places on the page, in this order.
+        frame, map_controls, suggestions, newest, earlier: places on the page, in this order.
     """
 
     picture: Picture
     window: Window | None
     image: Image.Image
     frame: Any
-    heat_controls: Any
+    map_controls: Any
     suggestions: Any
     newest: Any
     earlier: Any
@@ -100,21 +104,21 @@ class AskPage:
             facts = picture.facts()
             size = f"{facts.format}, {image.width} x {image.height} pixels"
             st.caption(" · ".join([size, *(f"{name}: {plain(value)}" for name, value in facts.details.items())]))
-            heat_controls = st.container()
+            map_controls = st.container()
         with right:
             if question := st.chat_input("Ask about the image", max_chars=MAX_QUESTION_CHARACTERS):
                 picture.conversation.pending = question
             suggestions = st.container(horizontal=True, gap="small", key="suggestions")
             newest, earlier = st.empty(), st.container()
-        return cls(picture, window, image, frame, heat_controls, suggestions, newest, earlier)
+        return cls(picture, window, image, frame, map_controls, suggestions, newest, earlier)
 
     def complete(self, models: "Mapping[str, Predictor]") -> None:
-        """Answers the pending question and paints answers, heat map and suggestions."""
+        """Answers the pending question and paints answers, evidence or heat map, and suggestions."""
         conversation = self.picture.conversation
         self._show_answers(models)
         if conversation.turns:
-            with self.heat_controls:
-                self._show_heat_map(models)
+            with self.map_controls:
+                self._show_over_image(models)
         suggested = suggest(conversation, next(iter(models.values())), self.image)
         with self.suggestions:
             for question in suggested:
@@ -142,29 +146,42 @@ class AskPage:
                     "Download questions and answers (JSON)", everything, "answers.json", "application/json"
                 )
 
-    def _show_heat_map(self, models: "Mapping[str, Predictor]") -> None:
-        """Shows where a model looked for its newest answer, over the image."""
+    def _show_over_image(self, models: "Mapping[str, Predictor]") -> None:
+        """Shows what a model finds in the image for its newest answer, or what moved the answer, over the image."""
         name = next(iter(models))
         if len(models) > 1:
-            name = st.selectbox(
-                "Model whose heat map is shown", list(models), format_func=short_name, key="heat-model"
-            )
-        wanted = st.toggle("Show where the model looked", key="heat-map")
-        percent = st.slider("Opacity of the heat map, percent", 0, 100, 50, key="opacity", disabled=not wanted)
-        if not wanted:
-            return
+            name = st.selectbox("Model shown over the image", list(models), format_func=short_name, key="map-model")
         turn = self.picture.conversation.turns[-1]
+        answer = turn.answers[name]
+        if isinstance(answer, str):
+            return
+        evidence = answer.evidence
+        choices = (HEAT_MAP, NOTHING) if evidence is None else (OUTLINES, EVIDENCE_MAP, HEAT_MAP, NOTHING)
+        # Without boxes in its training a model has fewer choices, and begins with the plain image.
+        default = choices.index(NOTHING) if evidence is None else choices.index(OUTLINES)
+        key = f"over-image-{len(choices)}"
+        chosen = st.radio("Shown over the image", choices, default, horizontal=True, key=key)
+        is_map = chosen in (EVIDENCE_MAP, HEAT_MAP)
+        percent = st.slider("Opacity of the map, percent", 0, 100, 50, key="opacity", disabled=not is_map)
+        if chosen == HEAT_MAP:
+            self._show_heat_map(turn, name, models[name], percent / 100)
+        elif evidence is not None and (chosen == EVIDENCE_MAP or (chosen == OUTLINES and evidence.boxes)):
+            shown = with_evidence(self.image, evidence, percent / 100 if is_map else None)
+            what = f"a map of what the model finds for: {turn.question}" if is_map else f"outlines: {seen(evidence)}"
+            self.frame.image(as_png(shown), width="stretch", alt=f"The chosen image, {self.picture.name}, with {what}")
+
+    def _show_heat_map(self, turn: Turn, name: str, model: "Predictor", opacity: float) -> None:
+        """Shows what moved an answer, over the image in the window of the answer."""
         try:
-            heated = with_heat_map(self.picture.image(turn.window), turn, name, models[name], percent / 100)
+            heated = with_heat_map(self.picture.image(turn.window), turn, name, model, opacity)
         except LimitError as error:
             st.warning(str(error), icon=":material/hourglass_top:")
             return
         except UserError as error:
             show_error(str(error))
             return
-        if heated is not None:
-            alt = f"{self.picture.name} with a heat map of where the model looked for: {turn.question}"
-            self.frame.image(heated, width="stretch", alt=alt)
+        alt = f"The chosen image, {self.picture.name}, with a heat map of what moved the answer to: {turn.question}"
+        self.frame.image(heated, width="stretch", alt=alt)
 
 
 def _note(conversation: Conversation, question: str) -> None:
@@ -189,6 +206,8 @@ def show_about_page() -> None:
         "- The model answers questions about any image. Its confidence was fitted to images of its own data set; on "
         "others, a high confidence promises nothing.\n"
         "- It learned from few images from few hospitals; nothing is known about other devices, ages or diseases.\n"
+        "- An outline shows where the model finds what the question and its answer are about, not that the answer is "
+        "right.\n"
         "- A heat map shows what influenced the answer, not that the answer is right.\n"
         f"- {PRIVACY} {BURNT_IN}"
     )

@@ -8,6 +8,7 @@ import re
 import shutil
 import zipfile
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from modeling.predictor import Predictor
-from spaces_app.content import DISCLAIMER
+from spaces_app.content import DISCLAIMER, NOT_SEEN
 from tests.support import app_server
+from tests.support.evidence import surer_starter
 from tests.support.image_files import dicom
 from tests.support.layout import boxes
 
@@ -211,12 +213,12 @@ def test_the_heat_map_lies_over_the_image(open_page, runs, image):
     ask(page)
     expect(confidence(page)).to_be_visible()
     plain = page.get_by_alt_text("The chosen image").evaluate("e => e.src")
-    page.get_by_text("Show where the model looked").click()
-    heat = page.get_by_alt_text("with a heat map of where the model looked")
+    page.get_by_text("What moved the answer", exact=True).click()
+    heat = page.get_by_alt_text("with a heat map of what moved the answer")
     expect(heat).to_be_visible()
     half = heat.evaluate("e => e.src")
     assert half != plain
-    slider = page.get_by_role("slider", name="Opacity of the heat map")
+    slider = page.get_by_role("slider", name="Opacity of the map")
     slider.press("End")
     expect(heat).not_to_have_attribute("src", half)
 
@@ -267,8 +269,8 @@ def test_a_long_thin_image_is_answered_and_has_a_heat_map(open_page, runs, tmp_p
     expect(page.get_by_text("PNG, 2100 x 100 pixels")).to_be_visible()
     ask(page)
     expect(confidence(page)).to_be_visible()
-    page.get_by_text("Show where the model looked").click()
-    expect(page.get_by_alt_text("with a heat map of where the model looked")).to_be_visible()
+    page.get_by_text("What moved the answer", exact=True).click()
+    expect(page.get_by_alt_text("with a heat map of what moved the answer")).to_be_visible()
 
 
 def test_a_series_is_a_strip_to_choose_from(open_page, runs, phantoms):
@@ -298,8 +300,43 @@ def test_two_models_stand_side_by_side_and_differences_are_marked(open_page, run
     expect(page.locator(".answer")).to_have_text(answers)
     expect(page.locator(".model")).to_have_text(["vilt", "llama"])
     expect(page.get_by_text("The models differ")).to_have_count(int(len(set(answers)) > 1))
-    page.get_by_text("Show where the model looked").click()
-    expect(page.get_by_alt_text("with a heat map of where the model looked")).to_be_visible()
+    page.get_by_text("What moved the answer", exact=True).click()
+    expect(page.get_by_alt_text("with a heat map of what moved the answer")).to_be_visible()
+
+
+def test_evidence_is_outlined_and_named_and_can_be_taken_home(open_page, runs, image, tmp_path):
+    finds, blind = (surer_starter(runs("starter"), tmp_path / f"{logits}", logits) for logits in (10, -10))
+    [found] = Predictor.from_pretrained(finds).answer(str(image), QUESTION).evidence.boxes
+    name = f"{found.label} ({found.probability:.0%})"
+    page = open_page(finds, blind)
+    upload(page, image)
+    ask(page)
+    expect(page.locator(".seen")).to_have_text([f"Seen: {name}", NOT_SEEN])
+    outlined = page.get_by_alt_text(f"The chosen image, source.jpg, with outlines: {name}")
+    expect(outlined).to_be_visible()
+    shown = Image.open(io.BytesIO(page.request.get(outlined.evaluate("e => e.src")).body()))
+    lines = [shown.getpixel((360, y)) for y in (719, 714)]
+    assert lines == [(16, 24, 27), (255, 210, 63)]  # a dark one around a bright one
+        (16, 24, 27),
+        (255, 210, 63),
+    ]  # a dark line, a bright one
+    plain = page.get_by_alt_text("The chosen image, source.jpg", exact=True)
+    for choice, picture in (
+        ("Evidence map", page.get_by_alt_text("with a map of what the model finds")),
+        ("What moved the answer", page.get_by_alt_text("with a heat map of what moved the answer")),
+        ("Nothing", plain),
+        ("Evidence", outlined),
+    ):
+        page.get_by_text(choice, exact=True).click()
+        expect(picture).to_be_visible()
+    page.get_by_label("Model shown over the image").click()
+    page.get_by_role("option", name="-10").click()
+    expect(plain).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download questions and answers").click()
+    answers = json.loads(Path(download.value.path()).read_text())[0]["answers"]
+    box = asdict(found) | {"box": list(found.box)}
+    assert [answer["evidence"] for answer in answers] == [{"boxes": [box]}, {"boxes": []}]
 
 
 def rows_of(page: Page) -> list[dict]:

@@ -3,12 +3,15 @@
 import io
 import struct
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 
+from modeling.parts.evidence import Detection, Evidence
+from modeling.predictor import Answer
 from processing.errors import UserError
 from spaces_app import batch
-from spaces_app.batch import as_csv, ask_of_each, read_archive, read_questions
+from spaces_app.batch import answer_all, as_csv, ask_of_each, read_archive, read_questions
 from spaces_app.content import EXAMPLES, GENERAL, PROBES, example_images, suggestions
 
 
@@ -99,8 +102,24 @@ def test_questions_about_all_images_of_an_archive_are_bounded_together():
 
 
 def test_answers_as_a_table_leave_out_the_confidence_of_an_error():
-    row = {"image": "a", "question": "q", "prediction": "", "confidence": None, "error": "Empty, mend it."}
-    assert as_csv([row]) == 'image,question,prediction,confidence,error\r\na,q,,,"Empty, mend it."\r\n'
+    row = {
+        "image": "a",
+        "question": "q",
+        "prediction": "",
+        "confidence": None,
+        "evidence": "",
+        "error": "Empty, mend it.",
+    }
+    assert as_csv([row]) == 'image,question,prediction,confidence,evidence,error\r\na,q,,,,"Empty, mend it."\r\n'
+
+
+def test_answers_of_a_table_have_the_boxes_of_their_evidence():
+    found = Evidence(((0.0, 0.9),), (Detection("Liver", 0.9, (0.5, 0.0, 0.5, 1.0)),))
+    answers = [Answer("Yes", 0.8, evidence=found), Answer("No", 0.7, evidence=Evidence((), ())), Answer("CT", 0.6)]
+    predictor = SimpleNamespace(try_batch=lambda images, questions, top_k: answers)
+    rows = answer_all(predictor, ask_of_each({"a": b"1"}, ["x", "y", "z"]), progress=lambda share: None)
+    box = '[{"label": "Liver", "probability": 0.9, "box": [0.5, 0.0, 0.5, 1.0]}]'
+    assert [row["evidence"] for row in rows] == [box, "[]", ""]
 
 
 def test_suggested_questions_fit_the_part_of_the_body():

@@ -8,17 +8,19 @@ from dataclasses import asdict
 from types import ModuleType
 
 import httpx
+import numpy as np
 import pydicom.data
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from modeling.predictor import Predictor
+from modeling.parts.evidence import Detection, Evidence
+from modeling.predictor import Answer, Predictor
 from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app
-from spaces_app.content import DISCLAIMER, EXAMPLES, GENERAL
+from spaces_app.content import DISCLAIMER, EXAMPLES, GENERAL, NOT_SEEN
 from tests.support import warm
 from tests.support.app_server import serve
 from tests.support.layout import boxes
@@ -157,6 +159,41 @@ def test_errors_are_plain_text_on_the_page(browser, trained, image, monkeypatch)
         page.get_by_test_id("toast-body").wait_for()
         assert message in page.get_by_test_id("toast-body").inner_text()
         assert page.get_by_test_id("toast-body").locator("img, strong").count() == 0
+        page.close()
+    finally:
+        app.close()
+
+
+def test_evidence_is_outlined_and_named_until_another_image_comes(browser, trained, image, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    found = Detection("<b>Liver</b>", 0.9, (0.25, 0.25, 0.5, 0.5))
+    answers = [Answer("Yes", 0.8, evidence=Evidence(((0.9,),), boxes)) for boxes in ((found,), ())]
+    predictor = Predictor.from_pretrained(trained)
+    monkeypatch.setattr(predictor, "answer", lambda *_: answers[0])
+    app, url = gradio_app.launch(predictor, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    try:
+        _, details = Client(url, verbose=False).predict(handle_file(image), QUESTION, api_name="/answer")
+        box = {"label": "<b>Liver</b>", "probability": 0.9, "box": [0.25, 0.25, 0.5, 0.5]}
+        assert details["evidence"] == {"cells": [[0.9]], "boxes": [box]}
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.goto(url)
+        upload(page, image)
+        page.get_by_alt_text("The uploaded image").wait_for()
+        ask(page, QUESTION)
+        outlined = page.get_by_alt_text("with outlines: <b>Liver</b> (90%)")
+        outlined.wait_for()
+        shown = Image.open(io.BytesIO(page.request.get(outlined.get_attribute("src")).body())).convert("RGB")
+        assert shown.size == (720, 720)
+        assert np.abs(np.subtract(shown.getpixel((360, 534)), (255, 210, 63))).max() < 30  # the preview is a WebP
+        seen = page.get_by_label("Evidence in the image")
+        assert seen.input_value() == "Seen: <b>Liver</b> (90%)"
+        page.get_by_alt_text("Head MRI").click()
+        seen.wait_for(state="detached")
+        outlined.wait_for(state="detached")
+        answers.reverse()
+        page.get_by_role("button", name="Ask", exact=True).click()
+        seen.wait_for()
+        assert seen.input_value() == NOT_SEEN
         page.close()
     finally:
         app.close()

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling.asking.heat_maps import overlay
+from modeling.asking.heat_maps import outline, overlay
+from modeling.parts.evidence import Detection
 from processing.errors import UserError
 from tests.modeling.asking.conftest import QUESTION
 
@@ -161,3 +162,47 @@ def test_overlay_of_a_uniform_map_is_the_image():
 def test_impossible_opacity_is_refused(opacity):
     with pytest.raises(UserError, match="must be from 0 to 1"):
         overlay(Image.new("RGB", (8, 8)), np.ones((2, 2), np.float32), opacity)
+
+
+def test_overlay_between_given_limits_leaves_an_unsure_map_without_colour():
+    image = Image.effect_noise((50, 40), 60).convert("RGB")
+    unsure = np.array([[0.0, 0.0012], [0.0006, 0.0]])
+    assert overlay(image, unsure, 1.0, limits=(0, 1)).tobytes() == image.tobytes()
+    sure = np.asarray(overlay(image, np.full((2, 2), 1.0), 1.0, limits=(0, 1)))
+    assert (sure == (252, 255, 164)).all()  # inferno's end
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_outlines_are_bright_between_dark_lines_whatever_the_image(grey):
+    boxes = [Detection("Left Lung", 0.934, (0.5, 0.25, 0.25, 0.5)), Detection("Heart", 0.6, (0.25, 0.5, 0.125, 0.25))]
+    drawn = outline(Image.new("L", (96, 96), grey), boxes)
+    assert (drawn.mode, drawn.size) == ("RGB", (720, 720))
+    dark, yellow, blue, plain = (16, 24, 27), (255, 210, 63), (102, 204, 255), (grey, grey, grey)
+    assert [drawn.getpixel((x, 400)) for x in (355, 360, 365, 371, 375)] == [plain, dark, yellow, dark, plain]
+    assert [drawn.getpixel((x, 400)) for x in (525, 528, 534, 539, 545)] == [plain, dark, yellow, dark, plain]
+    assert [drawn.getpixel((450, y)) for y in (525, 528, 534, 539, 545)] == [plain, dark, yellow, dark, plain]
+    assert drawn.getpixel((185, 450)) == blue
+    above = np.asarray(drawn)[140:180, 360:540].reshape(-1, 3)  # the name
+    assert (above == yellow).all(1).mean() > 0.1
+    assert (above == dark).all(1).mean() > 0.3
+
+
+def test_names_do_not_cover_each_other():
+    place = (0.4, 0.4, 0.2, 0.2)
+    one, both = (
+        np.asarray(outline(Image.new("L", (720, 720)), [Detection(label, 0.9, place) for label in labels]))
+        for labels in (["Left Lung"], ["Left Lung", "Right Lung"])
+    )
+    yellow, blue = (255, 210, 63), (102, 204, 255)
+    assert (one == yellow).all(2).sum() == (both == yellow).all(2).sum()
+    assert (both == blue).all(2).sum() > 300
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2100, 100), (100, 2100), (5000, 3000)])
+def test_outlines_fit_images_of_every_shape(size):
+    whole = Detection("A name that is far too long for an image of this width " * 3, 1.0, (0.0, 0.0, 1.0, 1.0))
+    drawn = outline(Image.new("L", size), [whole])
+    assert 720 <= max(drawn.size) <= 2048
+    assert drawn.width / drawn.height == pytest.approx(size[0] / size[1], rel=0.02)
+    bottom = drawn.getpixel((drawn.width // 2, drawn.height - 1))
+    assert bottom == (16, 24, 27)
