@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import trange
 
-from modeling.asking.predictor import BATCH_SIZE, Predictor
+from modeling.asking.predictor import BATCH_SIZE, Answer, Predictor
 from processing.choices import option_texts
 from processing.errors import UserError, shorten
 from processing.image_paths import MISSING, OUTSIDE, ImageFolder
@@ -64,14 +64,18 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
             if isinstance(result, UserError):  # it quotes the whole path
                 row["error"] = str(result).replace(label_of(path), shorten(row[image_column]))
             else:
-                row |= {"prediction": result.answer, "confidence": round(result.confidence, 6)}
-                if result.evidence is not None:
-                    row["evidence"] = json.dumps([asdict(box) for box in result.evidence.boxes])
+                confidence = round(result.confidence, 6)
+                row |= {"prediction": result.answer, "confidence": confidence, "evidence": evidence_cell(result)}
     try:
         write_atomically(out, csv_text([*columns, *ANSWER_COLUMNS], rows))
     except OSError as error:
         raise UserError(f"{out}: can't be written ({error.strerror}); choose another --out.") from error
     return sum(bool(row["error"]) for row in rows)
+
+
+def evidence_cell(answer: Answer) -> str:
+    """What the column `evidence` says of an answer, as `answer_table` describes it."""
+    return "" if answer.evidence is None else json.dumps([asdict(box) for box in answer.evidence.boxes])
 
 
 def _choices(row: dict[str, str], columns: list[str]) -> list[str] | None:
