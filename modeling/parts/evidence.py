@@ -139,7 +139,7 @@ class Detection:
     """A place where the head finds something.
 
     Args:
-        label: the label of the data whose own map is surest there.
+        label: the label of the data whose own map fits the place best.
         probability: of its likeliest cell, 0 to 1.
         box: left, top, width and height, in shares of the image.
     """
@@ -180,7 +180,8 @@ def as_evidence(
     boxes = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1):
         inside = parts == number
-        name = labels[int(of_labels[:, inside].mean(1).argmax())]
+        overlap = of_labels[:, inside].sum(1) / (of_labels.sum((1, 2)) + inside.sum())  # half of Dice's coefficient
+        name = labels[int(overlap.argmax())]
         left, top = columns.start / width, rows.start / height
         right, bottom = columns.stop / width, rows.stop / height
         box = _rounded(left), _rounded(top), _rounded(right - left), _rounded(bottom - top)
