@@ -311,9 +311,6 @@ def test_evidence_is_outlined_and_named_and_can_be_taken_home(open_page, runs, i
     shown = Image.open(io.BytesIO(page.request.get(outlined.evaluate("e => e.src")).body()))
     lines = [shown.getpixel((360, y)) for y in (719, 714)]
     assert lines == [(16, 24, 27), (255, 210, 63)]  # a dark one around a bright one
-        (16, 24, 27),
-        (255, 210, 63),
-    ]  # a dark line, a bright one
     plain = page.get_by_alt_text("The chosen image, source.jpg", exact=True)
     for choice, picture in (
         ("Evidence map", page.get_by_alt_text("with a map of what the model finds")),
