@@ -311,12 +311,13 @@ def test_evidence_is_outlined_and_named_and_can_be_taken_home(open_page, runs, i
     page = open_page(finds, blind)
     upload(page, image)
     ask(page)
-    expect(page.locator(".seen")).to_have_text([f"Seen: {name}", NOT_SEEN])
+    expect(page.locator(".seen")).to_contain_text([f"Seen: {name}", NOT_SEEN.rstrip(".")])
     outlined = page.get_by_alt_text(f"The chosen image, source.jpg, with outlines: {name}")
     expect(outlined).to_be_visible()
     shown = Image.open(io.BytesIO(page.request.get(outlined.evaluate("e => e.src")).body()))
-    lines = [shown.getpixel((360, y)) for y in (719, 714)]
-    assert lines == [(16, 24, 27), (255, 210, 63)]  # a dark one around a bright one
+    dark, bright = (np.array(shown.getpixel((360, y))) for y in (719, 714))  # of a JPEG
+    assert np.abs(dark - (16, 24, 27)).max() < 30
+    assert np.abs(bright - (255, 210, 63)).max() < 30
     plain = page.get_by_alt_text("The chosen image, source.jpg", exact=True)
     for choice, picture in (
         ("Evidence map", page.get_by_alt_text("with a map of what the model finds")),
