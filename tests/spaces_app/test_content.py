@@ -18,5 +18,6 @@ def test_what_is_seen_and_whether_it_contradicts_the_answer():
         "Seen: Heart (60%). What it sees in the image as a whole speaks against this answer."
     )
     assert what_is_seen(Evidence((), (), contradicts=True)) == (
-        "The model finds no place for it in the image. What it sees in the image as a whole speaks against this answer."
+        "The model finds no place for it in the image. What it sees in the image as a whole speaks against this "
+        "answer."
     )
