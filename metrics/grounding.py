@@ -5,14 +5,13 @@ The pointing game is that of Zhang et al. 2016, "Top-down Neural Attention by Ex
 box counts as inside, because a finding may be smaller than a cell.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metrics.intervals import mean_with_interval
-from processing.boxes import Box, names_of, organ_of
+from processing.boxes import Box, named_labels, organ_of
 
 
 class Pointing(NamedTuple):
@@ -26,13 +25,8 @@ class Pointing(NamedTuple):
 
 
 def named_boxes(question: str, answer: str, boxes: Sequence[Box]) -> list[Box]:
-    """The boxes of what a question or its answer names: "lung" names both lungs, "left lung" one of them."""
-    names = names_of(boxes)
-    if not names:
-        return []
-    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    found = re.findall(rf"\b({longest_first})s?\b", f"{question}\n{answer}".lower())
-    labels = {label for name in found for label in names[name]}
+    """The boxes of what a question or its answer names, as `named_labels` reads them."""
+    labels = named_labels(f"{question}\n{answer}", boxes)
     return [box for box in boxes if box["label"].lower() in labels]
 
 

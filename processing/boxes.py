@@ -29,6 +29,16 @@ def names_of(boxes: Iterable[Box]) -> dict[str, set[str]]:
     return labels_of_name
 
 
+def named_labels(text: str, boxes: Iterable[Box]) -> set[str]:
+    """The labels of boxes, in lower case, that a text names: "lung" names both lungs, "left lung" one of them."""
+    names = names_of(boxes)
+    if not names:
+        return set()
+    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    found = re.findall(rf"\b({longest_first})s?\b", text.lower())
+    return {label for name in found for label in names[name]}
+
+
 def organ_of(label: str) -> str:
     """The label of a box without its side: "Lung" for "Left Lung"."""
     side = SIDE.fullmatch(label.lower())

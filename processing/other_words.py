@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -54,12 +55,13 @@ class InOtherWords:
 
 
 def wordings_within(questions: Collection[str], limit: int) -> dict[str, tuple[str, ...]]:
-    """Wordings of questions that may be trained on, at most `limit` of all together.
+    """Wordings of questions that may be trained on, at most `limit` different ones of all together.
 
     Where there are more, those with many lose some first.
     """
     found = {question: training_wordings(question) for question in questions}
     for most in range(max(map(len, found.values()), default=0), -1, -1):
-        if sum(min(most, len(wordings)) for wordings in found.values()) <= limit:
-            return {question: wordings[:most] for question, wordings in found.items()}
+        kept = {question: wordings[:most] for question, wordings in found.items()}
+        if len(set(chain.from_iterable(kept.values()))) <= limit:
+            return kept
     return dict.fromkeys(questions, ())

@@ -2,10 +2,9 @@
 
 import io
 import json
+import multiprocessing.connection
 import os
 import shutil
-import subprocess
-import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import train
 from modeling.training.parser import parse_arguments
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from tests.support import warm
 from tests.support.app_server import ROOT, free_port
 from tests.support.tiny_blip2 import tiny_blip2
 
@@ -72,14 +72,25 @@ def run_in_one_process(phantoms, dataset, tmp_path_factory):
 
 
 def run_in_two_processes(folder: Path, data: Path, cache: Path, flags: list[str], module: str = "train") -> Run:
-    """Runs a module over gloo, started by torchrun, as `accelerate launch` starts one on a CPU."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", str(free_port()), "-m", module, *COMMON, *flags, "--dataset", str(data)]
-    command += ["--output_dir", str(folder), "--per_device_train_batch_size", "4"]
-    environment = os.environ | {"MEDICAL_VQA_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return Run(folder, flags, done.stderr + done.stdout)
+    """Runs a module over gloo in two processes, with the variables that torchrun gives them."""
+    words = [*COMMON, *flags, "--dataset", str(data), "--output_dir", str(folder)]
+    words += ["--per_device_train_batch_size", "4"]
+    variables = {"MEDICAL_VQA_CACHE": str(cache), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    variables |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    logs = [cache.with_name(f"log-{rank}") for rank in range(2)]
+    processes = []
+    for rank, log in enumerate(logs):
+        log.unlink(missing_ok=True)
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        processes.append(warm.start("-m", module, *words, log=log, environment=os.environ | variables | own))
+    while running := [one.sentinel for one in processes if one.is_alive()]:
+        multiprocessing.connection.wait(running)
+        if any(one.exitcode for one in processes):  # the other would wait for it
+            for one in processes:
+                one.terminate()
+    output = "".join(log.read_text() for log in logs)
+    assert [one.exitcode for one in processes] == [0, 0], output[-4000:]
+    return Run(folder, flags, output)
 
 
 def losses(folder: Path) -> list[float]:

@@ -59,6 +59,18 @@ def dataset(phantoms):
     return load_vqa_dataset(str(phantoms))
 
 
+def borrowed_packages(folder: Path) -> Path:
+    """A folder with the packages of this environment, without this project and one that the README does not install.
+
+    PEFT imports bitsandbytes wherever it is, and each of the commands would wait for that.
+    """
+    folder.mkdir()
+    for package in Path(sysconfig.get_path("purelib")).iterdir():
+        if not package.name.startswith(("bitsandbytes", "medical_vqa", "__editable__")):
+            (folder / package.name).symlink_to(package)
+    return folder
+
+
 @pytest.fixture
 def pasted(real_repos, hub, token, tmp_path) -> Pasted:
     """The shell is fresh, and so is the environment that the first block makes; only its packages are borrowed.
@@ -84,7 +96,7 @@ def pasted(real_repos, hub, token, tmp_path) -> Pasted:
         "NO_PROXY": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": "1",
         "PATH": f"{scripts}:/usr/local/bin:/usr/bin:/bin",
-        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "PYTHONPATH": str(borrowed_packages(tmp_path / "site-packages")),
         "PIP_NO_DEPS": "1",
         "PIP_NO_BUILD_ISOLATION": "0",
         "MAKEFLAGS": f" -- BIN={scripts} READY={made}",

@@ -27,6 +27,8 @@ def print_answer(answer: Answer) -> None:
     print(f"{text}  (confidence {100 * answer.confidence:.0f} %)")
     for other in answer.alternatives:
         print(f"  {other.answer or '(no answer)'}  ({100 * other.confidence:.0f} %)")
+    if answer.evidence and answer.evidence.contradicts:
+        print("  what the model sees in the image speaks against this answer")
     for found in answer.evidence.boxes if answer.evidence else ():
         left, top, width, height = (f"{100 * share:.0f}" for share in found.box)
         place = f"{left} % from the left, {top} % from the top, {width} % wide, {height} % high"

@@ -23,8 +23,8 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
     """Answers the rows of a CSV file and writes them with the columns of `ANSWER_COLUMNS`.
 
     `evidence` is JSON: a list of boxes with `label`, `probability` and `box` (left, top, width and height in shares of
-    the image), empty for a model that was trained without boxes. `error` is empty where there is an answer. Text that
-    a spreadsheet would run as a formula gets an apostrophe.
+    the image), or nothing for a model that was trained without boxes. `error` is empty where there is an answer. Text
+    that a spreadsheet would run as a formula gets an apostrophe.
 
     Args:
         table: with the columns `image`, a path relative to the table and inside its folder, and `question`. Rows that

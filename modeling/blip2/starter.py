@@ -146,7 +146,9 @@ def blip2_starter_checkpoint() -> Path:
         size = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
         image_processor = BlipImageProcessorPil(size=size, **PREPROCESSING)
         load_efficientnet(model.vision_model.vision, model.vision_model.vision_top, image_processor)
-        language_model = load_pretrained(AutoModelForCausalLM, language_file.parent, dtype=torch.bfloat16, **options)
+        language_model = load_pretrained(
+            AutoModelForCausalLM, language_file.parent, config=text_config, dtype=torch.bfloat16, **options
+        )
         model.language_model.load_state_dict(language_model.state_dict())
         _load_qformer(model.qformer, minilm_weights())
         _draw_cross_attention(model.qformer)

@@ -139,7 +139,7 @@ class Detection:
     """A place where the head finds something.
 
     Args:
-        label: the label of the data whose own map is surest there.
+        label: the label of the data whose own map fits the place best.
         probability: of its likeliest cell, 0 to 1.
         box: left, top, width and height, in shares of the image.
     """
@@ -156,32 +156,38 @@ class Evidence:
     Args:
         cells: the probability that a cell of a grid over the whole image belongs to it, row by row.
         boxes: around the cells that reach `FOUND`, the likeliest first. There are none where nothing is found.
+        contradicts: what is found in the image contradicts the answer (`modeling.parts.agreement`).
     """
 
     cells: tuple[tuple[float, ...], ...]
     boxes: tuple[Detection, ...]
+    contradicts: bool = False
 
 
-def as_evidence(cells: np.ndarray, of_labels: np.ndarray, labels: Sequence[str]) -> Evidence:
+def as_evidence(
+    cells: np.ndarray, of_labels: np.ndarray, labels: Sequence[str], contradicts: bool = False
+) -> Evidence:
     """The evidence of a map.
 
     Args:
         cells: its probabilities ``(rows, columns)``.
         of_labels: those of the map of each label, ``(labels, rows, columns)``, by which its boxes are named.
         labels: their names.
+        contradicts: as of `Evidence`.
     """
     parts, _ = ndimage.label(cells >= FOUND)
     height, width = cells.shape
     boxes = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1):
         inside = parts == number
-        name = labels[int(of_labels[:, inside].mean(1).argmax())]
+        overlap = of_labels[:, inside].sum(1) / (of_labels.sum((1, 2)) + inside.sum())  # half of Dice's coefficient
+        name = labels[int(overlap.argmax())]
         left, top = columns.start / width, rows.start / height
         right, bottom = columns.stop / width, rows.stop / height
         box = _rounded(left), _rounded(top), _rounded(right - left), _rounded(bottom - top)
         boxes.append(Detection(name, _rounded(cells[inside].max()), box))
     found = tuple(sorted(boxes, key=lambda detection: -detection.probability))
-    return Evidence(tuple(tuple(map(_rounded, row)) for row in cells), found)
+    return Evidence(tuple(tuple(map(_rounded, row)) for row in cells), found, contradicts)
 
 
 def _rounded(value: float) -> float:

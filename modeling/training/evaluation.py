@@ -179,6 +179,10 @@ def _find_evidence(trainer: Any, family: "Family", answers: ScoredAnswers) -> di
     return {row["row"]: evidence for row, evidence in zip(rows, found, strict=True)}
 
 
+def _described(evidence: Evidence) -> dict[str, Any]:
+    return {"evidence": [asdict(box) for box in evidence.boxes], "evidence_contradicts": evidence.contradicts}
+
+
 def _with_evidence(case: Case, evidence: Mapping[int, Evidence | None]) -> Case:
     found = evidence.get(case.row["row"])
     return case if found is None else with_evidence(case, np.array(found.cells), found.boxes)
@@ -203,7 +207,7 @@ def _write_predictions(file: Path, answers: ScoredAnswers, evidence: Mapping[int
                 **({"overlap": row["overlap"]} if row.get("overlap") else {}),
                 "prediction": prediction,
                 "confidence": round(float(confidence), 6),
-                **({} if place is None else {"evidence": [asdict(box) for box in place.boxes]}),
+                **({} if place is None else _described(place)),
             }
             for row, prediction, confidence, place in columns
         ),

@@ -41,7 +41,7 @@ CLASSES = (  # of which each has the network that is trained here
     "ViltModel",
     *(model.__name__ for model, _ in MODELS.values()),
 )
-HEAD = r"(^|\.)(classifier|evidence|detection_\w+)\.|^(answer|label)_vectors$"
+HEAD = r"(^|\.)(classifier|evidence|detection_\w+)\."
 OTHER_HEADS = r"^(mlm_score|rank_output|classifier)\."  # of what a ViLT was trained for before
 
 
@@ -80,7 +80,7 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
     if args.do_train:
         answers = build_vocabulary(counts_of(dataset["train"], "answer"))
         labels = {"label2id": {answer: i for i, answer in enumerate(answers)}, "id2label": dict(enumerate(answers))}
-        labels |= evidence_config(args, dataset["train"]) if name == "starter" else {}
+        labels |= evidence_config(args, dataset["train"])
     if name == "starter":
         with args.main_process_first(desc="assembling the starter"):
             files = ModelFiles(name, starter_checkpoint())

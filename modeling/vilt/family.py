@@ -16,9 +16,9 @@ from metrics.choices import own_spelling
 from modeling.parts.evidence import Evidence
 from modeling.parts.model_files import ModelFiles
 from modeling.parts.vocabulary import labels_of
+from modeling.vilt import evidence as vilt_evidence
 from modeling.vilt.checkpoints import MODELS, AnyVilt, build_model, check_base, load_checkpoint
 from modeling.vilt.confidence import calibrated_confidences
-from modeling.vilt.evidence import vilt_evidence
 from modeling.vilt.heat import vilt_heat
 from modeling.vilt.predictor import ViltPredictor
 from modeling.vilt.trainer import ViltTrainer, build_trainer
@@ -99,7 +99,7 @@ def find_evidence(trainer: Trainer, rows: Sequence[Mapping[str, Any]]) -> list[E
     """By the evidence head, where the training had boxes."""
     if getattr(trainer.model, "evidence", None) is None:
         return [None] * len(rows)
-    return vilt_evidence(trainer.model.eval(), *_batch(trainer, rows))
+    return vilt_evidence.find_evidence(trainer.model.eval(), *_batch(trainer, rows), rows)
 
 
 def _batch(trainer: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], list[int]]:

@@ -1,12 +1,20 @@
 """ViLT for question answering, made deterministic and fast."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import ViltConfig
+from transformers import ViltConfig, initialization
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.vilt.modeling_vilt import ViltEmbeddings, ViltSelfAttention
+
+from modeling.parts.evidence import EvidenceHead
+from modeling.parts.minilm import sentence_vectors
+from modeling.vilt.evidence import AnswerEvidence
+
+EVIDENCE_GRID = 14  # cells on a side of a map
 
 
 class DeterministicViltEmbeddings(ViltEmbeddings):
@@ -101,9 +109,69 @@ class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
         self.vilt.embeddings = _replaced(self.vilt.embeddings, DeterministicViltEmbeddings, config)
         for layer in self.vilt.encoder.layer:
             layer.attention.attention = _replaced(layer.attention.attention, SdpaViltSelfAttention, config)
+        self.evidence: AnswerEvidence | None = None
+        if getattr(config, "evidence_labels", None):
+            self.evidence = AnswerEvidence(config, config.hidden_size, config.hidden_size, EVIDENCE_GRID)
         self._no_split_modules = {
             "ViltLayer"
         }  # what FSDP shares out; the stock names are of classes that are replaced
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, EvidenceHead):
+            initialization.zeros_(module.places)
+        super()._init_weights(module)
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        pixel_values: Any = None,
+        pixel_mask: Any = None,
+        labels: torch.Tensor | None = None,
+        evidence: dict[str, torch.Tensor] | None = None,
+        **others: Any,
+    ) -> SequenceClassifierOutput:
+        """As the stock class; `evidence` is what the evidence head is to find (`modeling.parts.evidence_targets`)."""
+        batch = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "labels": labels, **others}
+        if self.evidence is None or evidence is None:
+            return super().forward(input_ids, attention_mask, **batch)
+        output = super().forward(input_ids, attention_mask, output_hidden_states=True, return_dict=True, **batch)
+        places = self._embed_places(output.hidden_states[-1], pixel_mask)
+        questions = sentence_vectors(self.text_states(input_ids, attention_mask), attention_mask)
+        loss = output.loss + self.evidence.loss(places, questions, evidence, evidence["rows"])
+        return SequenceClassifierOutput(loss=loss, logits=output.logits)
+
+    def text_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The word embeddings of texts ``(B, L)``, ``(B, L, hidden_size)``."""
+        return self.get_input_embeddings()(input_ids).detach()
+
+    def evidence_inputs(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pixel_mask: torch.Tensor, **batch: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the evidence head needs of questions, which have an image each; arguments as for `forward`.
+
+        Returns:
+            What it sees of the images ``(B, width, grid, grid)``, the vectors of the questions ``(B, hidden_size)``,
+            and the image of each ``(B,)``.
+        """
+        states = self.vilt(input_ids, attention_mask, pixel_mask=pixel_mask, output_hidden_states=True, **batch)
+        places = self._embed_places(states.hidden_states[-1], pixel_mask)
+        vectors = sentence_vectors(self.text_states(input_ids, attention_mask), attention_mask)
+        return places, vectors, torch.arange(len(input_ids), device=input_ids.device)
+
+    def _embed_places(self, states: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
+        """The last states of all tokens ``(B, T, hidden_size)`` to what the evidence head sees of the images."""
+        assert self.evidence is not None
+        side = self.config.patch_size
+        height, width = (pixels // side for pixels in pixel_mask.shape[1:])
+        tokens = self.vilt.layernorm(states[:, -height * width :]).transpose(1, 2).unflatten(2, (height, width))
+        sizes = torch.stack([pixel_mask[:, :, 0].sum(1), pixel_mask[:, 0].sum(1)], dim=1) // side
+        grid = (self.evidence.head.grid,) * 2
+        maps = [  # each image fills the top left of its padding
+            nn.functional.interpolate(one[None, :, :h, :w], size=grid, mode="bilinear", align_corners=False)
+            for one, (h, w) in zip(tokens, sizes.tolist(), strict=True)
+        ]
+        return self.evidence.head.embed_images(torch.cat(maps))
 
 
 def _replaced(stock: nn.Module, subclass: Callable[[ViltConfig], nn.Module], config: ViltConfig) -> nn.Module:

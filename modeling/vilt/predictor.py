@@ -9,8 +9,8 @@ import torch
 from modeling.parts.evidence import Evidence
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row, most_probable
 from modeling.parts.vocabulary import labels_of
+from modeling.vilt import evidence as vilt_evidence
 from modeling.vilt.confidence import Options, answer_probabilities
-from modeling.vilt.evidence import vilt_evidence
 from modeling.vilt.heat import vilt_heat
 from processing.collators import ViltCollator
 from processing.errors import UserError, quoted
@@ -52,7 +52,8 @@ class ViltPredictor(FamilyPredictor):
         """By the evidence head, where the training had boxes."""
         if getattr(self.model, "evidence", None) is None:
             return [None] * len(rows)
-        return vilt_evidence(self.model, self._batch(rows, encoded), [self._label_of(row["answer"]) for row in rows])
+        labels = [self._label_of(row["answer"]) for row in rows]
+        return vilt_evidence.find_evidence(self.model, self._batch(rows, encoded), labels, rows)
 
     def heat_map(self, row: Row, encoded: Mapping[str, Any]) -> np.ndarray:
         """By the gradient of the answer's logit, in float32."""

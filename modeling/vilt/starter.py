@@ -6,7 +6,7 @@ map of stride 8 trains with it.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -32,10 +32,11 @@ from modeling.parts.efficientnet import (
     moved,
     random_moves,
 )
-from modeling.parts.evidence import DETECTION_FACTS, EvidenceHead, detection_facts, evidence_loss, moved_masks
+from modeling.parts.evidence import DETECTION_FACTS, EvidenceHead, detection_facts
 from modeling.parts.kept_features import one_per_question
 from modeling.parts.minilm import MINILM, drop_tokens, minilm_tokenizer, minilm_weights, sentence_vectors
 from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, VISION_WEIGHTS, cached_checkpoint
+from modeling.vilt.evidence import AnswerEvidence
 from modeling.vilt.network import queries_keys_values
 
 
@@ -48,7 +49,7 @@ class ViltStarterConfig(EfficientNetFields, ViltConfig):
         word_dropout: share of the question's tokens that are hidden in training.
         evidence_labels: of the boxes that the evidence head learned from; without any there is no head.
         evidence_weight: of the evidence head's loss beside that of answers.
-        detection_tokens: number of tokens that say where the encoder finds each label, beside those of image and text.
+        detection_tokens: number of tokens that tell the encoder where the evidence head finds each label.
     """
 
     model_type = "vilt_starter"
@@ -70,9 +71,6 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
     base_model_prefix = ""
     accepts_loss_kwargs = False  # see ViltForQuestionAnswering in modeling.vilt.network
 
-    label_vectors: torch.Tensor
-    answer_vectors: torch.Tensor
-
     def __init__(self, config: ViltStarterConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
@@ -89,13 +87,13 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         self.question_projection = nn.Linear(text_width, width)
         self.image_embeddings = nn.Embedding(1 + grid * grid, width)  # [CLS] and the places of patches
         self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, width)
-        self.evidence: Any = None  # an `EvidenceHead`
+        self.evidence: AnswerEvidence | None = None
         if config.evidence_labels:
-            count = len(config.evidence_labels)
-            self.evidence = EvidenceHead(self.vision_top.fine_channels, text_width, 2 * grid)
-            self.register_buffer("answer_vectors", torch.zeros(config.num_labels, text_width))
-            self.register_buffer("label_vectors", torch.zeros(count, text_width))
-            self.detection_projection = nn.Linear(count * DETECTION_FACTS, config.detection_tokens * width)
+            self.evidence = AnswerEvidence(config, self.vision_top.fine_channels, text_width, 2 * grid)
+        if config.evidence_labels and config.detection_tokens:
+            self.detection_projection = nn.Linear(
+                len(config.evidence_labels) * DETECTION_FACTS, config.detection_tokens * width
+            )
             self.detection_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
             self.detection_embeddings = nn.Embedding(config.detection_tokens, width)
         self.encoder = ViltEncoder(config)
@@ -187,31 +185,32 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
             moves = self._moves(len(features), features.device)
             image_patches = self.patches(image_embeds=features, moves=moves)
         if text_states is None:
-            with torch.no_grad():
-                text_states = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
+            text_states = self.text_states(input_ids, attention_mask, token_type_ids)
         if self.training:
             attention_mask = drop_tokens(attention_mask, self.config.word_dropout)
         text_states = text_states.float()
         questions = sentence_vectors(text_states, attention_mask)
         places = None if self.evidence is None else self.embed_places(image_patches)
-        detections = None if places is None else self.detections(places.detach())
+        detections = None if places is None or not self.config.detection_tokens else self.detections(places)
         state = self._encode(text_states, attention_mask, questions, image_patches, detections, image_index)
         logits = self.classifier(state).float()
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-            if evidence is not None:
-                rows, masks = evidence["rows"], evidence["masks"]
-                images = rows if image_index is None else image_index[rows]
-                masks = masks if moves is None else moved_masks(masks, moves[images])
-                texts = self.evidence.embed_texts(questions[rows] * evidence["asked"], evidence["answers"])
-                logits_of_cells = self.evidence(places, texts, images).float()
-                loss = loss + self.config.evidence_weight * evidence_loss(logits_of_cells, masks)
+            if self.evidence is not None and places is not None and evidence is not None:
+                images = evidence["rows"] if image_index is None else image_index[evidence["rows"]]
+                loss = loss + self.evidence.loss(places, questions, evidence, images, moves)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def evidence_maps(
+    def text_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the frozen text encoder makes of questions ``(B, L)``, ``(B, L, text width)``."""
+        with torch.no_grad():
+            return self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
+
+    def evidence_inputs(
         self,
-        answers: torch.Tensor,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
@@ -220,30 +219,23 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         image_patches: torch.Tensor | None = None,
         **images: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where the evidence head finds what questions and their answers are about; arguments as for `forward`.
-
-        Args:
-            answers: label ids ``(B,)``.
+        """What the evidence head needs of questions; arguments as for `forward`.
 
         Returns:
-            Probabilities of cells ``(B, 2 * grid, 2 * grid)``, those of each label in each image
-            ``(I, labels, 2 * grid, 2 * grid)``, and the image of each question ``(B,)``.
+            What it sees of the images ``(I, width, 2 * grid, 2 * grid)``, the vectors of the questions
+            ``(B, text width)``, and the image of each ``(B,)``.
         """
         if text_states is None:
-            text_states = self.text_encoder(input_ids, attention_mask, token_type_ids).last_hidden_state
-        if image_patches is None:
-            image_patches = self.patches(**images)
+            text_states = self.text_states(input_ids, attention_mask, token_type_ids)
         if image_index is None:
             image_index = torch.arange(len(input_ids), device=input_ids.device)
-        places = self.embed_places(image_patches)
-        questions = sentence_vectors(text_states.float(), attention_mask)
-        texts = self.evidence.embed_texts(questions, self.answer_vectors[answers.to(questions.device)])
-        of_labels = self.evidence.all_pairs(places, self._embed_labels())
-        return self.evidence(places, texts, image_index).sigmoid(), of_labels.sigmoid(), image_index
+        places = self.embed_places(self.patches(**images) if image_patches is None else image_patches)
+        return places, sentence_vectors(text_states.float(), attention_mask), image_index
 
     def embed_places(self, patches: torch.Tensor) -> torch.Tensor:
         """What the evidence head sees of `patches`, ``(I, width, 2 * grid, 2 * grid)``."""
-        return self.evidence.embed_images(self.vision_top.unfold(patches))
+        assert self.evidence is not None
+        return self.evidence.head.embed_images(self.vision_top.unfold(patches))
 
     def detections(self, places: torch.Tensor) -> torch.Tensor:
         """The tokens that say where the evidence head finds each label, ``(I, detection_tokens, hidden_size)``.
@@ -251,13 +243,11 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         Args:
             places: of `embed_places`.
         """
-        with torch.no_grad():
-            facts = detection_facts(self.evidence.all_pairs(places, self._embed_labels()).float())
+        assert self.evidence is not None
+        with torch.no_grad():  # what it finds is learned from boxes alone
+            facts = detection_facts(self.evidence.label_logits(places).float())
         tokens = self.detection_projection(facts).unflatten(1, (self.config.detection_tokens, -1))
         return self.detection_norm(tokens) + self.detection_embeddings.weight
-
-    def _embed_labels(self) -> torch.Tensor:
-        return cast(torch.Tensor, self.evidence.embed_texts(torch.zeros_like(self.label_vectors), self.label_vectors))
 
     def _encode(
         self,

@@ -12,7 +12,7 @@ from transformers import Trainer, ViltProcessor
 
 from metrics.vqa import classification_metrics
 from modeling.parts.efficientnet import WholeEfficientNet
-from modeling.parts.evidence_targets import EvidenceTargets, WithEvidence
+from modeling.parts.evidence_targets import WithEvidence
 from modeling.parts.kept_states import MAX_QUESTIONS, kept_states
 from modeling.parts.vocabulary import labels_of
 from modeling.training.arguments import ViltTrainingArguments
@@ -26,7 +26,7 @@ from modeling.training.trainers import (
 )
 from modeling.vilt.checkpoints import AnyVilt
 from modeling.vilt.confidence import ChosenAnswers
-from modeling.vilt.evidence import evidence_vectors
+from modeling.vilt.evidence import evidence_targets
 from processing.box_questions import add_box_questions
 from processing.collators import ViltCollator
 from processing.implied_questions import add_implied_questions
@@ -128,6 +128,5 @@ def build_trainer(
         own = training_wordings if states is None else wordings.__getitem__
         trainer.training_collator = InOtherWords(collator, args.other_words, args.seed, own)
     if args.do_train and getattr(config, "evidence_labels", None):
-        targets = EvidenceTargets(config.evidence_labels, evidence_vectors(model), model.evidence.grid)
-        trainer.training_collator = WithEvidence(trainer.training_collator or collator, targets)
+        trainer.training_collator = WithEvidence(trainer.training_collator or collator, evidence_targets(model))
     return trainer

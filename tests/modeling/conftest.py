@@ -1,6 +1,10 @@
 """The phantom data set as rows, and real rows."""
 
+import functools
+from collections.abc import Iterator
+
 import datasets
+import gguf
 import pytest
 
 from processing.data import load_vqa_dataset
@@ -9,6 +13,15 @@ from processing.data import load_vqa_dataset
 @pytest.fixture(scope="session")
 def dataset(phantoms) -> datasets.DatasetDict:
     return load_vqa_dataset(str(phantoms))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def language_model_read_once() -> Iterator[None]:
+    """To assemble the BLIP-2 starter takes half the time: transformers reads the same GGUF file again and again."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            patch.setattr(gguf, name, functools.cache(getattr(gguf, name)))
+        yield
 
 
 @pytest.fixture(scope="session")

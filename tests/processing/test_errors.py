@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from processing.command_line import CommandParser
 from processing.errors import UserError, describe_error, mask_tokens, run_command
 from processing.images import ImageError
+from tests.support import warm
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_" + "aB3" * 12
@@ -25,7 +26,7 @@ def test_tokens_are_masked_and_nothing_else_is():
 def test_recipe_that_holds_a_token_and_cannot_be_read_is_reported_without_it(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"hub_token: {TOKEN}: oops\n")
-    done = subprocess.run([sys.executable, "train.py", str(recipe)], cwd=ROOT, capture_output=True, text=True)
+    done = warm.run("train.py", str(recipe))
     assert done.returncode == 1
     assert "error: Recipe" in done.stderr
     assert "not valid YAML" in done.stderr

@@ -56,4 +56,8 @@ def test_wordings_within_a_limit_are_as_many_as_fit():
         asked[2]: len(whole["Who?"]),
     }
     assert all(found == whole[question][: len(found)] for question, found in few.items())
+    same = ["Is this image normal?", "Is everything normal in this image?"]  # whose wordings are partly the same
+    shared = set(training_wordings(same[0])) | set(training_wordings(same[1]))
+    assert len(shared) < sum(len(training_wordings(question)) for question in same)
+    assert wordings_within(same, len(shared)) == {question: training_wordings(question) for question in same}
     assert set(wordings_within(asked, -5).values()) == {()}

@@ -3,8 +3,6 @@
 import json
 import logging
 import re
-import subprocess
-import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from processing.errors import UserError
 from spaces_app import requirements as spaces_requirements
 from spaces_app.publish import CONFIG, MESSAGE, main
 from spaces_app.requirements import ONLY_TRAINING, needed_packages, requirements
+from tests.support import warm
 from tests.support.app_server import ROOT
 from tests.support.hub.cards import check_card, read_card
 
@@ -297,9 +296,8 @@ def test_fault_that_stays_leaves_the_space_as_it_was_and_says_how_to_go_on(hub, 
 
 def test_command_line_ends_with_the_status_of_the_error(hub, model):
     hub.fail("POST", "/commit/", status=403)
-    command = [sys.executable, "-m", "spaces_app.publish", "--space", SPACE, "--model", MODEL]
     for status in (3, 0):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = warm.run("-m", "spaces_app.publish", "--space", SPACE, "--model", MODEL)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr
     assert f"Published: {hub.url}/spaces/{SPACE}" in done.stderr

@@ -36,7 +36,7 @@ def published(hub, trained, tmp_path, request):
 def test_published_gradio_app_answers_alone_and_offline(published, trained, phantoms, tmp_path):
     image = phantoms / "imgs" / "xmlab1" / "source.jpg"
     environment = {"PYTHONPATH": str(published), "HF_HUB_OFFLINE": "1", "GRADIO_SERVER_PORT": "PORT"}
-    with serve(tmp_path / "log", "app.py", folder=published, **environment) as url:
+    with serve(tmp_path / "log", "app.py", folder=published, fresh=True, **environment) as url:
         _, details = Client(url, verbose=False).predict(handle_file(image), QUESTION, api_name="/answer")
     expected = Predictor.from_pretrained(trained).answer(image, QUESTION)
     assert (details["answer"], details["confidence"]) == (
@@ -78,7 +78,7 @@ def test_command_of_the_dockerfile_starts_an_app_that_answers_alone_and_offline(
     text = (published / "Dockerfile").read_text().replace("\\\n", " ")
     command = json.loads(re.search(r"^CMD (.*)$", text, re.MULTILINE)[1].replace("8501", "PORT"))
     environment = {"PYTHONPATH": str(published), "HF_HUB_OFFLINE": "1", "MODEL_ID": MODEL}
-    health = {"folder": published, "health": "/_stcore/health"}
+    health = {"folder": published, "health": "/_stcore/health", "fresh": True}
     with serve(tmp_path / "log", "-m", *command, **health, **environment) as url:
         page = browser.new_page()
         page.goto(url)

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+from tests.support import warm
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120  # to start, on a busy machine
@@ -28,26 +30,53 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(log: Path, *arguments: str, folder: Path = ROOT, health: str = "/", **environment: str) -> Iterator[str]:
-    """The address of `python ARGUMENTS`, where PORT stands for its port, once it answers."""
+def serve(
+    log: Path, *arguments: str, folder: Path = ROOT, health: str = "/", fresh: bool = False, **environment: str
+) -> Iterator[str]:
+    """The address of `python ARGUMENTS`, where PORT stands for its port, once it answers.
+
+    Args:
+        log: takes what it prints.
+        arguments: of Python.
+        folder: it runs in.
+        health: path of the page that answers.
+        fresh: whether it imports its packages itself (see `tests.support.warm`).
+        environment: more variables.
+    """
     port = str(free_port())
-    command = [sys.executable, *(argument.replace("PORT", port) for argument in arguments)]
-    variables = {name: value.replace("PORT", port) for name, value in environment.items()}
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **variables}, stdout=stream, stderr=subprocess.STDOUT
-        )
+    command = [argument.replace("PORT", port) for argument in arguments]
+    variables = os.environ | {name: value.replace("PORT", port) for name, value in environment.items()}
     url = f"http://127.0.0.1:{port}"
-    try:
+    with (_fresh if fresh else _warm)(command, folder, variables, log) as has_ended:
         end = time.monotonic() + SECONDS
         while not _answers(url + health):
-            if process.poll() is not None or time.monotonic() > end:
+            if has_ended() or time.monotonic() > end:
                 raise RuntimeError(f"{command} did not start:\n{log.read_text()}")
-            time.sleep(0.2)
+            time.sleep(0.1)
         yield url
+
+
+@contextmanager
+def _fresh(command: list[str], folder: Path, variables: dict[str, str], log: Path) -> Iterator[Callable[[], bool]]:
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=folder, env=variables, stdout=stream, stderr=subprocess.STDOUT
+        )
+    try:
+        yield lambda: process.poll() is not None
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def _warm(command: list[str], folder: Path, variables: dict[str, str], log: Path) -> Iterator[Callable[[], bool]]:
+    process = warm.start(*command, log=log, folder=folder, environment=variables)
+    try:
+        yield lambda: not process.is_alive()
+    finally:
+        process.terminate()
+        process.join()
 
 
 def serve_app(log: Path, *models: str) -> AbstractContextManager[str]:

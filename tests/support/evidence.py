@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-BIAS = "evidence.text_projection.1.bias"
+BIAS = "evidence.head.text_projection.1.bias"
 
 
 def surer_starter(folder: Path, target: Path, logits: float) -> Path:

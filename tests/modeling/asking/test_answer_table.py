@@ -2,11 +2,11 @@
 
 import csv
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from modeling.asking.predictor import Answer
 from modeling.asking.tables import answer_table
 from processing.errors import UserError
 from processing.images import open_image
@@ -22,7 +22,7 @@ class Echo:
 
     def _answer(self, path, question):
         try:
-            return SimpleNamespace(answer=question, confidence=open_image(path).getpixel((0, 0))[0] / 255)
+            return Answer(question, open_image(path).getpixel((0, 0))[0] / 255)
         except UserError as error:
             return error
 

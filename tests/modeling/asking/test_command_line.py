@@ -29,7 +29,11 @@ def test_command_line_prints_answers_and_alternatives(runs, vilt, images, capsys
     lines = capsys.readouterr().out.splitlines()
     answer = vilt.answer(images[0], question, top_k=3)
     assert lines[0] == f"{answer.answer}  (confidence {round(answer.confidence * 100)} %)"
-    assert [line.strip().split("  ")[0] for line in lines[1:]] == [other.answer for other in answer.alternatives]
+    others, seen = lines[1 : 1 + len(answer.alternatives)], lines[1 + len(answer.alternatives) :]
+    assert [line.strip().split("  ")[0] for line in others] == [other.answer for other in answer.alternatives]
+    assert not answer.evidence.contradicts, "which would have a line of its own"
+    boxes = [f"  seen: {box.label} ({box.probability * 100:.0f} %), " for box in answer.evidence.boxes]
+    assert [line[: len(box)] for line, box in zip(seen, boxes, strict=True)] == boxes
 
 
 def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, capsys):
@@ -54,7 +58,7 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
     assert "5 rows have an error" in capsys.readouterr().out
     with open(out, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image", "question", "note", "prediction", "confidence", "error"]
+    assert list(rows[0]) == ["image", "question", "note", "prediction", "confidence", "evidence", "error"]
     assert [(row["image"], row["question"], row["note"]) for row in rows] == list(asked)
     for row, reason in zip(rows, reasons, strict=True):
         if reason is None:

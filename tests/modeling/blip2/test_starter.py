@@ -1,9 +1,7 @@
 """modeling.blip2.starter: assembled from real package parts."""
 
-import functools
 import importlib.util
 
-import gguf
 import pytest
 import torch
 import transformers
@@ -24,7 +22,6 @@ def model():
 
 
 def test_same_parts_give_the_same_base_and_no_random_numbers_of_the_run_are_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))  # which reads a file for seconds
     known = blip2_starter_checkpoint()
     monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(5)

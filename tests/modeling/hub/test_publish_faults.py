@@ -21,9 +21,7 @@ nothing of it. "Tries" counts the requests that fail and those that follow.
 | card: refused by the Hub | refused, status 3 | 1 |
 """
 
-import os
-import subprocess
-import sys
+import shlex
 
 import pytest
 from huggingface_hub import HfApi
@@ -32,7 +30,7 @@ from modeling import publish as publishing
 from modeling.hub.client import PublishError
 from tests.modeling.hub.pushing import QUICK, push
 from tests.modeling.hub.samples import MODEL, REPO
-from tests.support.app_server import ROOT
+from tests.support import warm
 from tests.support.files import contents
 
 pytestmark = pytest.mark.usefixtures("token", "waits")
@@ -100,14 +98,13 @@ def test_fault_that_stays_costs_nothing_but_the_push(hub, run_folder, options, t
 
 def test_the_printed_command_continues_after_a_failed_push(hub, phantoms, tmp_path):
     hub.fail("POST", "/commit/", status=403)
-    environment = {**os.environ, "HF_TOKEN": "hf_write"}
     out = tmp_path / "with space"
     flags = ["--dataset", phantoms, "--output_dir", out, "--push_to_hub", "--hub_model_id", MODEL]
-    command = [sys.executable, "train.py", *QUICK, *flags]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = warm.run("train.py", *map(str, [*QUICK, *flags]), HF_TOKEN="hf_write")
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
-    line = done.stderr.rsplit("`", 2)[1].replace("python", sys.executable, 1)
-    done = subprocess.run(line, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
+    python, *words = shlex.split(done.stderr.rsplit("`", 2)[1])
+    assert python == "python"
+    done = warm.run(*words, HF_TOKEN="hf_write")
     assert done.returncode == 0, done.stderr
     assert hub.repos[REPO]["model.safetensors"] == (out / "model.safetensors").read_bytes()

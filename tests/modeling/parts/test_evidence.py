@@ -1,27 +1,18 @@
-"""modeling.parts.evidence: maps of cells, what they say, and a head that learns from boxes where things are."""
+"""modeling.parts.evidence: maps of cells, what they say, and what a head learns from."""
 
 import numpy as np
 import pytest
 import torch
 
-from metrics.grounding import named_boxes, point
-from modeling.parts.efficientnet import WholeEfficientNet
 from modeling.parts.evidence import (
     Detection,
-    EvidenceHead,
     as_evidence,
     detection_facts,
     evidence_loss,
     moved_masks,
 )
 from modeling.parts.evidence_targets import EvidenceTargets, labels_of_boxes
-from modeling.parts.kept_features import KeptFeatures
-from modeling.vilt.checkpoints import build_model
-from modeling.vilt.evidence import evidence_vectors
-from processing.data import load_vqa_dataset
 from processing.images import open_image
-from processing.phantom.files import write_phantoms
-from tests.modeling.vilt.arguments import starter_arguments
 
 
 def test_connected_places_become_boxes_with_the_label_that_is_surest_there():
@@ -103,68 +94,3 @@ def phantom_image(phantoms):
     image = sorted((phantoms / "imgs").glob("*/source.jpg"))[0]
     assert open_image(image).size == (96, 96)
     return str(image)
-
-
-@pytest.fixture(scope="module")
-def boxed(tmp_path_factory):
-    """Phantoms with the features, the texts and the targets of an evidence head."""
-    folder = tmp_path_factory.mktemp("evidence")
-    dataset = load_vqa_dataset(str(write_phantoms(folder / "set", num_images=160)))
-    torch.manual_seed(0)
-    model, processor = build_model(starter_arguments(folder), dataset)
-    network = WholeEfficientNet(model.vision, model.vision_top)
-    kept = KeptFeatures(network, processor.image_processor, 1.0, torch.float32)
-    kept.fill(image for rows in dataset.values() for image in rows["image"])
-    return dataset, model, kept
-
-
-def train_head(boxed, rows):
-    """A head that has learned from the boxes of rows."""
-    _, model, kept = boxed
-    targets = EvidenceTargets(model.config.evidence_labels, evidence_vectors(model), 14)
-    torch.manual_seed(0)
-    head = EvidenceHead(model.vision_top.fine_channels, 384, 14)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
-    with torch.no_grad():
-        maps = {row["image"]: model.vision_top.unfold(kept[row["image"]][None])[0] for row in rows}
-    for _ in range(6):
-        for batch in torch.randperm(len(rows)).split(16):
-            own = [rows[i] for i in batch.tolist()]
-            found = targets(own)
-            places = head.embed_images(torch.stack([maps[row["image"]] for row in own]))
-            texts = head.embed_texts(torch.zeros_like(found["answers"]), found["answers"])
-            evidence_loss(head(places, texts, found["rows"]), found["masks"]).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    return head.eval()
-
-
-def hits(boxed, head):
-    """Whether the likeliest cell touches what the answer of a held-out row names, and the same of the middle."""
-    dataset, model, kept = boxed
-    vectors = evidence_vectors(model)
-    figures = []
-    for split in ("validation", "test"):
-        for row in dataset[split]:
-            if named := named_boxes("", row["answer"], row["boxes"]):
-                with torch.no_grad():
-                    places = head.embed_images(model.vision_top.unfold(kept[row["image"]][None]))
-                    answer = vectors[row["answer"].lower()][None]
-                    cells = head(places, head.embed_texts(0 * answer, answer), torch.tensor([0]))[0].sigmoid().numpy()
-                pointing = point(cells / cells.sum(), named, open_image(row["image"]).size)
-                figures.append((pointing.hit, pointing.center, pointing.mass, pointing.area))
-    return 100 * np.array(figures).mean(0)
-
-
-def test_head_points_at_what_is_named_and_one_of_shuffled_boxes_is_found_out(boxed):
-    dataset, _, _ = boxed
-    rows = list({row["image"]: row for row in dataset["train"]}.values())
-    hit, center, mass, area = hits(boxed, train_head(boxed, rows))
-    assert hit > 95
-    assert hit > center + 30
-    assert mass > 50 > 2 * area
-    order = np.random.default_rng(0).permutation(len(rows))
-    shuffled = [row | {"boxes": rows[other]["boxes"]} for row, other in zip(rows, order, strict=True)]
-    wrong, center, mass, _ = hits(boxed, train_head(boxed, shuffled))
-    assert wrong < 60
-    assert mass < 40

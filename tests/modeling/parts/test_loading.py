@@ -15,6 +15,7 @@ from modeling.parts.model_files import open_model
 from modeling.training.record import base_model_of
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
+from tests.support import warm
 from tests.support.app_server import ROOT
 from tests.support.tiny_blip2 import tiny_blip2
 
@@ -110,9 +111,7 @@ def test_no_code_of_a_model_runs_though_yes_is_on_standard_input(evil, phantoms,
 def test_command_line_ends_in_one_sentence_and_writes_nothing(evil, phantoms, tmp_path):
     for name in ("part", "adapter of part"):
         flags = ["--model_type", "blip2", "--dataset", str(phantoms), "--model_name_or_path", str(evil[name])]
-        command = [sys.executable, str(ROOT / "train.py"), *flags, "--output_dir", str(tmp_path / "out")]
-        environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, env=environment, input="y\n" * 100, capture_output=True, text=True)
+        done = warm.run("train.py", *flags, "--output_dir", str(tmp_path / "out"), typed="y\n" * 100)
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1] == (
             f"error: {evil['part']}: it needs code of its own, which is never run; choose another model."

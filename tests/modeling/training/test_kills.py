@@ -1,20 +1,16 @@
 """Runs in processes of their own that are killed or asked to stop."""
 
-import subprocess
-import sys
-
 import pytest
 
 from modeling.training.checkpoints import last_checkpoint
 from tests.modeling.training.steps import SIX_STEPS
-from tests.support.app_server import ROOT
+from tests.support import warm
 
 
 @pytest.mark.parametrize("kind", ["vilt", "blip2"])
 def test_run_that_is_killed_at_random_ends_as_one_left_alone(kind):
     """More often, by SIGTERM, and the starter too: docs/reliability.md."""
-    command = [sys.executable, "-m", "tests.support.kill_training", kind, "--kills", "3", "--epochs", "2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = warm.run("-m", "tests.support.kill_training", kind, "--kills", "3", "--epochs", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the same") == 3
 
@@ -40,8 +36,7 @@ train.run_command(train.main)
 
 def test_sigterm_ends_with_one_sentence_and_a_checkpoint(phantoms, tmp_path):
     flags = [*SIX_STEPS, "--save_steps", "100", "--dataset", str(phantoms), "--output_dir", str(tmp_path)]
-    command = [sys.executable, "-c", STOPPED_IN_ITS_THIRD_STEP, *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = warm.run("-c", STOPPED_IN_ITS_THIRD_STEP, *flags)
     assert done.returncode == 143, done.stderr
     message = "error: Stopped by SIGTERM after step 3 of 6; the same command resumes from there."
     assert done.stderr.strip().splitlines()[-1] == message

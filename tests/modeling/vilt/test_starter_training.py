@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -142,7 +143,7 @@ def test_features_and_states_are_computed_on_the_device_of_the_run(starter, data
     args = starter_arguments(tmp_path, feature_cache_gb=1)
     monkeypatch.setattr(type(args), "device", torch.device("cuda"))
     monkeypatch.setattr(torch.nn.Module, "to", record)
-    monkeypatch.setattr(trainer_module, "ViltTrainer", lambda *_, data_collator, **__: data_collator)
+    monkeypatch.setattr(trainer_module, "ViltTrainer", lambda *_, **__: SimpleNamespace(training_collator=None))
     build_trainer(args, *starter, dataset)
     assert moves == [("FrozenEfficientNet", "cuda"), ("FrozenEfficientNet", "cpu"), ("BertModel", "cuda")]
 
