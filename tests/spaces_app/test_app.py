@@ -306,18 +306,18 @@ def test_two_models_stand_side_by_side_and_differences_are_marked(open_page, run
 
 def test_evidence_is_outlined_and_named_and_can_be_taken_home(open_page, runs, image, tmp_path):
     finds, blind = (surer_starter(runs("starter"), tmp_path / f"{logits}", logits) for logits in (10, -10))
-    [found] = Predictor.from_pretrained(finds).answer(str(image), QUESTION).evidence.boxes
+    expected = [Predictor.from_pretrained(model).answer(str(image), QUESTION).evidence for model in (finds, blind)]
+    [found] = expected[0].boxes
     name = f"{found.label} ({found.probability:.0%})"
     page = open_page(finds, blind)
     upload(page, image)
     ask(page)
-    expect(page.locator(".seen")).to_contain_text([f"Seen: {name}", NOT_SEEN.rstrip(".")])
+    expect(page.locator(".seen")).to_contain_text([f"Seen: {name}.", NOT_SEEN])
     outlined = page.get_by_alt_text(f"The chosen image, source.jpg, with outlines: {name}")
     expect(outlined).to_be_visible()
     shown = Image.open(io.BytesIO(page.request.get(outlined.evaluate("e => e.src")).body()))
-    dark, bright = (np.array(shown.getpixel((360, y))) for y in (719, 714))  # of a JPEG
-    assert np.abs(dark - (16, 24, 27)).max() < 30
-    assert np.abs(bright - (255, 210, 63)).max() < 30
+    lines = np.array([shown.getpixel((360, y)) for y in (719, 714)])  # a dark one around a bright one, of a JPEG
+    assert np.abs(lines - [(16, 24, 27), (255, 210, 63)]).max() < 30
     plain = page.get_by_alt_text("The chosen image, source.jpg", exact=True)
     for choice, picture in (
         ("Evidence map", page.get_by_alt_text("with a map of what the model finds")),
@@ -334,7 +334,8 @@ def test_evidence_is_outlined_and_named_and_can_be_taken_home(open_page, runs, i
         page.get_by_role("button", name="Download questions and answers").click()
     answers = json.loads(Path(download.value.path()).read_text())[0]["answers"]
     box = asdict(found) | {"box": list(found.box)}
-    assert [answer["evidence"] for answer in answers] == [{"boxes": [box]}, {"boxes": []}]
+    told = [{"boxes": boxes, "contradicts": one.contradicts} for boxes, one in zip(([box], []), expected, strict=True)]
+    assert [answer["evidence"] for answer in answers] == told
 
 
 def rows_of(page: Page) -> list[dict]:

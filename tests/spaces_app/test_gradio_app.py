@@ -20,7 +20,7 @@ from modeling.predictor import Answer, Predictor
 from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app
-from spaces_app.content import DISCLAIMER, EXAMPLES, GENERAL, NOT_SEEN
+from spaces_app.content import CONTRADICTED, DISCLAIMER, EXAMPLES, GENERAL, NOT_SEEN
 from tests.support import warm
 from tests.support.app_server import serve
 from tests.support.layout import boxes
@@ -167,14 +167,14 @@ def test_errors_are_plain_text_on_the_page(browser, trained, image, monkeypatch)
 def test_evidence_is_outlined_and_named_until_another_image_comes(browser, trained, image, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     found = Detection("<b>Liver</b>", 0.9, (0.25, 0.25, 0.5, 0.5))
-    answers = [Answer("Yes", 0.8, evidence=Evidence(((0.9,),), boxes)) for boxes in ((found,), ())]
+    answers = [Answer("Yes", 0.8, evidence=Evidence(((0.9,),), boxes, not boxes)) for boxes in ((found,), ())]
     predictor = Predictor.from_pretrained(trained)
     monkeypatch.setattr(predictor, "answer", lambda *_: answers[0])
     app, url = gradio_app.launch(predictor, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     try:
         _, details = Client(url, verbose=False).predict(handle_file(image), QUESTION, api_name="/answer")
         box = {"label": "<b>Liver</b>", "probability": 0.9, "box": [0.25, 0.25, 0.5, 0.5]}
-        assert details["evidence"] == {"cells": [[0.9]], "boxes": [box]}
+        assert details["evidence"] == {"cells": [[0.9]], "boxes": [box], "contradicts": False}
         page = browser.new_page(viewport={"width": 390, "height": 844})
         page.goto(url)
         upload(page, image)
@@ -186,14 +186,14 @@ def test_evidence_is_outlined_and_named_until_another_image_comes(browser, train
         assert shown.size == (720, 720)
         assert np.abs(np.subtract(shown.getpixel((360, 534)), (255, 210, 63))).max() < 30  # the preview is a WebP
         seen = page.get_by_label("Evidence in the image")
-        assert seen.input_value() == "Seen: <b>Liver</b> (90%)"
+        assert seen.input_value() == "Seen: <b>Liver</b> (90%)."
         page.get_by_alt_text("Head MRI").click()
         seen.wait_for(state="detached")
         outlined.wait_for(state="detached")
         answers.reverse()
         page.get_by_role("button", name="Ask", exact=True).click()
         seen.wait_for()
-        assert seen.input_value() == NOT_SEEN
+        assert seen.input_value() == f"{NOT_SEEN} {CONTRADICTED}"
         page.close()
     finally:
         app.close()
