@@ -45,7 +45,7 @@ SLOTS = (
     Slot("Abdomen CT", "CT", "Abdomen", "How many kidneys", True),
     Slot("Head MRI", "MRI", "Brain", "What diseases are included", True),
     Slot("Chest X-ray", "X-Ray", "Lung", "Can .* be observed", True),
-    Slot("Chest CT", "CT", "Lung", "What diseases are included", False),
+    Slot("Chest CT", "CT", "Lung", "Wh(at|ere|ich)", False),
 )
 
 

@@ -45,7 +45,7 @@ def make_prefix(model: Path, folder: Path) -> None:
 
 
 def make_app(model: Path, folder: Path) -> None:
-    """`app.png`, `app_dark.png` and `app_phone.png`: the Streamlit app with an answer and its heat map."""
+    """`app.png`, `app_dark.png` and `app_phone.png`: the Streamlit app with an answer and its evidence."""
     with tempfile.TemporaryDirectory() as logs, serve_app(Path(logs) / "log", str(model.resolve())) as address:
         for name, scheme in (("app", "light"), ("app_dark", "dark")):
             with _page(address, viewport=DESKTOP, color_scheme=scheme) as page:
@@ -102,7 +102,7 @@ def _page(address: str, **options: Any) -> Iterator[Any]:
 
 
 def _ask_in_app(page: Any) -> None:
-    """Chooses an example, asks about it and shows the heat map."""
+    """Chooses an example, asks about it and waits for the outlines of what the model found."""
     page.get_by_text("Ready: ").wait_for()
     page.get_by_text("Examples", exact=True).click()
     page.get_by_role("button", name=EXAMPLE, exact=True).click()
@@ -119,7 +119,7 @@ def _ask_in_app(page: Any) -> None:
     page.get_by_role("heading", name="Ask about a medical image").scroll_into_view_if_needed()
     page.wait_for_timeout(SETTLE)
     page.locator("[data-test-script-state=notRunning]").wait_for()
-    page.get_by_alt_text("with a heat map").wait_for()
+    page.get_by_alt_text("with outlines").wait_for()
 
 
 def _screenshot(page: Any) -> Image.Image:
