@@ -125,12 +125,12 @@ def answer_all(
 
 
 def _answer_row(asked: ImageQuestion, result: "Answer | UserError") -> AnswerRow:
-    from modeling.asking.tables import evidence_cell
+    from modeling.parts.evidence import boxes_as_json
 
     row: AnswerRow = {"image": asked.name, "question": asked.question}
     if isinstance(result, UserError):
         return row | {"prediction": "", "confidence": None, "evidence": "", "error": str(result)}
-    evidence = evidence_cell(result)
+    evidence = boxes_as_json(result.evidence)
     return row | {"prediction": result.answer, "confidence": result.confidence, "evidence": evidence, "error": ""}
 
 

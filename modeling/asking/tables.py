@@ -1,12 +1,11 @@
 """Tables of questions."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import trange
 
-from modeling.asking.predictor import BATCH_SIZE, Answer, Predictor
+from modeling.asking.predictor import BATCH_SIZE, Predictor
+from modeling.parts.evidence import boxes_as_json
 from processing.choices import option_texts
 from processing.errors import UserError, shorten
 from processing.image_paths import MISSING, OUTSIDE, ImageFolder
@@ -65,17 +64,16 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
                 row["error"] = str(result).replace(label_of(path), shorten(row[image_column]))
             else:
                 confidence = round(result.confidence, 6)
-                row |= {"prediction": result.answer, "confidence": confidence, "evidence": evidence_cell(result)}
+                row |= {
+                    "prediction": result.answer,
+                    "confidence": confidence,
+                    "evidence": boxes_as_json(result.evidence),
+                }
     try:
         write_atomically(out, csv_text([*columns, *ANSWER_COLUMNS], rows))
     except OSError as error:
         raise UserError(f"{out}: can't be written ({error.strerror}); choose another --out.") from error
     return sum(bool(row["error"]) for row in rows)
-
-
-def evidence_cell(answer: Answer) -> str:
-    """What the column `evidence` says of an answer, as `answer_table` describes it."""
-    return "" if answer.evidence is None else json.dumps([asdict(box) for box in answer.evidence.boxes])
 
 
 def _choices(row: dict[str, str], columns: list[str]) -> list[str] | None:

@@ -5,8 +5,9 @@ each cell, and their product tells how probable it is that the cell belongs to w
 (Cheng et al. 2021, https://arxiv.org/abs/2107.06278).
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -188,6 +189,11 @@ def as_evidence(
         boxes.append(Detection(name, _rounded(cells[inside].max()), box))
     found = tuple(sorted(boxes, key=lambda detection: -detection.probability))
     return Evidence(tuple(tuple(map(_rounded, row)) for row in cells), found, contradicts)
+
+
+def boxes_as_json(evidence: Evidence | None) -> str:
+    """The boxes of evidence as a cell of a table: a JSON list, or nothing without an evidence head."""
+    return "" if evidence is None else json.dumps([asdict(box) for box in evidence.boxes])
 
 
 def _rounded(value: float) -> float:

@@ -1,9 +1,23 @@
 """spaces_app.content: what the apps say."""
 
 from metrics.abstention import SILENT_EVERYWHERE
-from spaces_app.content import why_silent
+from modeling.parts.evidence import Detection, Evidence
+from spaces_app.content import what_is_seen, why_silent
 
 
 def test_a_model_that_never_answers_speaks_of_no_confidence_above_1():
     assert why_silent(0.876).startswith("The model gives no answer below a confidence of 88%")
     assert why_silent(SILENT_EVERYWHERE).startswith("The model gives no answer at all")
+
+
+def test_what_is_seen_and_whether_it_contradicts_the_answer():
+    lungs = [Detection("Lung", probability, (0, 0, 0.5, 0.5)) for probability in (0.9, 0.7)]
+    found = (*lungs, Detection("Heart", 0.6, (0, 0, 0.1, 0.1)))
+    assert what_is_seen(Evidence((), found)) == "Seen: Lung in 2 places (90%), Heart (60%)"
+    assert what_is_seen(Evidence((), found[2:], contradicts=True)) == (
+        "Seen: Heart (60%). What it sees in the image as a whole speaks against this answer."
+    )
+    assert what_is_seen(Evidence((), (), contradicts=True)) == (
+        "The model finds no place for it in the image. What it sees in the image as a whole speaks against this "
+        "answer."
+    )
