@@ -33,7 +33,7 @@ SILENT_EVERYWHERE = (
     "The model gives no answer at all: in validation, no threshold kept wrong answers as rare as was asked for."
 )
 NOT_SEEN = "The model finds no place for it in the image."
-AGAINST = "What it sees in the image as a whole speaks against this answer."
+CONTRADICTED = "What the model sees in the image speaks against this answer."
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
 
@@ -97,6 +97,6 @@ def seen(evidence: "Evidence") -> str:
 
 
 def what_is_seen(evidence: "Evidence") -> str:
-    """What a model finds in an image, as a sentence, and whether that contradicts its answer."""
-    sentence = f"Seen: {seen(evidence)}" if evidence.boxes else NOT_SEEN
-    return f"{sentence.rstrip('.')}. {AGAINST}" if evidence.contradicts else sentence
+    """What a model finds in an image, in words."""
+    found = f"Seen: {seen(evidence)}." if evidence.boxes else NOT_SEEN
+    return f"{found} {CONTRADICTED}" if evidence.contradicts else found

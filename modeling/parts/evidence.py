@@ -156,7 +156,8 @@ class Evidence:
 
     Args:
         cells: the probability that a cell of a grid over the whole image belongs to it, row by row.
-        boxes: around the cells that reach `FOUND`, the likeliest first. There are none where nothing is found.
+        boxes: around the cells that reach `FOUND`, and where a label of the data is found too, the likeliest first.
+            There are none where nothing is found.
         contradicts: what is found in the image contradicts the answer (`modeling.parts.agreement`).
     """
 
@@ -181,6 +182,8 @@ def as_evidence(
     boxes = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1):
         inside = parts == number
+        if of_labels[:, inside].max() < FOUND:
+            continue  # none of the data's labels is there
         overlap = of_labels[:, inside].sum(1) / (of_labels.sum((1, 2)) + inside.sum())  # half of Dice's coefficient
         name = labels[int(overlap.argmax())]
         left, top = columns.start / width, rows.start / height

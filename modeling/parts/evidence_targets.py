@@ -9,8 +9,21 @@ from metrics.grounding import cells_inside, named_boxes
 from processing.box_topics import FINDINGS
 from processing.boxes import Box, organ_of
 from processing.images import open_image
+from processing.wordings import meaning
 
 Rows = Sequence[Mapping[str, Any]]
+WITHOUT_PLACE = {  # groups of questions about the image as a whole
+    "modality",
+    "modality, yes or no",
+    "organ system",
+    "part of the body",
+    "part of the body, yes or no",
+    "plane",
+    "plane, yes or no",
+    "radiation damage",
+    "weighting",
+    "weighting, yes or no",
+}
 
 
 def labels_of_boxes(boxes_of_rows: Iterable[Sequence[Box] | None]) -> list[str]:
@@ -79,9 +92,12 @@ class EvidenceTargets:
     def _names_nothing(self, row: Mapping[str, Any]) -> bool:
         """Whether no place of the image belongs to a question that names none of its boxes.
 
-        So it is where it names something that other images have. A question that names nothing may still be about a
-        finding, where the image has one.
+        So it is where it asks about the image as a whole, or names something that other images have. Any other
+        question that names nothing may be about a finding, where the image has one.
         """
+        asks = meaning(row["question"])
+        if asks is not None and asks.group in WITHOUT_PLACE:
+            return True
         if named_boxes(row["question"], row["answer"], self._everything):
             return True
         return not any(organ_of(box["label"]).lower() in FINDINGS for box in row["boxes"])

@@ -312,7 +312,7 @@ def test_evidence_is_outlined_and_named_and_can_be_taken_home(open_page, runs, i
     page = open_page(finds, blind)
     upload(page, image)
     ask(page)
-    expect(page.locator(".seen")).to_contain_text([f"Seen: {name}", NOT_SEEN.rstrip(".")])
+    expect(page.locator(".seen")).to_contain_text([f"Seen: {name}.", NOT_SEEN])
     outlined = page.get_by_alt_text(f"The chosen image, source.jpg, with outlines: {name}")
     expect(outlined).to_be_visible()
     shown = Image.open(io.BytesIO(page.request.get(outlined.evaluate("e => e.src")).body()))

@@ -13,11 +13,10 @@ def test_a_model_that_never_answers_speaks_of_no_confidence_above_1():
 def test_what_is_seen_and_whether_it_contradicts_the_answer():
     lungs = [Detection("Lung", probability, (0, 0, 0.5, 0.5)) for probability in (0.9, 0.7)]
     found = (*lungs, Detection("Heart", 0.6, (0, 0, 0.1, 0.1)))
-    assert what_is_seen(Evidence((), found)) == "Seen: Lung in 2 places (90%), Heart (60%)"
+    assert what_is_seen(Evidence((), found)) == "Seen: Lung in 2 places (90%), Heart (60%)."
     assert what_is_seen(Evidence((), found[2:], contradicts=True)) == (
-        "Seen: Heart (60%). What it sees in the image as a whole speaks against this answer."
+        "Seen: Heart (60%). What the model sees in the image speaks against this answer."
     )
     assert what_is_seen(Evidence((), (), contradicts=True)) == (
-        "The model finds no place for it in the image. What it sees in the image as a whole speaks against this "
-        "answer."
+        "The model finds no place for it in the image. What the model sees in the image speaks against this answer."
     )

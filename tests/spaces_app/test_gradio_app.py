@@ -20,7 +20,7 @@ from modeling.predictor import Answer, Predictor
 from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app
-from spaces_app.content import AGAINST, DISCLAIMER, EXAMPLES, GENERAL, NOT_SEEN
+from spaces_app.content import CONTRADICTED, DISCLAIMER, EXAMPLES, GENERAL, NOT_SEEN
 from tests.support import warm
 from tests.support.app_server import serve
 from tests.support.layout import boxes
@@ -186,14 +186,14 @@ def test_evidence_is_outlined_and_named_until_another_image_comes(browser, train
         assert shown.size == (720, 720)
         assert np.abs(np.subtract(shown.getpixel((360, 534)), (255, 210, 63))).max() < 30  # the preview is a WebP
         seen = page.get_by_label("Evidence in the image")
-        assert seen.input_value() == "Seen: <b>Liver</b> (90%)"
+        assert seen.input_value() == "Seen: <b>Liver</b> (90%)."
         page.get_by_alt_text("Head MRI").click()
         seen.wait_for(state="detached")
         outlined.wait_for(state="detached")
         answers.reverse()
         page.get_by_role("button", name="Ask", exact=True).click()
         seen.wait_for()
-        assert seen.input_value() == f"{NOT_SEEN} {AGAINST}"
+        assert seen.input_value() == f"{NOT_SEEN} {CONTRADICTED}"
         page.close()
     finally:
         app.close()
