@@ -303,7 +303,7 @@ def test_answers_of_each_model_heat_maps_and_suggestions_count(counted, monkeypa
     assert [amount for _, _, amount in counted] == [1]  # the suggestions
     ask(app)
     assert [amount for _, _, amount in counted] == [1, 2]
-    app.radio(key="over-image-2").set_value("What moved the answer").run()
+    app.radio(key="over-image-4").set_value("What moved the answer").run()
     assert [amount for _, _, amount in counted] == [1, 2, 1]
     app.slider(key="opacity").set_value(20).run()  # the same map once more
     assert [amount for _, _, amount in counted] == [1, 2, 1]
@@ -313,7 +313,7 @@ def test_answers_of_each_model_heat_maps_and_suggestions_count(counted, monkeypa
 def test_a_heat_map_beyond_the_limit_is_not_made(counted, monkeypatch):
     monkeypatch.setattr(answers, "QUESTIONS", TWO)
     app = ask(visit())
-    app.radio(key="over-image-2").set_value("What moved the answer").run()
+    app.radio(key="over-image-4").set_value("What moved the answer").run()
     assert [w.value for w in app.warning if w.value.startswith(REFUSED)]
     assert len(counted) == 2
 
