@@ -99,6 +99,8 @@ def test_figures_can_be_recomputed_from_the_predictions(trained, phantoms):
             "overlap",
             "prediction",
             "confidence",
+            "evidence",
+            "evidence_contradicts",
         }
         assert rows[0].keys() == columns
         assert [row["answer_type"] for row in rows] == [row["answer_type"] for row in expected]

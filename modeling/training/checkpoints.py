@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
+TELLING_IF_MISSING = ("evidence_labels",)  # in a config: the model has no such part
 RESUMED = (  # what optimizer, scheduler and the order of rows bring from a checkpoint, whatever the options say
     "learning_rate",
     "vision_learning_rate",
@@ -175,7 +176,8 @@ def find_checkpoint(args: AnyTrainingArguments, run: dict[str, Any], rows: str |
         if (Path(checkpoint) / file).is_file():
             saved = json.loads((Path(checkpoint) / file).read_text(encoding="utf-8"))
             for name, value in run.items():
-                if saved.get(name) is not None and saved[name] != value:  # older runs knew less of themselves
+                known = saved.get(name) is not None or name in TELLING_IF_MISSING  # older runs knew less of themselves
+                if known and saved.get(name) != value:
                     raise UserError(
                         f"{checkpoint} is from another run (its {name} differs); choose another --output_dir, or "
                         "remove the old checkpoints."

@@ -29,6 +29,7 @@ RECIPE_FIELDS = frozenset(
         "box_questions",
         "implied_questions",
         "other_words",
+        "evidence_weight",
         # model
         "model_type",
         "model_name_or_path",

@@ -46,7 +46,7 @@ MAX_CASES = 250
 def describe_run(model: AnyVilt) -> dict[str, Any]:
     """The kind and size of the model, its base on the Hub and its vocabulary."""
     config = model.config.to_dict()
-    names = ("model_type", "label2id", "hidden_size", "num_hidden_layers", "base_model")
+    names = ("model_type", "label2id", "hidden_size", "num_hidden_layers", "base_model", "evidence_labels")
     return {name: config.get(name) for name in names}
 
 

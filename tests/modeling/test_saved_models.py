@@ -26,6 +26,7 @@ from modeling.blip2.starter import (
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.checkpoints import find_checkpoint
 from modeling.vilt.starter import ViltStarterConfig, ViltStarterForQuestionAnswering, starter_checkpoint
+from processing.errors import UserError
 from processing.phantom.files import DRAWING
 from tests.modeling.version_0_1 import ANSWERS, CACHE_NAMES, SAVED
 
@@ -143,6 +144,9 @@ def test_run_resumes_from_a_checkpoint_to_the_losses_that_followed(phantoms, tmp
     flags = ["--model_name_or_path", "scratch:tiny", "--learning_rate", "1e-2", "--optim", "adafactor"]
     flags += ["--lr_scheduler_type", "constant", "--per_device_train_batch_size", "16", "--max_steps", "408"]
     flags += ["--logging_steps", "3", "--save_strategy", "no", "--do_eval", "False", "--fp16", "False"]
+    with pytest.raises(UserError, match=r"checkpoint-402 is from another run \(its evidence_labels differs\)"):
+        train.main([*flags, "--dataset", str(phantoms), "--output_dir", str(tmp_path)])
+    flags += ["--evidence_weight", "0"]  # which there was not in 0.1
     train.main([*flags, "--disable_tqdm", "True", "--dataset", str(phantoms), "--output_dir", str(tmp_path)])
     history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
     losses = {str(entry["step"]): entry["loss"] for entry in history if "loss" in entry and entry["step"] > 402}

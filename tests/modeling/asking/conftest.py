@@ -30,7 +30,12 @@ def untrained(dataset, tmp_path_factory):
     made: dict[str, Predictor] = {}
 
     def vilt(name: str) -> Predictor:
-        args = ViltTrainingArguments(output_dir=str(folder), model_name_or_path=name, fp16=False)
+        args = ViltTrainingArguments(
+            output_dir=str(folder),
+            model_name_or_path=name,
+            fp16=False,
+            evidence_weight=0.0 if "scratch" in name else 0.5,
+        )
         torch.manual_seed(0)
         model, processor = build_model(args, dataset)
         if name == "scratch:tiny":

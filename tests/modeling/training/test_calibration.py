@@ -263,6 +263,7 @@ def test_calibration_is_judged_by_fits_to_other_images(tmp_path):
         calibrate=calibrate,
         read_answers=read_answers,
         heat_maps=None,
+        find_evidence=lambda _, rows: [None] * len(rows),
         abstention_threshold=lambda trainer: 0.0,
     )
     trainer = SimpleNamespace(

@@ -49,7 +49,7 @@ def test_no_file_of_a_run_holds_a_token_or_a_path_of_this_machine(phantoms, tmp_
         str(tmp_path),
         str(phantoms),
         str(Path.home()),
-        tempfile.gettempdir(),
+        tempfile.gettempdir() + "/",  # four letters alone stand in weights by chance
         str(cache_dir()),
         *packages,
     }
