@@ -42,6 +42,7 @@ RESUMED = (  # what optimizer, scheduler and the order of rows bring from a chec
     "box_questions",
     "implied_questions",
     "other_words",
+    "evidence_weight",
 )
 
 

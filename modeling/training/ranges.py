@@ -54,6 +54,7 @@ RANGES = {
     "learning_rate": NOT_NEGATIVE,
     "vision_learning_rate": NOT_NEGATIVE,
     "encoder_layers": Range(1, 12),
+    "evidence_weight": Range(0, 1000, mend=" (0 makes no evidence head)"),
     "qformer_learning_rate": NOT_NEGATIVE,
     "alignment_epochs": NOT_NEGATIVE,
     "warmup_steps": Range(steps=True),

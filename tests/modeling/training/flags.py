@@ -29,7 +29,6 @@ BOTH_FAMILIES: list[dict[str, str]] = [
         "weight_decay": "0.1",
         "other_words": "0.5",
         "implied_questions": "True",
-        "evidence_weight": "0.1",
         "adam_beta1": "0.8",
         "adam_beta2": "0.9",
         "adam_epsilon": "1e-6",
@@ -127,7 +126,7 @@ BOTH_FAMILIES: list[dict[str, str]] = [
 ]
 RUNS: dict[str, list[dict[str, str]]] = {
     "vilt": [
-        BOTH_FAMILIES[0] | {"box_questions": "True"},
+        BOTH_FAMILIES[0] | {"box_questions": "True", "evidence_weight": "0.1"},
         BOTH_FAMILIES[1],
     ],
     "blip2": [
