@@ -192,6 +192,9 @@ def test_figures_of_the_demo_are_those_of_its_card():
     assert f"| as it is | {em} |" in TEXTS["docs/looking.md"]
 
 
+PLACE = "place of the abnormality"
+
+
 def test_figures_of_the_probe_are_those_of_its_report():
     probe = (ROOT / "docs" / "reports" / "vilt_starter" / "probe.md").read_text(encoding="utf-8")
     rows = {cells_of(line)[0]: cells_of(line)[1:] for line in probe.splitlines() if line.startswith("| ")}
@@ -201,10 +204,22 @@ def test_figures_of_the_probe_are_those_of_its_report():
     )
     assert f"From {whole} EM it falls to {other_image} with the image of another row, to {blank} with a blank" in page
     assert f"to {blurred} with a blurred one" in page
-    _, wordings, same, *_ = rows["all"]
-    assert f"Of {wordings} other wordings of its questions, {float(same.split()[0]):.1f} % get the same answer" in page
-    place = float(rows["place of the abnormality"][2].split()[0])
-    assert f"other wordings keep the answer in only {place:.0f} %" in page
+    parts: dict[str, list[list[str]]] = {}  # of the questions in other words, by where the wordings are from
+    for part, *others in map(cells_of, probe.splitlines()):
+        parts.setdefault(part, []).append(others)
+    figures = {part: cells for part, lines in parts.items() for cells in lines if cells[:1] == ["all"]}
+    _, _, slake, same, *_ = figures["SLAKE's wordings"]
+    assert (
+        f"Of {slake} other wordings that SLAKE itself has, {float(same.split()[0]):.1f} % get the same answer" in page
+    )
+    _, _, unseen, same, em, as_asked = figures["wordings never trained on"]
+    assert f"Of {unseen} that training never uses it is {float(same.split()[0]):.1f} %" in page
+    assert f"their EM is {float(em):.1f} ({float(as_asked):.1f} as asked)" in page
+    _, _, typed, same, em, as_asked = figures["wordings of the file"]
+    assert f"Of {typed} that somebody typed" in page
+    assert f"it is {float(same.split()[0]):.1f} %, and their EM is {float(em):.1f} ({float(as_asked):.1f})" in page
+    place = [float(line[3].split()[0]) for lines in parts.values() for line in lines if line[:1] == [PLACE]]
+    assert f"other wordings keep the answer in {min(place):.0f} to {max(place):.0f} %" in page
 
 
 def test_figures_of_the_models_to_choose_from_are_those_of_the_results():
