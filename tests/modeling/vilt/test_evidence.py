@@ -61,10 +61,10 @@ def test_no_boxes_no_head(make, dataset, tmp_path):
         assert not [name for name in file.keys() if "evidence" in name or "detection" in name]  # noqa: SIM118
 
 
-@KINDS
-def test_the_head_learns_beside_the_answers(make, dataset, tmp_path):
+def test_the_head_learns_beside_the_answers(dataset, tmp_path):
+    """Of a ViLT; tests/modeling/asking/test_pointing.py shows what that of a starter learns."""
     torch.manual_seed(0)
-    args = make(
+    args = arguments(
         tmp_path,
         max_steps=30,
         learning_rate=3e-3,
