@@ -270,7 +270,7 @@ def test_files_of_a_visit_go_after_it(browser, trained, image, tmp_path):
 
 def test_visitors_of_the_streamlit_app_are_told_apart_and_their_bytes_bounded(browser, trained, image, tmp_path):
     changes = (
-        "limits.QUESTIONS = limits.Limit(3, 60, 'More than 3 questions a minute')\n"
+        "limits.QUESTIONS = limits.Limit(3, 600, 'More than 3 questions in ten minutes')\n"
         "uploads.UPLOADS = limits.Limit(20_000, 600, 'More than 20 KB of files in ten minutes')"
     )
     with serve_streamlit(tmp_path / "log", trained, changes) as url:
@@ -289,7 +289,7 @@ def test_visitors_of_the_streamlit_app_are_told_apart_and_their_bytes_bounded(br
                 if number < 2:
                     expect(page.locator(".question").first).to_have_text(f"Is this CT {number}?")
                     expect(page.locator(".answer")).to_have_count(number + 1)
-            expect(page.get_by_text("More than 3 questions a minute; try again in")).to_be_visible()
+            expect(page.get_by_text("More than 3 questions in ten minutes; try again in")).to_be_visible()
             with page.expect_response(lambda response: response.status == 429) as refused:
                 page.locator("input[type=file][multiple]").first.set_input_files(
                     {"name": "big.png", "mimeType": "image/png", "buffer": bytes(30_000)}
