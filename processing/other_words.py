@@ -19,7 +19,7 @@ class InOtherWords:
     and a resumed run asks as the one before it would have.
 
     Args:
-        collator: gets the changed rows.
+        collator: gets the rows, where a changed one has its own words as `own_question`.
         share: of questions to change, as far as there are other words for them.
         seed: of all epochs.
         wordings: of a question, that may be trained on.
@@ -51,7 +51,7 @@ class InOtherWords:
         if rng.random() >= self.share:
             return row
         others = self.wordings(row["question"])
-        return {**row, "question": rng.choice(others)} if others else row
+        return {**row, "question": rng.choice(others), "own_question": row["question"]} if others else row
 
 
 def wordings_within(questions: Collection[str], limit: int) -> dict[str, tuple[str, ...]]:

@@ -2,20 +2,22 @@
 
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
 from transformers import Blip2Processor
 from transformers.utils import is_bitsandbytes_available
 
 from modeling.blip2.answering import Answering
 from modeling.blip2.base import check_base_kind, is_encoder_decoder, load_base
+from modeling.blip2.evidence import MODULE
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
+from modeling.parts.evidence_targets import evidence_config
 from modeling.parts.loading import SHOWN_KEYS, load_adapter_config
 from modeling.parts.model_files import ModelFiles, open_model
 from modeling.training.arguments import Blip2TrainingArguments, instead_of_fp16
@@ -79,7 +81,8 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
         args.leave_fp16(f"{base.model.name}: an encoder-decoder language model, in which FP16 overflows")
     if not args.do_train and "quantization" not in args.recipe:
         args.quantization = Answering.from_pretrained(base.own).quantization
-    model, processor = load_base(base.model, frozen_dtype(args), args.quantization, read_pickled=True)
+    evidence = evidence_config(args.evidence_weight, dataset["train"]) if args.do_train else saved_evidence(base)
+    model, processor = load_base(base.model, frozen_dtype(args), args.quantization, True, evidence)
     check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
         args.prompt = Answering.from_pretrained(base.own).prompt
@@ -94,6 +97,17 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     return peft_model, processor
 
 
+def saved_evidence(base: Base) -> dict[str, Any] | None:
+    """What the config of a base is to say of the evidence head of its adapter; None for a whole model."""
+    return None if base.adapter is None else {"evidence_labels": Answering.from_pretrained(base.own).evidence_labels}
+
+
+def _trained_whole(model: Any, names: Sequence[str] | None) -> list[str] | None:
+    """What is saved whole with an adapter: the modules of these names, and the evidence head of a model with one."""
+    others = [name for name in names or [] if name != MODULE]
+    return [*others, *([] if model.evidence is None else [MODULE])] or None
+
+
 def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments, revision: str | None) -> PeftModel:
     config = LoraConfig(
         revision=revision,
@@ -101,7 +115,7 @@ def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
         target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
-        modules_to_save=args.modules_to_save,
+        modules_to_save=_trained_whole(model, args.modules_to_save),
     )
     return _with_fp32_copies(get_peft_model(model, config))
 
@@ -156,19 +170,27 @@ def find_base(own: ModelFiles) -> Base:
     return Base(ModelFiles("starter", folder), own, adapter)
 
 
-def load_adapter(model: nn.Module, config: LoraConfig, files: ModelFiles, trainable: bool = False) -> PeftModel:
+def load_adapter(model: Any, config: LoraConfig, files: ModelFiles, trainable: bool = False) -> PeftModel:
     """Puts an adapter on its base model.
+
+    Where the model is to have no evidence head, the adapter's is left out. Where it trains and the adapter has none,
+    it gets a new one.
 
     Raises:
         UserError: it does not fit, or its weights are pickled.
     """
     files.adapter_weights()
     config.inference_mode = not trainable  # saved as True, by which PEFT would freeze all of it
+    config.modules_to_save = _trained_whole(model, config.modules_to_save)
     try:
         peft_model = _with_fp32_copies(PeftModel(model, config))  # before they are read, or they would be rounded
         loaded = peft_model.load_adapter(str(files.root), "default", is_trainable=trainable, use_safetensors=True)
         own = ("lora_", ".modules_to_save.")
-        wrong = [key for key in loaded.missing_keys if any(part in key for part in own)] + list(loaded.unexpected_keys)
+        missing = [key for key in loaded.missing_keys if any(part in key for part in own)]
+        if trainable:
+            missing = [key for key in missing if f".{MODULE}." not in key]
+        unknown = [key for key in loaded.unexpected_keys if model.evidence is not None or f".{MODULE}." not in key]
+        wrong = missing + unknown
         if wrong:  # PEFT only warns, and the base would answer
             raise ValueError(f"not in both: {', '.join(sorted(wrong)[:SHOWN_KEYS])}")
     except (RuntimeError, ValueError, OSError) as error:
@@ -197,7 +219,7 @@ def load_trained(files: ModelFiles, dtype: torch.dtype) -> tuple[Blip2ForQuestio
             str(dtype).removeprefix("torch."),
         )
         quantization = None
-    model, processor = load_base(base.model, dtype, quantization)
+    model, processor = load_base(base.model, dtype, quantization, evidence=saved_evidence(base))
     if base.adapter is not None:
         load_adapter(model, base.adapter, base.own)  # its layers now stand in the base
     return model, processor
@@ -207,7 +229,8 @@ def merge(folder: str, args: Blip2TrainingArguments) -> None:
     """Writes the base model of an adapter, changed as the adapter says, into `folder/merged`."""
     base = open_base(folder)
     assert base.adapter is not None  # it has just been saved
-    model, processor = load_base(base.model, frozen_dtype(args), read_pickled=True)  # in 4 bit a sum would be rounded
+    # not in 4 bit, where a sum would be rounded
+    model, processor = load_base(base.model, frozen_dtype(args), read_pickled=True, evidence=saved_evidence(base))
     merged = load_adapter(model, base.adapter, base.own).merge_and_unload()
     merged.save_pretrained(Path(folder) / "merged")
     processor.save_pretrained(Path(folder) / "merged")

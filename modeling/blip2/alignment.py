@@ -15,10 +15,12 @@ import datasets
 import torch
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import Trainer, ViltProcessor
+from transformers import Blip2Processor, Trainer, ViltProcessor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from modeling.blip2.evidence import evidence_targets, loss_of_evidence
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering
+from modeling.parts.evidence_targets import WithEvidence
 from modeling.parts.kept_features import one_per_question
 from modeling.parts.kept_states import kept_states
 from modeling.parts.minilm import MAX_QUESTION_LENGTH, drop_tokens, minilm, minilm_tokenizer
@@ -54,6 +56,7 @@ class QuestionHead(nn.Module):
     def __init__(self, base: Blip2StarterForQuestionAnswering, num_labels: int) -> None:
         super().__init__()
         self.base = base
+        self.embeddings = base.get_input_embeddings()  # of the texts of evidence
         self.text_encoder = minilm()
         width = self.text_encoder.config.hidden_size
         self.layer = nn.TransformerDecoderLayer(width, 6, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
@@ -74,17 +77,24 @@ class QuestionHead(nn.Module):
         image_embeds: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         text_states: torch.Tensor | None = None,
+        evidence: dict[str, torch.Tensor] | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """The loss of answers ``(B, num_labels)`` to questions ``(B, L)`` about images ``(I, ...)``."""
+        """The loss of answers ``(B, num_labels)`` to questions ``(B, L)`` about images ``(I, ...)``.
+
+        The loss of evidence is added, where the batch brings targets for it.
+        """
         if text_states is None:
             with torch.no_grad():
                 text_states = self.text_encoder(input_ids, attention_mask).last_hidden_state
         mask = drop_tokens(attention_mask, WORD_DROPOUT).bool()
-        queries = one_per_question(self.base.query_states(pixel_values, image_embeds), image_index)
+        vision_states, moves = self.base.vision_states(pixel_values, image_embeds)
+        queries = one_per_question(self.base.query_states(vision_states), image_index)
         states = self.layer(text_states.float(), queries, tgt_key_padding_mask=~mask) * mask.unsqueeze(-1)
         logits = self.classifier(states.sum(1) / mask.sum(1, keepdim=True)).float()
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
+        if evidence is not None:
+            loss = loss + loss_of_evidence(self.base, vision_states, moves, evidence, self.embeddings)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
@@ -104,16 +114,17 @@ class _AlignmentTrainer(Trainer):
 def align(
     base: Blip2StarterForQuestionAnswering,
     rows: datasets.Dataset,
-    image_processor: Any,
+    processor: Blip2Processor,
     features: FeatureLookup | None,
     args: Blip2TrainingArguments,
 ) -> None:
     """Trains what is trainable of `base`, the language model left out, for `alignment_epochs` over the rows.
 
     Args:
-        base: its Q-Former changes, and the upper half of its vision network where that is trainable.
+        base: its Q-Former changes, and the upper half of its vision network where that is trainable. So does its
+            evidence head.
         rows: the training rows.
-        image_processor: makes pixels where no features are kept.
+        processor: makes pixels where no features are kept, and the tokens of the texts of evidence.
         features: kept features of the frozen half, by image.
         args: the run's.
     """
@@ -123,8 +134,8 @@ def align(
     head = QuestionHead(base, len(answers))
     language_model, base.language_model = base.language_model, None
     tokenizer = minilm_tokenizer()
-    collator = ViltCollator(
-        ViltProcessor(image_processor, tokenizer),
+    collator: Any = ViltCollator(
+        ViltProcessor(processor.image_processor, tokenizer),
         labels_of(counts, label2id),
         len(answers),
         MAX_QUESTION_LENGTH,
@@ -132,6 +143,9 @@ def align(
         features=features,
         states=kept_states(head.text_encoder.to(args.device), tokenizer, MAX_QUESTION_LENGTH, {"train": rows}),
     )
+    if base.evidence is not None:
+        targets = evidence_targets(base.config.evidence_labels, base.evidence.grid, processor.tokenizer)
+        collator = WithEvidence(collator, targets)
     trainer = _AlignmentTrainer(head, _alignment_arguments(args), data_collator=collator, train_dataset=rows)
     show_progress(trainer)
     trainer.train()

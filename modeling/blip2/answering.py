@@ -33,6 +33,7 @@ class Answering:
         end_token_id: ended each answer in training; None stands for the tokenizer's.
         threshold: the model gives no answer whose confidence is below it. Above 1 it never gives one.
         quantization: of the base under it, 4bit or 8bit.
+        evidence_labels: of the boxes that its evidence head learned from; None without a head.
     """
 
     prompt: str = Blip2TrainingArguments.prompt
@@ -43,6 +44,7 @@ class Answering:
     threshold: float = 0.0
     end_token_id: int | None = None
     quantization: str | None = None
+    evidence_labels: list[str] | None = None
 
     def calibrated(self, confidences: np.ndarray) -> np.ndarray:
         """Confidences of the model, 0 to 1, by `confidence_scale`."""
@@ -74,7 +76,10 @@ class Answering:
 
     def save(self, folder: str | Path) -> None:
         """Writes it into a model's folder."""
-        write_atomically(Path(folder) / ANSWERING_FILE, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        values = asdict(self)
+        if self.evidence_labels is None:
+            del values["evidence_labels"]  # which versions before evidence heads would not know
+        write_atomically(Path(folder) / ANSWERING_FILE, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def from_pretrained(cls, files: ModelFiles) -> "Answering":
@@ -97,6 +102,9 @@ class Answering:
             answering.calibrated(np.array([0.5]))
             if not isinstance(answering.end_token_id, int | None):
                 raise TypeError
+            labels = answering.evidence_labels
+            if labels is not None and not (labels and all(isinstance(label, str) for label in labels)):
+                raise ValueError
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{file}: it does not say how to ask the model; save the model again.") from error
         return answering

@@ -7,6 +7,7 @@ import transformers
 from transformers import AutoTokenizer, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from modeling.blip2.evidence import MODULE, WEIGHTS
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering
 from modeling.parts.kinds import check_kind
@@ -17,7 +18,12 @@ from processing.errors import UserError
 MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQuestionAnswering}
 SUGGESTION = "Salesforce/blip2-opt-2.7b"
 ANSWERING = ("Blip2ForConditionalGeneration", *(model.__name__ for model in MODELS.values()))  # classes that write
-UNQUANTIZED = ["qformer", "language_projection", "lm_head"]  # what is trained or small, and what scores the vocabulary
+UNQUANTIZED = [
+    "qformer",
+    "language_projection",
+    "lm_head",
+    MODULE,
+]  # what is trained or small, and what scores the vocabulary
 SCALED_LOGITS = ("logits_scaling", "logit_scale", "final_logit_softcapping")
 
 
@@ -31,7 +37,11 @@ def check_base_kind(files: ModelFiles) -> None:
 
 
 def load_base(
-    files: ModelFiles, dtype: torch.dtype, quantization: str | None = None, read_pickled: bool = False
+    files: ModelFiles,
+    dtype: torch.dtype,
+    quantization: str | None = None,
+    read_pickled: bool = False,
+    evidence: dict[str, Any] | None = None,
 ) -> tuple[Blip2ForQuestionAnswering, Blip2Processor]:
     """Loads a whole model and its processor.
 
@@ -40,6 +50,8 @@ def load_base(
         dtype: of the frozen weights.
         quantization: 4bit or 8bit.
         read_pickled: as in `ModelFiles.weights`.
+        evidence: what its config is to say of an evidence head. The model's own head stays where it has one, and a
+            new one is made where it has none. By default the config keeps what it says.
 
     Raises:
         UserError: it can't be loaded.
@@ -49,6 +61,9 @@ def load_base(
         config = load_config(files.root)
         model_class = MODELS[config.model_type]
         options = _quantization(quantization, dtype)
+        if evidence is not None:
+            config.update(evidence)
+            options |= {"new": WEIGHTS, "ignored": WEIGHTS}
         model, _ = load_weights(model_class, config, files, dtype, read_pickled=read_pickled, **options)
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -15,12 +15,14 @@ from transformers.trainer_utils import PredictionOutput
 
 from metrics.calibration import fit_scale
 from metrics.choices import chosen_answers
+from modeling.blip2 import evidence as blip2_evidence
 from modeling.blip2.adapter import build_model, check_base, load_trained
 from modeling.blip2.answering import ANSWERING_FILE, Answering, decode_with
 from modeling.blip2.base import MODELS
 from modeling.blip2.heat import blip2_heat
 from modeling.blip2.predictor import Blip2Predictor
 from modeling.blip2.trainer import Blip2Trainer, build_trainer
+from modeling.parts.evidence import Evidence
 from modeling.parts.model_files import ModelFiles
 
 __all__ = [
@@ -46,7 +48,7 @@ MAX_CASES = 60  # each needs a pass back through the language model
 def describe_run(model: PeftModel) -> dict[str, Any]:
     """The base at its commit and the shape of the adapter."""
     config = model.peft_config["default"].to_dict()
-    names = ("base_model_name_or_path", "revision", "r", "lora_alpha", "target_modules")
+    names = ("base_model_name_or_path", "revision", "r", "lora_alpha", "target_modules", "modules_to_save")
     return {name: config[name] for name in names}
 
 
@@ -105,9 +107,15 @@ def heat_maps(trainer: Blip2Trainer, rows: Sequence[Mapping[str, Any]]) -> list[
         return blip2_heat(model.eval().get_base_model(), inputs)
 
 
-def find_evidence(trainer: Blip2Trainer, rows: Sequence[Mapping[str, Any]]) -> list[None]:
-    """It has no evidence head."""
-    return [None] * len(rows)
+def find_evidence(trainer: Blip2Trainer, rows: Sequence[Mapping[str, Any]]) -> list[Evidence] | list[None]:
+    """By the evidence head, where the training had boxes."""
+    model: Any = trainer.model
+    base = model.eval().get_base_model()
+    if base.evidence is None:
+        return [None] * len(rows)
+    images = trainer.data_collator.images.batch([row["image"] for row in rows])
+    inputs = trainer._prepare_inputs(images)  # no public way to the Trainer's device
+    return blip2_evidence.find_evidence(base, trainer.processing_class.tokenizer, inputs, rows)
 
 
 def load_predictor(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Blip2Predictor:

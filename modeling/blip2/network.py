@@ -1,16 +1,19 @@
 """BLIP-2 (Li et al. 2023, https://arxiv.org/abs/2301.12597) for many questions an image."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers
 from torch import nn
-from transformers import GenerationConfig
+from transformers import Blip2Config, GenerationConfig, initialization
 from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGenerationModelOutput
 
 from modeling.blip2.candidates import AnswerTrie, score_by_decoder, score_by_encoder_decoder
 from modeling.blip2.decoding import decode_greedily, mean_probabilities, prefix_cache, shared_prefix_mask
+from modeling.blip2.evidence import MODULE, loss_of_evidence
+from modeling.parts.evidence import GRID, EvidenceHead
 from modeling.parts.kept_features import one_per_question
 
 
@@ -22,9 +25,32 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
     several questions after them in one sequence, a tree where questions begin alike. The mask lets each question see
     the image and itself, and its positions continue from the image, so losses and gradients equal those of one
     question a sequence.
+
+    An evidence head over the vision encoder's states is there where the config has `evidence_labels`.
     """
 
+    _keep_in_fp32_modules_strict: ClassVar = {MODULE}
     vision_model: Any  # None once it is taken
+    evidence: EvidenceHead | None
+
+    def __init__(self, config: Blip2Config) -> None:
+        super().__init__(config)
+        self._make_evidence_head(config.vision_config.hidden_size)
+
+    def _make_evidence_head(self, num_channels: int) -> None:
+        """Makes one over `vision_maps` of so many channels."""
+        self.evidence = None
+        if getattr(self.config, "evidence_labels", None):
+            self.evidence = EvidenceHead(num_channels, self.get_input_embeddings().embedding_dim, GRID)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, EvidenceHead):  # by PyTorch's own way: BLIP-2's 0.02 is for wide layers
+            initialization.zeros_(module.places)
+            part: Any
+            for part in module.modules():
+                if hasattr(part, "reset_parameters"):
+                    part.reset_parameters()
 
     def train(self, mode: bool = True) -> "Blip2ForQuestionAnswering":
         """Parts without a trainable parameter stay as in evaluation, without dropout."""
@@ -35,30 +61,45 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         return self
 
     def take_frozen_vision(self) -> nn.Module:
-        """Removes the frozen vision encoder and returns it, as a network from pixels to what `query_states` takes."""
+        """Removes the frozen vision encoder and returns it, as a network from pixels to `image_embeds`."""
         network, self.vision_model = _LastStates(self.vision_model), None
         return network
 
     def image_prefix(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the language model reads of images, ``(I, num_query_tokens, D)``; arguments as for `query_states`."""
-        states = self.query_states(pixel_values, image_embeds)
-        return self.language_projection(states.to(self.language_projection.weight.dtype))
+        """What the language model reads of images, ``(I, num_query_tokens, D)``; arguments as for `vision_states`."""
+        states, _ = self.vision_states(pixel_values, image_embeds)
+        return self._projected(states)
 
-    def query_states(
+    def _projected(self, vision_states: torch.Tensor) -> torch.Tensor:
+        return self.language_projection(self.query_states(vision_states).to(self.language_projection.weight.dtype))
+
+    def vision_states(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The Q-Former's last states of images, ``(I, num_query_tokens, Q-Former width)``.
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The vision encoder's last states ``(I, patches, encoder width)``.
 
         Args:
             pixel_values: ``(I, 3, H, W)``. Instead of them
-            image_embeds: are the vision encoder's last states, ``(I, patches, encoder width)``.
+            image_embeds: are what the network of `take_frozen_vision` makes of them.
+
+        Returns:
+            Them, and the random moves of the images ``(I, 2, 3)``, None where there are none.
         """
         if image_embeds is None:
             image_embeds = self.vision_model(pixel_values).last_hidden_state
-        query_tokens = self.queries.expand(len(image_embeds), -1, -1)
-        return self.qformer(query_embeds=query_tokens, encoder_hidden_states=image_embeds).last_hidden_state
+        return image_embeds, None
+
+    def vision_maps(self, vision_states: torch.Tensor) -> torch.Tensor:
+        """The vision states as maps ``(I, channels, height, width)``, without the [CLS] that a ViT has first."""
+        side = math.isqrt(vision_states.shape[1])
+        return vision_states[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+
+    def query_states(self, vision_states: torch.Tensor) -> torch.Tensor:
+        """The Q-Former's last states of images, ``(I, num_query_tokens, Q-Former width)``."""
+        query_tokens = self.queries.expand(len(vision_states), -1, -1)
+        return self.qformer(query_embeds=query_tokens, encoder_hidden_states=vision_states).last_hidden_state
 
     @property
     def queries(self) -> nn.Parameter:
@@ -75,6 +116,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         visible: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
+        evidence: dict[str, torch.Tensor] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **_: Any,
     ) -> Blip2ForConditionalGenerationModelOutput:
@@ -89,14 +131,17 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             attention_mask: encoder-decoder: 1 for real tokens, ``(S, L)``; all by default.
             position_ids: decoder-only: place of a token within its question, ``(S, L)``.
             visible: decoder-only: which tokens of its row each token sees, ``(S, L, L)``.
-            pixel_values: as for `query_states`.
-            image_embeds: as for `query_states`.
+            pixel_values: as for `vision_states`.
+            image_embeds: as for `vision_states`.
+            evidence: what the evidence head is to find, as `modeling.blip2.evidence.evidence_targets` says.
             num_items_in_batch: answer tokens in all batches of an optimizer step; the loss is divided by it.
 
         Returns:
-            `loss`, the mean over answer tokens, and their `logits` ``(answer tokens, vocabulary)``.
+            `loss`, the mean over answer tokens, and their `logits` ``(answer tokens, vocabulary)``. The loss of
+            evidence is added. Of several batches, each counts by its answer tokens, so that their sum is a mean too.
         """
-        prefix = one_per_question(self.image_prefix(pixel_values, image_embeds), image_index)
+        vision_states, moves = self.vision_states(pixel_values, image_embeds)
+        prefix = one_per_question(self._projected(vision_states), image_index)
         text = self.get_input_embeddings()(input_ids)
         inputs_embeds = torch.cat([prefix.to(text.dtype), text], dim=1)
         length = prefix.shape[1]
@@ -116,7 +161,10 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             logits = output.logits[labels != -100]
         logits = logits.float()
         loss = nn.functional.cross_entropy(logits, labels[labels != -100], reduction="sum")
-        count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        own = (labels != -100).sum()
+        if self.evidence is not None and evidence is not None:
+            loss = loss + own * loss_of_evidence(self, vision_states, moves, evidence, self.get_input_embeddings())
+        count = own if num_items_in_batch is None else num_items_in_batch
         return Blip2ForConditionalGenerationModelOutput(loss=loss / count, logits=logits)
 
     @torch.no_grad()
@@ -137,8 +185,8 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             image_index: which of the images each prompt is about, ``(B,)``.
             generation_config: with `max_new_tokens`, `pad_token_id`, `eos_token_id`, `num_beams` (1 is greedy) and
                 `num_return_sequences` R, at most `num_beams`.
-            pixel_values: as for `query_states`.
-            image_embeds: as for `query_states`.
+            pixel_values: as for `vision_states`.
+            image_embeds: as for `vision_states`.
 
         Returns:
             The answers' tokens ``(B * R, T)``, with special tokens, the best answer to a prompt first, and the mean

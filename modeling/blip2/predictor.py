@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling.blip2 import evidence as blip2_evidence
 from modeling.blip2.answering import Answering, decode_with, end_tokens, max_length
 from modeling.blip2.candidates import AnswerTrie, select_prompts, trie_of_choices
 from modeling.blip2.heat import blip2_heat
+from modeling.parts.evidence import Evidence
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row, most_probable
 from processing.collators import Blip2Collator
 
@@ -71,6 +73,13 @@ class Blip2Predictor(FamilyPredictor):
                 distinct.pop(answers[0][0], None)
                 answers += sorted(distinct.items(), key=lambda pair: -pair[1])[: top_k - 1]
         return ranked
+
+    def find_evidence(self, rows: Sequence[Row], encoded: Mapping[str, Any]) -> list[Evidence] | list[None]:
+        """By the evidence head, where the training had boxes."""
+        if self.model.evidence is None:
+            return [None] * len(rows)
+        images = self.to_device(self._collator(encoded).images.batch([row["image"] for row in rows]))
+        return blip2_evidence.find_evidence(self.model, self.processor.tokenizer, images, rows)
 
     def heat_map(self, row: Row, encoded: Mapping[str, Any]) -> np.ndarray:
         """By the gradient of the answer's log-likelihood."""

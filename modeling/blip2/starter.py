@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Blip2P
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2VisionConfig
 
+from modeling.blip2.evidence import MODULE
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.parts.efficientnet import (
     PREPROCESSING,
@@ -81,11 +82,12 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
     """BLIP-2 over an EfficientNet-Lite."""
 
     config_class = Blip2StarterConfig
-    _keep_in_fp32_modules_strict: ClassVar = {"vision_model", "qformer", "language_projection"}
+    _keep_in_fp32_modules_strict: ClassVar = {"vision_model", "qformer", "language_projection", MODULE}
 
     def __init__(self, config: Blip2StarterConfig) -> None:
         super().__init__(config)  # its own vision encoder has no layers here
         self.vision_model = EfficientNetVisionModel(config.vision_config)
+        self._make_evidence_head(self.vision_model.vision_top.fine_channels)
         # Part of the Q-Former, so that an adapter that trains it whole holds them too: PEFT saves modules only.
         self.qformer.query_tokens = self.query_tokens
         del self.query_tokens
@@ -103,15 +105,19 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
         network, self.vision_model.vision = self.vision_model.vision, None
         return network
 
-    def query_states(
+    def vision_states(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As in BLIP-2. The features are those of `vision_model.vision`; in training they move a little."""
         features = self.vision_model.vision(pixel_values) if image_embeds is None else image_embeds
-        if self.training:
-            moves = random_moves(len(features), self.config.vision_config, features.device)
-            features = moved(features, moves)
-        return super().query_states(image_embeds=self.vision_model(features))
+        if not self.training:
+            return self.vision_model(features), None
+        moves = random_moves(len(features), self.config.vision_config, features.device)
+        return self.vision_model(moved(features, moves)), moves
+
+    def vision_maps(self, vision_states: torch.Tensor) -> torch.Tensor:
+        """The network's maps, unfolded to a grid twice as fine and without the places beside them."""
+        return self.vision_model.vision_top.unfold(super().vision_maps(vision_states[..., :-PLACE_CHANNELS]))
 
 
 def _sines(grid: int, count: int) -> torch.Tensor:

@@ -20,6 +20,8 @@ from modeling.blip2.adapter import merge, open_base
 from modeling.blip2.alignment import align
 from modeling.blip2.answering import ANSWERING_FILE, Answering, decode_with, end_tokens, max_length
 from modeling.blip2.candidates import AnswerTrie, select_prompts, trie_of_choices
+from modeling.blip2.evidence import evidence_targets
+from modeling.parts.evidence_targets import WithEvidence
 from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.trainers import (
@@ -71,6 +73,7 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
             threshold=0.0 if self.args.target_risk is None else SILENT_EVERYWHERE,  # until one is chosen
             end_token_id=self.data_collator.end_token_id,
             quantization=self.args.quantization,
+            evidence_labels=getattr(self.model.get_base_model().config, "evidence_labels", None),
         )
         self.trie = None
         if candidates:
@@ -79,9 +82,8 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains, with the alignment first where `alignment_epochs` asks for it and no checkpoint is resumed."""
         if self.args.alignment_epochs and not resume_from_checkpoint:
-            base = self.model.get_base_model()
-            collator = self.data_collator
-            align(base, self.train_dataset, collator.processor.image_processor, collator.images.features, self.args)
+            base, features = self.model.get_base_model(), self.data_collator.images.features
+            align(base, self.train_dataset, self.processing_class, features, self.args)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -95,12 +97,17 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
             merge(folder, self.args)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Gives pretrained modules that are trained whole their own learning rate; the projection is new."""
+        """Gives pretrained modules that are trained whole their own learning rate.
+
+        The projection and the evidence head are new.
+        """
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if created and self.args.qformer_learning_rate is not None:
             whole = [p for name, p in self.model.named_parameters() if ".modules_to_save." in name]
-            new = {id(p) for p in self.model.get_base_model().language_projection.parameters()}
+            base = self.model.get_base_model()
+            parts = [part for part in (base.language_projection, base.evidence) if part is not None]
+            new = {id(p) for part in parts for p in part.parameters()}
             pretrained = [p for p in whole if id(p) not in new]
             set_learning_rate(optimizer, pretrained, self.args.qformer_learning_rate)
         return optimizer
@@ -209,8 +216,11 @@ def build_trainer(
         gold=gold,
         candidates=candidates,
     )
+    if args.do_train and base.evidence is not None:
+        targets = evidence_targets(base.config.evidence_labels, base.evidence.grid, processor.tokenizer)
+        trainer.training_collator = WithEvidence(collator, targets)
     if args.other_words:
-        trainer.training_collator = InOtherWords(collator, args.other_words, args.seed)
+        trainer.training_collator = InOtherWords(trainer.training_collator or collator, args.other_words, args.seed)
     if saved is not None:
         trainer.answering = replace(
             trainer.answering, confidence_scale=saved.confidence_scale, threshold=saved.threshold

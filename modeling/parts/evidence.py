@@ -16,6 +16,7 @@ from torch import nn
 
 from modeling.parts.efficientnet import moved
 
+GRID = 14  # cells on a side of a map
 FOUND = 0.5  # probability from which a cell belongs to what a text names
 WIDTH = 192
 

@@ -1,8 +1,9 @@
 """What an evidence head learns from in a batch: texts, and the cells that their boxes cover."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import datasets
 import torch
 
 from metrics.grounding import cells_inside, named_boxes
@@ -35,37 +36,77 @@ def labels_of_boxes(boxes_of_rows: Iterable[Sequence[Box] | None]) -> list[str]:
     return sorted(spelling.values())
 
 
+def evidence_config(weight: float, rows: datasets.Dataset) -> dict[str, Any]:
+    """What the config of a model that is to train on rows says of its evidence head.
+
+    Args:
+        weight: of the head's loss beside that of answers; 0 makes no head.
+        rows: with `boxes`.
+    """
+    labels = labels_of_boxes(rows["boxes"]) if weight else []
+    return {"evidence_labels": labels or None, "evidence_weight": weight}
+
+
+class Target(NamedTuple):
+    """Something for the head to find.
+
+    Attributes:
+        row: the place in the batch of the row whose image it is about.
+        mask: the share of each cell that lies inside the boxes, ``(grid, grid)``.
+        answer: an answer, or a label; None for a question alone.
+        asked: the row's question counts. It does not for a label alone.
+    """
+
+    row: int
+    mask: torch.Tensor
+    answer: str | None
+    asked: bool
+
+
 class EvidenceTargets:
     """The targets of batches of rows with `image`, `question`, `answer` and `boxes`.
 
     Three kinds of texts are asked for: each label of the data, a question with its answer, and the question alone. The
-    target of what an image has no box of is "nothing".
+    target of what an image has no box of is "nothing". Where a question is put in other words, its own words, those of
+    `own_question`, say what is to be found.
 
     Args:
         labels: of the data's boxes, one or more.
-        vectors: the vector of each label and each answer by `str.lower`, ``(text width,)``; answers without one are
-            left out.
         grid: cells on a side.
+        texts_of: from the rows of a batch and its targets to what the model takes beside their masks.
+        answers: those that the model knows, by `str.lower`. Others are left out; None leaves out none.
     """
 
-    def __init__(self, labels: Sequence[str], vectors: Mapping[str, torch.Tensor], grid: int) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str],
+        grid: int,
+        texts_of: Callable[[Rows, Sequence[Target]], dict[str, torch.Tensor]],
+        answers: Collection[str] | None = None,
+    ) -> None:
         self.labels = labels
-        self.vectors = vectors
         self.grid = grid
+        self.texts_of = texts_of
+        self.answers = answers
         self.nothing = torch.zeros(grid, grid)
-        self.no_answer = torch.zeros_like(vectors[labels[0].lower()])
         self._everything = [{"label": label} for label in labels]
         self._sizes: dict[str, tuple[int, int]] = {}
         self._masks: dict[tuple[str, frozenset[str]], torch.Tensor] = {}
 
     def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
-        """Returns the targets of a batch; their number Q is 0 where no image has boxes.
+        """Returns `masks` ``(Q, grid, grid)`` of the targets of a batch, and what `texts_of` makes of them.
 
-        They are `masks` ``(Q, grid, grid)``, the share of each cell that lies inside the boxes; `answers`
-        ``(Q, text width)``, zeros for a question alone; `asked` ``(Q, 1)``, 1 where the question counts and 0 for a
-        label alone; and `rows` ``(Q,)``, the place of a row in the batch, whose image and question it is.
+        Their number Q is 0 where no image has boxes.
         """
-        found: list[tuple[int, torch.Tensor, torch.Tensor, float]] = []
+        targets = self._find(rows)
+        masks = [target.mask for target in targets]
+        return {
+            "masks": torch.stack(masks) if masks else self.nothing.new_zeros(0, self.grid, self.grid),
+            **self.texts_of(rows, targets),
+        }
+
+    def _find(self, rows: Rows) -> list[Target]:
+        found: list[Target] = []
         seen: set[str] = set()
         for place, row in enumerate(rows):
             boxes = row["boxes"]
@@ -75,32 +116,28 @@ class EvidenceTargets:
                 seen.add(row["image"])
                 for label in self.labels:
                     own = [box for box in boxes if box["label"].lower() == label.lower()]
-                    found.append((place, self._mask(row["image"], own), self.vectors[label.lower()], 0.0))
-            named = named_boxes(row["question"], row["answer"], boxes)
-            answer = self.vectors.get(row["answer"].lower())
-            if answer is not None and (named or self._names_nothing(row)):
+                    found.append(Target(place, self._mask(row["image"], own), label, asked=False))
+            question, answer = row.get("own_question", row["question"]), row["answer"]
+            if self.answers is not None and answer.lower() not in self.answers:
+                continue
+            named = named_boxes(question, answer, boxes)
+            if named or self._names_nothing(question, answer, boxes):
                 mask = self._mask(row["image"], named)
-                found += [(place, mask, answer, 1.0), (place, mask, self.no_answer, 1.0)]
-        places, masks, answers, asked = zip(*found, strict=True) if found else [()] * 4
-        return {
-            "masks": torch.stack(masks) if masks else self.nothing.new_zeros(0, self.grid, self.grid),
-            "answers": torch.stack(answers) if answers else self.no_answer.new_zeros(0, len(self.no_answer)),
-            "asked": torch.tensor(asked, dtype=torch.float32)[:, None],
-            "rows": torch.tensor(places, dtype=torch.int64),
-        }
+                found += [Target(place, mask, answer, asked=True), Target(place, mask, None, asked=True)]
+        return found
 
-    def _names_nothing(self, row: Mapping[str, Any]) -> bool:
+    def _names_nothing(self, question: str, answer: str, boxes: Sequence[Box]) -> bool:
         """Whether no place of the image belongs to a question that names none of its boxes.
 
         So it is where it asks about the image as a whole, or names something that other images have. Any other
         question that names nothing may be about a finding, where the image has one.
         """
-        asks = meaning(row["question"])
+        asks = meaning(question)
         if asks is not None and asks.group in WITHOUT_PLACE:
             return True
-        if named_boxes(row["question"], row["answer"], self._everything):
+        if named_boxes(question, answer, self._everything):
             return True
-        return not any(organ_of(box["label"]).lower() in FINDINGS for box in row["boxes"])
+        return not any(organ_of(box["label"]).lower() in FINDINGS for box in boxes)
 
     def _mask(self, image: str, boxes: Sequence[Box]) -> torch.Tensor:
         if not boxes:
@@ -115,7 +152,7 @@ class EvidenceTargets:
 
 
 class WithEvidence:
-    """A collator whose training batches bring the targets of an evidence head.
+    """A collator whose batches bring the targets of an evidence head.
 
     Args:
         collator: of the rest of the batch.
@@ -126,11 +163,6 @@ class WithEvidence:
         self.collator = collator
         self.targets = targets
 
-    def set_epoch(self, epoch: int) -> None:
-        """Tells the collator, where it asks in other words."""
-        if hasattr(self.collator, "set_epoch"):
-            self.collator.set_epoch(epoch)
-
     def __call__(self, rows: Rows) -> dict[str, Any]:
-        """What the collator makes of the rows, and their targets. The rows' own words say what is to be found."""
+        """What the collator makes of the rows, and their targets."""
         return self.collator(rows) | {"evidence": self.targets(rows)}

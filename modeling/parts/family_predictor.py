@@ -61,9 +61,9 @@ class FamilyPredictor(ABC):
             UserError: the model does not know the answer.
         """
 
+    @abstractmethod
     def find_evidence(self, rows: Sequence[Row], encoded: Mapping[str, Any]) -> list[Evidence] | list[None]:
         """Where the model finds what each row's question and its `answer` are about; None without an evidence head."""
-        return [None] * len(rows)
 
     def pixel_values(self, images: list[np.ndarray]) -> torch.Tensor:
         """Resized images as the network takes them, ``(B, 3, height, width)`` on the model's device."""

@@ -107,6 +107,13 @@ class SharedTrainingArguments(TrainingArguments):
             "answers about them, imply: Is this an MRI? Is this image normal?"
         },
     )
+    evidence_weight: float = field(
+        default=0.5,
+        metadata={
+            "help": "Weight of the loss of the evidence head, which learns from the boxes of the training images to "
+            "show where the answer is; 0 makes no such head."
+        },
+    )
     feature_cache_gb: float = field(
         default=10.0,
         metadata={"help": "Limit for kept features of frozen vision networks on disk, in GB; 0 keeps none."},
@@ -221,13 +228,6 @@ class ViltTrainingArguments(SharedTrainingArguments):
     box_questions: bool = field(
         default=False,
         metadata={"help": "Also train on questions, worded as in SLAKE, that the boxes of training images answer."},
-    )
-    evidence_weight: float = field(
-        default=0.5,
-        metadata={
-            "help": "Weight of the loss of the evidence head, which learns from the boxes of the training images to "
-            "show where the answer is; 0 makes no such head."
-        },
     )
     label_names: list[str] | None = field(
         default_factory=lambda: ["row"],

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
-TELLING_IF_MISSING = ("evidence_labels",)  # in a config: the model has no such part
+TELLING_IF_MISSING = ("evidence_labels", "modules_to_save")  # in a config: the model has no such part
 RESUMED = (  # what optimizer, scheduler and the order of rows bring from a checkpoint, whatever the options say
     "learning_rate",
     "vision_learning_rate",

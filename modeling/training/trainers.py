@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, Trainer
 
 from modeling.parts.kept_features import KeptFeatures
 from modeling.training.arguments import AnyTrainingArguments
+from processing.other_words import InOtherWords
 from processing.row_values import counts_of, numbers_of
 from processing.sampling import ImageGroupedSampler
 
@@ -34,12 +35,12 @@ class EvaluatesEveryRow(Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
-            if self.training_collator is not None:
+            if isinstance(self.training_collator, InOtherWords):
                 self.training_collator.set_epoch(kwargs["epoch"])
             super()._run_epoch(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
-        """With questions in other words, where the run asks for them."""
+        """By `training_collator`, where there is one."""
         collator = self.data_collator
         self.data_collator = self.training_collator or collator
         try:

@@ -12,13 +12,14 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from metrics.abstention import SILENT_EVERYWHERE
+from modeling.parts.evidence_targets import evidence_config
 from modeling.parts.kinds import check_kind
 from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors
 from modeling.parts.model_files import ModelFiles, open_model
 from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.training.checks import check_starter
-from modeling.vilt.evidence import evidence_config, set_evidence_vectors
+from modeling.vilt.evidence import set_evidence_vectors
 from modeling.vilt.network import ViltForQuestionAnswering
 from modeling.vilt.scratch import check_size, untrained_model
 from modeling.vilt.starter import ViltStarterForQuestionAnswering, starter_checkpoint
@@ -80,7 +81,7 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
     if args.do_train:
         answers = build_vocabulary(counts_of(dataset["train"], "answer"))
         labels = {"label2id": {answer: i for i, answer in enumerate(answers)}, "id2label": dict(enumerate(answers))}
-        labels |= evidence_config(args, dataset["train"])
+        labels |= evidence_config(args.evidence_weight, dataset["train"])
     if name == "starter":
         with args.main_process_first(desc="assembling the starter"):
             files = ModelFiles(name, starter_checkpoint())

@@ -1,18 +1,17 @@
 """The evidence head of a ViLT: what it is made of, what its texts are, and what it finds."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import datasets
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase, ViltConfig
 
-from modeling.parts.agreement import contradicts
-from modeling.parts.evidence import Evidence, EvidenceHead, as_evidence, evidence_loss, moved_masks
-from modeling.parts.evidence_targets import EvidenceTargets, labels_of_boxes
+from modeling.parts.agreement import evidence_of_answers
+from modeling.parts.evidence import Evidence, EvidenceHead, evidence_loss, moved_masks
+from modeling.parts.evidence_targets import EvidenceTargets, Rows, Target
 from modeling.parts.minilm import sentence_vectors
-from modeling.training.arguments import ViltTrainingArguments
 
 BATCH_SIZE = 64  # texts a forward
 Targets = dict[str, torch.Tensor]
@@ -46,7 +45,7 @@ class AnswerEvidence(nn.Module):
         Args:
             places: of `EvidenceHead.embed_images`, ``(I, width, grid, grid)``.
             questions: vectors of the batch's questions, ``(B, text width)``.
-            targets: of `modeling.parts.evidence_targets`.
+            targets: of `evidence_targets`.
             images: which of the images each target is about, ``(Q,)``.
             moves: of the images, ``(I, 2, 3)``; None where they are as they were.
         """
@@ -61,7 +60,7 @@ class AnswerEvidence(nn.Module):
     def answer_maps(
         self, places: torch.Tensor, questions: torch.Tensor, answers: torch.Tensor, image_index: torch.Tensor
     ) -> torch.Tensor:
-        """The probability of each cell for each question with its answer, ``(B, grid, grid)``.
+        """The logit of each cell for each question with its answer, ``(B, grid, grid)``.
 
         Args:
             places: as for `loss`.
@@ -70,13 +69,7 @@ class AnswerEvidence(nn.Module):
             image_index: which of the images each question is about, ``(B,)``.
         """
         texts = self.head.embed_texts(questions, self.answers[answers])
-        return cast(torch.Tensor, self.head(places, texts, image_index)).float().sigmoid()
-
-
-def evidence_config(args: ViltTrainingArguments, rows: datasets.Dataset) -> dict[str, Any]:
-    """What the config of a model that is to train on rows says of its evidence head."""
-    labels = labels_of_boxes(rows["boxes"]) if args.evidence_weight else []
-    return {"evidence_labels": labels or None, "evidence_weight": args.evidence_weight}
+        return cast(torch.Tensor, self.head(places, texts, image_index))
 
 
 @torch.no_grad()
@@ -98,12 +91,28 @@ def set_evidence_vectors(model: Any, tokenizer: PreTrainedTokenizerBase) -> None
 
 
 def evidence_targets(model: Any) -> EvidenceTargets:
-    """What a model's evidence head learns from."""
+    """What a model's evidence head learns from.
+
+    Beside `masks`, a batch has `answers` ``(Q, text width)``, zeros for a question alone; `asked` ``(Q, 1)``, 1 where
+    the question counts and 0 for a label alone; and `rows` ``(Q,)``, the place of a row in the batch, whose image and
+    question it is.
+    """
     config, evidence = model.config, model.evidence
     texts = [*(config.id2label[i] for i in range(config.num_labels)), *config.evidence_labels]
     vectors = torch.cat([evidence.answers, evidence.labels]).cpu()
     by_text = dict(zip((text.lower() for text in texts), vectors, strict=True))
-    return EvidenceTargets(config.evidence_labels, by_text, evidence.head.grid)
+    vectors_of = functools.partial(_vectors_of_targets, by_text)
+    return EvidenceTargets(config.evidence_labels, evidence.head.grid, vectors_of, by_text)
+
+
+def _vectors_of_targets(by_text: Mapping[str, torch.Tensor], _: Rows, targets: Sequence[Target]) -> Targets:
+    none = torch.zeros_like(next(iter(by_text.values())))
+    answers = [none if target.answer is None else by_text[target.answer.lower()] for target in targets]
+    return {
+        "answers": torch.stack(answers) if answers else none.new_zeros(0, len(none)),
+        "asked": torch.tensor([float(target.asked) for target in targets])[:, None],
+        "rows": torch.tensor([target.row for target in targets], dtype=torch.int64),
+    }
 
 
 @torch.no_grad()
@@ -119,12 +128,6 @@ def find_evidence(
     """
     places, questions, image_index = model.evidence_inputs(**batch)
     answers = torch.tensor(labels, device=questions.device)
-    maps = model.evidence.answer_maps(places, questions, answers, image_index).cpu().numpy()
-    of_labels = model.evidence.label_logits(places).float().sigmoid().cpu().numpy()
-    names = model.config.evidence_labels
-    found = [dict(zip(names, cells.max((1, 2)).tolist(), strict=True)) for cells in of_labels]
-    evidence = []
-    for cells, image, row in zip(maps, image_index.tolist(), rows, strict=True):
-        wrong = contradicts(row["question"], row["answer"], found[image])
-        evidence.append(as_evidence(cells, of_labels[image], names, wrong))
-    return evidence
+    maps = model.evidence.answer_maps(places, questions, answers, image_index)
+    of_labels = model.evidence.label_logits(places)
+    return evidence_of_answers(rows, maps, of_labels, model.config.evidence_labels, image_index)

@@ -10,11 +10,9 @@ from transformers import ViltConfig, initialization
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.vilt.modeling_vilt import ViltEmbeddings, ViltSelfAttention
 
-from modeling.parts.evidence import EvidenceHead
+from modeling.parts.evidence import GRID, EvidenceHead
 from modeling.parts.minilm import sentence_vectors
 from modeling.vilt.evidence import AnswerEvidence
-
-EVIDENCE_GRID = 14  # cells on a side of a map
 
 
 class DeterministicViltEmbeddings(ViltEmbeddings):
@@ -111,7 +109,7 @@ class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
             layer.attention.attention = _replaced(layer.attention.attention, SdpaViltSelfAttention, config)
         self.evidence: AnswerEvidence | None = None
         if getattr(config, "evidence_labels", None):
-            self.evidence = AnswerEvidence(config, config.hidden_size, config.hidden_size, EVIDENCE_GRID)
+            self.evidence = AnswerEvidence(config, config.hidden_size, config.hidden_size, GRID)
         self._no_split_modules = {
             "ViltLayer"
         }  # what FSDP shares out; the stock names are of classes that are replaced

@@ -124,9 +124,10 @@ def build_trainer(
         callbacks=stopping_callbacks(args),
         gold=gold,
     )
+    if args.do_train and getattr(config, "evidence_labels", None):
+        trainer.training_collator = WithEvidence(collator, evidence_targets(model))
     if args.other_words:
         own = training_wordings if states is None else wordings.__getitem__
-        trainer.training_collator = InOtherWords(collator, args.other_words, args.seed, own)
-    if args.do_train and getattr(config, "evidence_labels", None):
-        trainer.training_collator = WithEvidence(trainer.training_collator or collator, evidence_targets(model))
+        asked = trainer.training_collator or collator
+        trainer.training_collator = InOtherWords(asked, args.other_words, args.seed, own)
     return trainer

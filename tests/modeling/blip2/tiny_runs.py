@@ -34,19 +34,20 @@ class TinyModel(NamedTuple):
 
 
 def arguments(base: Path | str, folder: Path, **changes: Any) -> Blip2TrainingArguments:
-    """In fp32, without dropout and kept features, with three questions of an image together."""
+    """In fp32, without dropout, kept features and evidence, with three questions of an image together."""
     options = {
         "fp16": False,
         "questions_per_image": 3,
         "feature_cache_gb": 0,
         "disable_tqdm": True,
         "lora_dropout": 0.0,
+        "evidence_weight": 0.0,
     }
     return Blip2TrainingArguments(output_dir=str(folder), model_name_or_path=str(base), **(options | changes))
 
 
 def starter_arguments(folder: Path, **changes: Any) -> Blip2TrainingArguments:
-    """The starter with an adapter on its language model and a Q-Former that trains whole."""
+    """The starter with an adapter on its language model and a Q-Former that trains whole, without evidence."""
     options = {
         "model_name_or_path": "starter",
         "lora_targets": ["language_model"],
@@ -54,6 +55,7 @@ def starter_arguments(folder: Path, **changes: Any) -> Blip2TrainingArguments:
         "lora_dropout": 0.0,
         "fp16": False,
         "disable_tqdm": True,
+        "evidence_weight": 0.0,
     }
     return Blip2TrainingArguments(output_dir=str(folder), **(options | changes))
 

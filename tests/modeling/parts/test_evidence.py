@@ -69,24 +69,30 @@ def test_targets_of_a_batch(tmp_path, phantom_image):
         [boxes, [{"label": "Spleen", "bbox": [0, 0, 1, 1]}, {"label": "liver", "bbox": [0, 0, 1, 1]}]]
     )
     assert labels == ["Left Lung", "Liver", "Spleen"]
-    vectors = {
-        text: torch.full((2,), float(i)) for i, text in enumerate(["left lung", "liver", "spleen", "yes", "no"], 1)
-    }
     row = {"image": phantom_image, "boxes": boxes, "question": "Does the picture contain liver?", "answer": "Yes"}
     absent = row | {"question": "Does the picture contain spleen?", "answer": "No"}
     without = {"image": "x.png", "boxes": None, "question": "Is this a CT?", "answer": "Yes"}
-    targets = EvidenceTargets(labels, vectors, 4)
-    found = targets([without, row, absent])
-    assert found["rows"].tolist() == [1, 1, 1, 1, 1, 2, 2]
-    assert found["asked"][:, 0].tolist() == [0, 0, 0, 1, 1, 1, 1]
-    assert found["answers"][:, 0].tolist() == [1, 2, 3, 4, 0, 5, 0]
+    told = []
+
+    def texts_of(rows, targets):
+        told[:] = [(target.row, target.answer, target.asked) for target in targets]
+        return {"count": torch.tensor(len(rows))}
+
+    targets = EvidenceTargets(labels, 4, texts_of, ["yes", "no"])
+    unknown = row | {"answer": "Liver"}
+    found = targets([without, row, absent | {"question": "Spleen?", "own_question": absent["question"]}, unknown])
+    assert found["count"] == 4
+    of_labels = [(1, "Left Lung", False), (1, "Liver", False), (1, "Spleen", False)]
+    assert told == [*of_labels, (1, "Yes", True), (1, None, True), (2, "No", True), (2, None, True)]
     liver = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     lung = torch.tensor([[0.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
     torch.testing.assert_close(
         found["masks"], torch.stack([lung, liver, 0 * liver, liver, liver, 0 * liver, 0 * liver])
     )
-    nothing = targets([without])
-    assert {name: len(values) for name, values in nothing.items()} == dict.fromkeys(nothing, 0)
+    assert targets([without])["masks"].shape == (0, 4, 4)
+    assert not told
+    EvidenceTargets(labels, 4, texts_of)([unknown])
+    assert (0, "Liver", True) in told
 
 
 @pytest.fixture
