@@ -2,13 +2,13 @@
 
 import functools
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import ModulesToSaveWrapper
 from transformers import Blip2Processor
 from transformers.utils import is_bitsandbytes_available
 
@@ -102,20 +102,15 @@ def saved_evidence(base: Base) -> dict[str, Any] | None:
     return None if base.adapter is None else {"evidence_labels": Answering.from_pretrained(base.own).evidence_labels}
 
 
-def _trained_whole(model: Any, names: Sequence[str] | None) -> list[str] | None:
-    """What is saved whole with an adapter: the modules of these names, and the evidence head of a model with one."""
-    others = [name for name in names or [] if name != MODULE]
-    return [*others, *([] if model.evidence is None else [MODULE])] or None
-
-
 def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments, revision: str | None) -> PeftModel:
+    whole = [*(args.modules_to_save or []), *([] if model.evidence is None else [MODULE])]
     config = LoraConfig(
         revision=revision,
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
         target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
-        modules_to_save=_trained_whole(model, args.modules_to_save),
+        modules_to_save=whole or None,
     )
     return _with_fp32_copies(get_peft_model(model, config))
 
@@ -173,31 +168,36 @@ def find_base(own: ModelFiles) -> Base:
 def load_adapter(model: Any, config: LoraConfig, files: ModelFiles, trainable: bool = False) -> PeftModel:
     """Puts an adapter on its base model.
 
-    Where the model is to have no evidence head, the adapter's is left out. Where it trains and the adapter has none,
-    it gets a new one.
+    The adapter's evidence head is left out where the model is to have none. A model whose adapter has none keeps its
+    own, which is a new one.
 
     Raises:
         UserError: it does not fit, or its weights are pickled.
     """
     files.adapter_weights()
     config.inference_mode = not trainable  # saved as True, by which PEFT would freeze all of it
-    config.modules_to_save = _trained_whole(model, config.modules_to_save)
+    whole = config.modules_to_save or []
+    if model.evidence is None:
+        config.modules_to_save = [name for name in whole if name != MODULE] or None
     try:
         peft_model = _with_fp32_copies(PeftModel(model, config))  # before they are read, or they would be rounded
         loaded = peft_model.load_adapter(str(files.root), "default", is_trainable=trainable, use_safetensors=True)
         own = ("lora_", ".modules_to_save.")
-        missing = [key for key in loaded.missing_keys if any(part in key for part in own)]
-        if trainable:
-            missing = [key for key in missing if f".{MODULE}." not in key]
-        unknown = [key for key in loaded.unexpected_keys if model.evidence is not None or f".{MODULE}." not in key]
-        wrong = missing + unknown
+        wrong = [key for key in loaded.missing_keys if any(part in key for part in own)]
+        wrong += [key for key in loaded.unexpected_keys if model.evidence is not None or f".{MODULE}." not in key]
+        if model.evidence is not None and MODULE not in whole:
+            if not trainable:
+                wrong.append(MODULE)
+            config.modules_to_save = [*whole, MODULE]
+            model.evidence = ModulesToSaveWrapper(model.evidence, "default")  # PEFT finds no weights for it, and fails
+            model.evidence.set_adapter("default")
         if wrong:  # PEFT only warns, and the base would answer
             raise ValueError(f"not in both: {', '.join(sorted(wrong)[:SHOWN_KEYS])}")
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         base = config.base_model_name_or_path
         raise UserError(f"{files.name}: this adapter does not fit its base model {base} ({reason}).") from error
-    return peft_model
+    return _with_fp32_copies(peft_model)
 
 
 def load_trained(files: ModelFiles, dtype: torch.dtype) -> tuple[Blip2ForQuestionAnswering, Blip2Processor]:

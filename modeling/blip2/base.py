@@ -1,5 +1,7 @@
 """The base model of a BLIP-2: a whole one of a folder or the Hub, or the starter."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -64,7 +66,8 @@ def load_base(
         if evidence is not None:
             config.update(evidence)
             options |= {"new": WEIGHTS, "ignored": WEIGHTS}
-        model, _ = load_weights(model_class, config, files, dtype, read_pickled=read_pickled, **options)
+        with _no_report_of_weights() if evidence else nullcontext():
+            model, _ = load_weights(model_class, config, files, dtype, read_pickled=read_pickled, **options)
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False  # bitsandbytes' for inference: no gradient flows through it
@@ -76,6 +79,17 @@ def load_base(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, processor
+
+
+@contextmanager
+def _no_report_of_weights() -> Iterator[None]:
+    """transformers would report each weight of a new evidence head, or of one that is left out."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
 
 
 def is_encoder_decoder(files: ModelFiles) -> bool:
