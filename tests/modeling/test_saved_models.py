@@ -166,6 +166,10 @@ def test_checkpoint_of_an_adapter_belongs_to_a_run_with_the_same_flags(saved, da
         resume_from_checkpoint=str(tmp_path / "checkpoint-400"),
     )
     model, _ = build_model(args, dataset)
+    with pytest.raises(UserError, match=r"checkpoint-400 is from another run \(its modules_to_save differs\)"):
+        find_checkpoint(args, describe_run(model))
+    args.evidence_weight = 0.0  # no evidence head, as there was none in 0.1
+    model, _ = build_model(args, dataset)
     assert find_checkpoint(args, describe_run(model)) == str(tmp_path / "checkpoint-400")
 
 

@@ -13,11 +13,12 @@ from tests.support.tiny_blip2 import tiny_blip2
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 
 
-def test_alignment_trains_the_qformer_and_leaves_the_language_model_alone(dataset, tmp_path):
+def test_alignment_trains_the_qformer_and_evidence_and_leaves_the_language_model_alone(dataset, tmp_path):
     args = starter_arguments(
         tmp_path,
         modules_to_save=["qformer", "vision_top", "language_projection"],
         alignment_epochs=0.2,
+        evidence_weight=0.5,
         max_steps=1,
         learning_rate=0.0,
         qformer_learning_rate=0.0,
@@ -32,7 +33,8 @@ def test_alignment_trains_the_qformer_and_leaves_the_language_model_alone(datase
     trainer.train()
     now = dict(peft_model.named_parameters())
     changed = {name.split(".modules_to_save.")[0] for name in now if not torch.equal(now[name], before[name])}
-    assert changed == {"base_model.model.qformer", "base_model.model.vision_model.vision_top"}
+    parts = {"qformer", "vision_model.vision_top", "evidence"}
+    assert changed == {f"base_model.model.{part}" for part in parts}
     trainer.save_model()
     kept = load_file(tmp_path / "adapter_model.safetensors")
     assert sum("vision_top" in name for name in kept) > 10, "what was aligned is saved with the adapter"

@@ -20,13 +20,15 @@ from processing.images import open_image
 from processing.wordings import training_wordings
 from tests.modeling.blip2.tiny_runs import trained, untrained, weights
 
-EVIDENCE = {"evidence_weight": 0.5, "feature_cache_gb": 1, "merge_adapter": True}
+EVIDENCE = {"evidence_weight": 0.5, "feature_cache_gb": 1}
+LEARNING = {"max_steps": 30, "per_device_train_batch_size": 16, "lr_scheduler_type": "constant", "learning_rate": 3e-3}
 
 
 @pytest.fixture(scope="module")
 def run(bases, dataset, tmp_path_factory):
-    """The trainer of a short run with an evidence head, saved and merged."""
-    trainer = trained(bases["opt"], tmp_path_factory.mktemp("evidence"), dataset, learning_rate=3e-3, **EVIDENCE)
+    """The trainer of a run whose evidence head has learned something, saved and merged."""
+    folder = tmp_path_factory.mktemp("evidence")
+    trainer = trained(bases["opt"], folder, dataset, merge_adapter=True, **LEARNING, **EVIDENCE)
     trainer.save_model()
     return trainer
 
@@ -45,16 +47,11 @@ def head_of(trainer) -> dict[str, torch.Tensor]:
 def same_evidence(one: Evidence | None, other: Evidence | None) -> bool:
     assert one is not None
     assert other is not None
-    return [box.label for box in one.boxes] == [box.label for box in other.boxes] and np.allclose(
-        one.cells, other.cells, atol=2e-3
-    )
+    labels = [[box.label for box in evidence.boxes] for evidence in (one, other)]
+    return labels[0] == labels[1] and np.allclose(one.cells, other.cells, atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", ["opt", "t5"])
-def test_the_head_learns_where_things_are(bases, dataset, pointing_rows, tmp_path, kind):
-    options = {"max_steps": 30, "per_device_train_batch_size": 16, "lr_scheduler_type": "constant"}
-    options |= {"learning_rate": 3e-3} | EVIDENCE
-
+def test_the_head_learns_where_things_are(run, bases, dataset, pointing_rows, tmp_path):
     def mass(trainer) -> float:
         """The share of the evidence inside the boxes, above that of even evidence."""
         inside = []
@@ -65,8 +62,9 @@ def test_the_head_learns_where_things_are(bases, dataset, pointing_rows, tmp_pat
             inside.append(pointing.mass - pointing.area)
         return float(np.mean(inside))
 
-    assert abs(mass(untrained(bases[kind], tmp_path / "a", dataset, **options))) < 0.05
-    assert mass(trained(bases[kind], tmp_path / "b", dataset, **options)) > 0.25
+    assert abs(mass(untrained(bases["opt"], tmp_path / "opt", dataset, **EVIDENCE))) < 0.05
+    assert mass(run) > 0.25
+    assert mass(trained(bases["t5"], tmp_path / "t5", dataset, **LEARNING, **EVIDENCE)) > 0.25
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
@@ -130,7 +128,7 @@ def test_vectors_of_texts_are_those_of_their_words_without_a_prompt(bases, datas
 def test_adapter_and_merged_model_alone_find_what_the_trainer_finds(run, pointing_rows, dataset, tmp_path):
     rows = pointing_rows[:6]
     found = find_evidence(run, rows)
-    assert len({str(evidence.cells) for evidence in found}) > 3
+    assert len({box.label for evidence in found for box in evidence.boxes}) > 1
     folder = run.args.output_dir
     reloaded = untrained(folder, tmp_path, dataset, do_train=False)
     assert all(map(same_evidence, find_evidence(reloaded, rows), found))
@@ -194,7 +192,7 @@ def test_training_goes_on_with_the_head_of_an_adapter_or_a_new_one(run, bases, d
 
 def test_accumulated_batches_give_the_head_of_one_batch(bases, dataset, tmp_path):
     one_step = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0} | EVIDENCE
-    one_step |= {"per_device_train_batch_size": 4, "train_sampling_strategy": "sequential", "merge_adapter": False}
+    one_step |= {"per_device_train_batch_size": 4, "train_sampling_strategy": "sequential"}
     splits = {**dataset, "train": dataset["train"].select(range(4))}
     one = trained(bases["opt"], tmp_path / "one", type(dataset)(splits), **one_step)
     splits["train"] = dataset["train"].select([0, 1, 2, 3] * 2)
@@ -249,9 +247,8 @@ def test_checkpoint_without_a_head_is_of_another_run(bases, phantoms, tmp_path):
         train.main([*flags, "0.5"])
 
 
-@pytest.mark.parametrize("kind", ["opt", "t5"])
-def test_a_run_shows_where_it_found_its_answers(runs, phantoms, kind):
-    folder = runs(kind)
+def test_a_run_shows_where_it_found_its_answers(runs, phantoms):
+    folder = runs("opt")
     lines = [json.loads(line) for line in (folder / "predictions_validation.jsonl").read_text().splitlines()]
     assert all("evidence_contradicts" in line for line in lines)
     report = json.loads((folder / "report" / "report.json").read_text())["validation"]
@@ -265,4 +262,3 @@ def test_a_run_shows_where_it_found_its_answers(runs, phantoms, kind):
         assert np.array(answer.evidence.cells).shape == (GRID, GRID)
         assert [box.label for box in answer.evidence.boxes] == [box["label"] for box in line["evidence"]]
         assert answer.evidence.contradicts == line["evidence_contradicts"]
-    assert any(line["evidence"] for line in lines)

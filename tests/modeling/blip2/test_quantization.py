@@ -112,7 +112,7 @@ def test_merged_model_is_whole_and_answers_in_the_bits_of_its_training(runs, kin
 def test_fp16_over_a_quantized_base_keeps_its_scale(wide_bases, dataset, tmp_path, monkeypatch, bits):
     options = {"quantization": bits, "lora_targets": EVERYTHING, "max_steps": 3, "per_device_train_batch_size": 8}
     options |= {"modules_to_save": ["language_projection"], "logging_steps": 1, "learning_rate": 0.01}
-    options |= {"save_strategy": "no", "eval_strategy": "no"}
+    options |= {"save_strategy": "no", "eval_strategy": "no", "evidence_weight": 0.5}
     transformers.set_seed(1)
     args = use_fp16(arguments(wide_bases["opt"], tmp_path, **options), monkeypatch)
     trainer = build_trainer(args, *build_model(args, dataset), dataset)
@@ -121,6 +121,7 @@ def test_fp16_over_a_quantized_base_keeps_its_scale(wide_bases, dataset, tmp_pat
     assert losses[-1] < losses[0]
     assert trainer.accelerator.scaler.get_scale() == INITIAL_SCALE
     assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
+    assert kinds_of_layers(trainer.model, "evidence.") == {"Linear"}
     layer = next(m for m in trainer.model.modules() if type(m).__name__ == LAYERS[bits])
     assert getattr(layer, "compute_dtype", torch.float16) == torch.float16
 

@@ -7,11 +7,15 @@ import torch
 
 from modeling.asking.predictor import Predictor
 from modeling.blip2.adapter import build_model
-from modeling.blip2.family import build_trainer, read_answers
+from modeling.blip2.evidence import loss_of_evidence
+from modeling.blip2.family import build_trainer, find_evidence, read_answers
+from modeling.parts.efficientnet import moved
+from modeling.parts.evidence import moved_masks
 from modeling.training.summary import describe_parameters, parts_of
 from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import starter_arguments, weights
 
+PARTS = {"qformer", "language_projection", "language_model"}
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 
 
@@ -25,6 +29,7 @@ def trained(dataset, tmp_path_factory):
         per_device_train_batch_size=8,
         learning_rate=1e-3,
         qformer_learning_rate=2e-4,
+        evidence_weight=0.5,
         warmup_steps=0,
         save_strategy="no",
         eval_strategy="no",
@@ -50,7 +55,7 @@ def test_qformer_projection_and_adapter_train_at_their_rates_and_the_rest_stays(
     _, trainer, before = trained
     now = dict(trainer.model.named_parameters())
     changed = {name for name in now if not torch.equal(now[name], before[name])}
-    assert {name.split(".")[2] for name in changed} == {"qformer", "language_projection", "language_model"}
+    assert {name.split(".")[2] for name in changed} == {*PARTS, "evidence"}
     assert all(".modules_to_save." in name or ".lora_" in name for name in changed)
     rates = {group["initial_lr"]: len(group["params"]) for group in trainer.optimizer.param_groups if group["params"]}
     assert set(rates) == {1e-3, 2e-4}
@@ -58,6 +63,29 @@ def test_qformer_projection_and_adapter_train_at_their_rates_and_the_rest_stays(
     whole = [p for group in trainer.optimizer.param_groups if group["initial_lr"] == 2e-4 for p in group["params"]]
     assert len(whole) == sum(".qformer.modules_to_save." in name for name in trainable)
     assert {p.dtype for p in trainable.values()} == {torch.float32}
+
+
+def test_evidence_and_queries_see_the_same_moves(trained, dataset):
+    _, trainer, _ = trained
+    base = trainer.model.train().get_base_model()
+    batch = trainer.training_collator([dataset["train"][i] for i in range(6)])
+    targets, features, embeddings = batch.pop("evidence"), batch["image_embeds"], base.get_input_embeddings()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        states, moves = base.vision_states(image_embeds=features)
+        assert moves.shape == (len(features), 2, 3)
+        torch.testing.assert_close(states, base.vision_model(moved(features, moves)))
+        assert base.vision_maps(states).shape == (len(features), 592, 14, 14)
+        still = {**targets, "masks": moved_masks(targets["masks"], moves[targets["images"]])}
+        evidence = loss_of_evidence(base, states, None, still, embeddings)
+        assert abs(evidence - loss_of_evidence(base, states, None, targets, embeddings)) > 1e-3
+        losses = []
+        for more in ({}, {"evidence": targets}):
+            torch.manual_seed(0)
+            losses.append(base(**batch, **more).loss)
+    torch.testing.assert_close(losses[1] - losses[0], evidence, atol=1e-4, rtol=1e-4)
+    trainer.model.eval()
+    assert base.vision_states(image_embeds=features)[1] is None
 
 
 def test_adapter_reloads_over_a_rebuilt_base_to_the_same_answers(trained, predicted, dataset, tmp_path):
@@ -68,15 +96,18 @@ def test_adapter_reloads_over_a_rebuilt_base_to_the_same_answers(trained, predic
     args = starter_arguments(
         tmp_path, model_name_or_path=str(folder), do_train=False, max_new_tokens=trainer.args.max_new_tokens
     )
-    again = build_trainer(args, *build_model(args, dataset), dataset).predict(rows).predictions
+    reloaded = build_trainer(args, *build_model(args, dataset), dataset)
+    again = reloaded.predict(rows).predictions
     assert (output.predictions[0] == again[0]).all()
+    assert find_evidence(reloaded, list(rows)) == find_evidence(trainer, list(rows))
     assert output.predictions[1] == pytest.approx(again[1], rel=1e-4)
 
 
 def test_training_goes_on_from_an_adapter(trained, dataset, tmp_path):
     folder, trainer, _ = trained
     options = {"max_steps": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "eval_strategy": "no"}
-    args = starter_arguments(tmp_path, model_name_or_path=str(folder), save_strategy="no", **options)
+    options |= {"save_strategy": "no", "evidence_weight": 0.5}
+    args = starter_arguments(tmp_path, model_name_or_path=str(folder), **options)
     second = build_trainer(args, *build_model(args, dataset), dataset)
     before = weights(trainer)
     assert weights(second).keys() == before.keys()
@@ -84,7 +115,7 @@ def test_training_goes_on_from_an_adapter(trained, dataset, tmp_path):
     second.train()
     second.save_model()
     moved = {name for name, weight in weights(second).items() if not torch.equal(weight, before[name])}
-    assert {name.split(".")[2] for name in moved} == {"qformer", "language_projection", "language_model"}
+    assert {name.split(".")[2] for name in moved} == {*PARTS, "evidence"}
     configs = [(place / "adapter_config.json").read_text() for place in (folder, tmp_path)]
     assert configs[0] == configs[1]
 
