@@ -140,6 +140,7 @@ RUNS: dict[str, list[dict[str, str]]] = {
             "modules_to_save": "qformer",
             "qformer_learning_rate": "1e-4",
             "prompt": "Q: {} A:",
+            "evidence_weight": "0.1",
             "max_new_tokens": "3",
             "answer_candidates": "train",
             "merge_adapter": "True",
