@@ -42,10 +42,7 @@ class EvidenceHead(nn.Module):
         self.text_projection = nn.Sequential(nn.GELU(), nn.Linear(width, width + 1))
 
     def embed_images(self, features: torch.Tensor) -> torch.Tensor:
-        """Features ``(I, num_channels, h, w)`` to vectors of cells ``(I, width, grid, grid)``."""
-        grid = self.places.shape[-2:]
-        if features.shape[-2:] != grid:
-            features = nn.functional.interpolate(features, size=grid, mode="bilinear", align_corners=False)
+        """Features ``(I, num_channels, grid, grid)`` to vectors of cells ``(I, width, grid, grid)``."""
         hidden = self.image_projection(features) + self.places
         for block in self.blocks:
             hidden = block(hidden)
@@ -79,12 +76,12 @@ class _Block(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(1, width)
         self.mix_places = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
-        self.widen = nn.Conv2d(width, 2 * width, kernel_size=1)
-        self.narrow = nn.Conv2d(2 * width, width, kernel_size=1)
+        self.mix_channels = nn.Conv2d(width, width, kernel_size=1)
+        self.project = nn.Conv2d(width, width, kernel_size=1)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """``(I, width, grid, grid)`` to the same shape."""
-        return hidden + self.narrow(nn.functional.gelu(self.widen(self.mix_places(self.norm(hidden)))))
+        return hidden + self.project(nn.functional.gelu(self.mix_channels(self.mix_places(self.norm(hidden)))))
 
 
 def moved_masks(masks: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
