@@ -76,12 +76,12 @@ class _Block(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(1, width)
         self.mix_places = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
-        self.mix_channels = nn.Conv2d(width, width, kernel_size=1)
-        self.project = nn.Conv2d(width, width, kernel_size=1)
+        self.widen = nn.Conv2d(width, 2 * width, kernel_size=1)
+        self.narrow = nn.Conv2d(2 * width, width, kernel_size=1)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """``(I, width, grid, grid)`` to the same shape."""
-        return hidden + self.project(nn.functional.gelu(self.mix_channels(self.mix_places(self.norm(hidden)))))
+        return hidden + self.narrow(nn.functional.gelu(self.widen(self.mix_places(self.norm(hidden)))))
 
 
 def moved_masks(masks: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
