@@ -1,5 +1,6 @@
 """The evidence head of a BLIP-2: what it sees, what its texts are, and what it finds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,12 @@ from processing.packing import padded
 
 MODULE = "evidence"  # of the model, in the names of its weights
 WEIGHTS = rf"^{MODULE}\."
+
+
+def as_maps(vision_states: torch.Tensor) -> torch.Tensor:
+    """States of patches ``(I, patches, channels)`` as ``(I, channels, side, side)``, without a ViT's [CLS]."""
+    side = math.isqrt(vision_states.shape[1])
+    return vision_states[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
 
 
 class TextTokens:
@@ -104,7 +111,7 @@ def loss_of_evidence(
         masks = moved_masks(masks, moves[images])
     vectors = text_vectors(embeddings, targets["text_ids"], targets["text_mask"])
     texts = model.evidence.embed_texts(vectors[targets["questions"]], vectors[targets["answers"]])
-    places = model.evidence.embed_images(model.vision_maps(states).float())
+    places = model.evidence.embed_images(model.vision_maps(states))
     return model.config.evidence_weight * evidence_loss(model.evidence(places, texts, images).float(), masks)
 
 
@@ -121,7 +128,7 @@ def find_evidence(
     """
     index, labels, head = images["image_index"], model.config.evidence_labels, model.evidence
     states, _ = model.vision_states(images.get("pixel_values"), images.get("image_embeds"))
-    places = head.embed_images(model.vision_maps(states).float())
+    places = head.embed_images(model.vision_maps(states))
     texts = [*(row["question"] for row in rows), *(row["answer"] for row in rows), *labels]
     tokens = {name: ids.to(index.device) for name, ids in TextTokens(tokenizer)(texts).items()}
     vectors = text_vectors(model.get_input_embeddings(), **tokens)

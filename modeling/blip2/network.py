@@ -1,6 +1,5 @@
 """BLIP-2 (Li et al. 2023, https://arxiv.org/abs/2301.12597) for many questions an image."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGenera
 
 from modeling.blip2.candidates import AnswerTrie, score_by_decoder, score_by_encoder_decoder
 from modeling.blip2.decoding import decode_greedily, mean_probabilities, prefix_cache, shared_prefix_mask
-from modeling.blip2.evidence import MODULE, loss_of_evidence
+from modeling.blip2.evidence import MODULE, as_maps, loss_of_evidence
 from modeling.parts.evidence import GRID, EvidenceHead
 from modeling.parts.kept_features import one_per_question
 
@@ -92,9 +91,11 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         return image_embeds, None
 
     def vision_maps(self, vision_states: torch.Tensor) -> torch.Tensor:
-        """The vision states as maps ``(I, channels, height, width)``, without the [CLS] that a ViT has first."""
-        side = math.isqrt(vision_states.shape[1])
-        return vision_states[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+        """What the evidence head sees of the vision states, ``(I, channels, GRID, GRID)`` in FP32."""
+        maps, size = as_maps(vision_states.float()), (GRID, GRID)
+        if maps.shape[2:] == size:
+            return maps
+        return nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
     def query_states(self, vision_states: torch.Tensor) -> torch.Tensor:
         """The Q-Former's last states of images, ``(I, num_query_tokens, Q-Former width)``."""

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Blip2P
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2VisionConfig
 
-from modeling.blip2.evidence import MODULE
+from modeling.blip2.evidence import MODULE, as_maps
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.parts.efficientnet import (
     PREPROCESSING,
@@ -117,7 +117,7 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
 
     def vision_maps(self, vision_states: torch.Tensor) -> torch.Tensor:
         """The network's maps, unfolded to a grid twice as fine and without the places beside them."""
-        return self.vision_model.vision_top.unfold(super().vision_maps(vision_states[..., :-PLACE_CHANNELS]))
+        return self.vision_model.vision_top.unfold(as_maps(vision_states[..., :-PLACE_CHANNELS]))
 
 
 def _sines(grid: int, count: int) -> torch.Tensor:
