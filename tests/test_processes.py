@@ -23,9 +23,10 @@ from tests.support import warm
 from tests.support.app_server import ROOT, free_port
 from tests.support.tiny_blip2 import tiny_blip2
 
-KINDS = {  # the loss of evidence is a mean over the targets that a process has, so it would differ a little
-    "vilt": ["--model_name_or_path", "scratch:tiny", "--learning_rate", "5e-3", "--evidence_weight", "0"],
-    "blip2": ["--model_type", "blip2", "--questions_per_image", "4", "--learning_rate", "5e-3"],
+NO_EVIDENCE = ["--evidence_weight", "0"]  # a mean over the targets that a process has, so losses would differ a little
+KINDS = {
+    "vilt": ["--model_name_or_path", "scratch:tiny", "--learning_rate", "5e-3", *NO_EVIDENCE],
+    "blip2": ["--model_type", "blip2", "--questions_per_image", "4", "--learning_rate", "5e-3", *NO_EVIDENCE],
 }
 COMMON = ["--max_steps", "8", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "8", "--do_predict"]
 COMMON += ["--eval_strategy", "no", "--disable_tqdm", "True", "--fp16", "False", "--use_cpu", "True"]

@@ -127,11 +127,12 @@ def find_evidence(
         rows: `question` and `answer` of each.
     """
     index, labels, head = images["image_index"], model.config.evidence_labels, model.evidence
+    dtype = head.places.dtype  # FP32, but for --bf16_full_eval and the like
     states, _ = model.vision_states(images.get("pixel_values"), images.get("image_embeds"))
-    places = head.embed_images(model.vision_maps(states))
+    places = head.embed_images(model.vision_maps(states).to(dtype))
     texts = [*(row["question"] for row in rows), *(row["answer"] for row in rows), *labels]
     tokens = {name: ids.to(index.device) for name, ids in TextTokens(tokenizer)(texts).items()}
-    vectors = text_vectors(model.get_input_embeddings(), **tokens)
+    vectors = text_vectors(model.get_input_embeddings(), **tokens).to(dtype)
     questions, answers, named = vectors.split([len(rows), len(rows), len(labels)])
     maps = head(places, head.embed_texts(questions, answers), index)
     of_labels = head.all_pairs(places, head.embed_texts(torch.zeros_like(named), named))

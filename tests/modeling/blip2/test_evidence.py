@@ -153,6 +153,14 @@ def test_head_is_fp32_over_a_half_precision_base(run):
     assert predictor.model.language_model.dtype == torch.bfloat16
 
 
+def test_a_model_in_bf16_finds_about_the_same(run, pointing_rows, dataset, tmp_path):
+    rows = pointing_rows[:4]
+    reloaded = untrained(run.args.output_dir, tmp_path, dataset, do_train=False)
+    reloaded.model.to(torch.bfloat16)  # as --bf16_full_eval does
+    for one, other in zip(find_evidence(reloaded, rows), find_evidence(run, rows), strict=True):
+        np.testing.assert_allclose(one.cells, other.cells, atol=0.1)
+
+
 def test_no_boxes_no_head(bases, dataset, tmp_path):
     without = dataset.map(lambda row: {"boxes": None}, load_from_cache_file=False, features=dataset["train"].features)
     for name, rows, weight in (("without", without, 0.5), ("unwanted", dataset, 0.0)):
