@@ -82,7 +82,8 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     if not args.do_train and "quantization" not in args.recipe:
         args.quantization = Answering.from_pretrained(base.own).quantization
     evidence = evidence_config(args.evidence_weight, dataset["train"]) if args.do_train else saved_evidence(base)
-    model, processor = load_base(base.model, frozen_dtype(args), args.quantization, True, evidence)
+    options = {"quantization": args.quantization, "read_pickled": True, "evidence": evidence}
+    model, processor = load_base(base.model, frozen_dtype(args), **options)
     check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
         args.prompt = Answering.from_pretrained(base.own).prompt
@@ -188,8 +189,8 @@ def load_adapter(model: Any, config: LoraConfig, files: ModelFiles, trainable: b
         if model.evidence is not None and MODULE not in whole:
             if not trainable:
                 wrong.append(MODULE)
-            config.modules_to_save = [*whole, MODULE]
-            model.evidence = ModulesToSaveWrapper(model.evidence, "default")  # PEFT finds no weights for it, and fails
+            config.modules_to_save = [*whole, MODULE]  # only now, as PEFT fails at a module that has no weights
+            model.evidence = ModulesToSaveWrapper(model.evidence, "default")
             model.evidence.set_adapter("default")
         if wrong:  # PEFT only warns, and the base would answer
             raise ValueError(f"not in both: {', '.join(sorted(wrong)[:SHOWN_KEYS])}")

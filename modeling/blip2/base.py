@@ -20,12 +20,8 @@ from processing.errors import UserError
 MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQuestionAnswering}
 SUGGESTION = "Salesforce/blip2-opt-2.7b"
 ANSWERING = ("Blip2ForConditionalGeneration", *(model.__name__ for model in MODELS.values()))  # classes that write
-UNQUANTIZED = [
-    "qformer",
-    "language_projection",
-    "lm_head",
-    MODULE,
-]  # what is trained or small, and what scores the vocabulary
+# What is trained or small, and what scores the vocabulary.
+UNQUANTIZED = ["qformer", "language_projection", "lm_head", MODULE]
 SCALED_LOGITS = ("logits_scaling", "logit_scale", "final_logit_softcapping")
 
 
@@ -66,7 +62,7 @@ def load_base(
         if evidence is not None:
             config.update(evidence)
             options |= {"new": WEIGHTS, "ignored": WEIGHTS}
-        with _no_report_of_weights() if evidence else nullcontext():
+        with nullcontext() if evidence is None else _no_report_of_weights():
             model, _ = load_weights(model_class, config, files, dtype, read_pickled=read_pickled, **options)
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
