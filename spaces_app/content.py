@@ -34,6 +34,7 @@ SILENT_EVERYWHERE = (
 )
 NOT_SEEN = "The model finds no place for it in the image."
 CONTRADICTED = "What the model sees in the image speaks against this answer."
+UNLIKE_TRAINING = "The model was trained on few or no questions like this one; its answer may be wrong."
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
 

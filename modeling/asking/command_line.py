@@ -27,6 +27,8 @@ def print_answer(answer: Answer) -> None:
     print(f"{text}  (confidence {100 * answer.confidence:.0f} %)")
     for other in answer.alternatives:
         print(f"  {other.answer or '(no answer)'}  ({100 * other.confidence:.0f} %)")
+    if answer.unlike_training:
+        print("  the model was trained on few or no questions like this one; its answer may be wrong")
     if answer.evidence and answer.evidence.contradicts:
         print("  what the model sees in the image speaks against this answer")
     for found in answer.evidence.boxes if answer.evidence else ():

@@ -15,15 +15,16 @@ from processing.sources.columns import find_column, option_columns, options_of
 from processing.sources.csv_tables import read_csv
 from processing.storage import csv_text, write_atomically
 
-ANSWER_COLUMNS = ("prediction", "confidence", "evidence", "error")
+ANSWER_COLUMNS = ("prediction", "confidence", "evidence", "unlike_training", "error")
 
 
 def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
     """Answers the rows of a CSV file and writes them with the columns of `ANSWER_COLUMNS`.
 
     `evidence` is JSON: a list of boxes with `label`, `probability` and `box` (left, top, width and height in shares of
-    the image), or nothing for a model that was trained without boxes. `error` is empty where there is an answer. Text
-    that a spreadsheet would run as a formula gets an apostrophe.
+    the image), or nothing for a model that was trained without boxes. `unlike_training` is "yes" where the training
+    had few or no questions like this one. `error` is empty where there is an answer. Text that a spreadsheet would run
+    as a formula gets an apostrophe.
 
     Args:
         table: with the columns `image`, a path relative to the table and inside its folder, and `question`. Rows that
@@ -68,6 +69,7 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
                     "prediction": result.answer,
                     "confidence": confidence,
                     "evidence": boxes_as_json(result.evidence),
+                    "unlike_training": "yes" if result.unlike_training else "",
                 }
     try:
         write_atomically(out, csv_text([*columns, *ANSWER_COLUMNS], rows))

@@ -1,0 +1,208 @@
+"""The words of a model's training questions, by which it notices a question that is unlike all of them.
+
+`benchmarks.far_questions` compares the rule with others.
+"""
+
+import json
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from modeling.parts.model_files import ModelFiles
+from processing.errors import UserError
+from processing.row_values import BATCH
+from processing.storage import write_atomically
+from processing.wordings import training_wordings
+
+QUESTION_WORDS_FILE = "question_words.json"
+LETTERS = 5  # of a word that count, so that "abdominal" is as known as "abdomen"
+LEAST_SOURCES = 3  # patients, studies or images, so that the words of one patient's questions are not kept
+UNKNOWN_SHARE = 0.5  # of a question's words, from which it is unlike the training's
+MAX_OWN_SHARE = 0.1  # of the training's own questions that would be unlike it, where its words say too little
+MAX_REWORDED = 20_000  # different questions whose other wordings count too, the most frequent ones
+WORD = re.compile(r"[\u2e80-\u9fff]|[^\W_\u2e80-\u9fff]+")  # a character of Chinese or Japanese, or a whole word
+COMMON_WORDS = frozenset(  # of any question in English, whatever it is about
+    [
+        "a",
+        "about",
+        "all",
+        "also",
+        "am",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "been",
+        "being",
+        "but",
+        "by",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "he",
+        "her",
+        "here",
+        "him",
+        "his",
+        "how",
+        "i",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "may",
+        "me",
+        "more",
+        "most",
+        "much",
+        "my",
+        "no",
+        "not",
+        "of",
+        "on",
+        "one",
+        "or",
+        "our",
+        "out",
+        "she",
+        "should",
+        "so",
+        "some",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "to",
+        "too",
+        "us",
+        "was",
+        "we",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "whose",
+        "why",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+        "please",
+        "tell",
+        "yes",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class QuestionWords:
+    """The words that a model's training questions have.
+
+    Args:
+        words: the first `LETTERS` letters of each, in lower case, without `COMMON_WORDS` and numbers.
+    """
+
+    words: frozenset[str]
+
+    def are_unlike(self, question: str) -> bool:
+        """Whether at least `UNKNOWN_SHARE` of a question's words are in no training question."""
+        asked = content_words(question)
+        unknown = sum(word not in self.words for word in asked)
+        return unknown > 0 and unknown >= UNKNOWN_SHARE * len(asked)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes them into a model's folder."""
+        text = json.dumps({"words": sorted(self.words)}, indent=0, ensure_ascii=False)
+        write_atomically(Path(folder) / QUESTION_WORDS_FILE, text + "\n")
+
+    @classmethod
+    def from_pretrained(cls, files: ModelFiles) -> "QuestionWords | None":
+        """Those of a model's files, None where they have none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        content = files.read_json(QUESTION_WORDS_FILE)
+        if content is None:
+            return None
+        words = content.get("words")
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise UserError(f"{files.name}: its {QUESTION_WORDS_FILE} is damaged; save or download the model again.")
+        return cls(frozenset(words))
+
+
+def content_words(question: str) -> list[str]:
+    """What `QuestionWords` has of the words of a question, in their order."""
+    words = WORD.findall(question.lower())
+    return [word[:LETTERS] for word in words if word not in COMMON_WORDS and not word.isdecimal()]
+
+
+def words_of(rows: datasets.Dataset, reworded: bool) -> QuestionWords | None:
+    """The words of training questions, without those of the questions of one or two patients.
+
+    A word counts if it is in the questions about at least `LEAST_SOURCES` patients or studies (`group`), or images
+    where the data does not name these.
+
+    Args:
+        rows: of the training, with `question`, `image` and `group`.
+        reworded: training asks questions in other words, which count too.
+
+    Returns:
+        None where more than `MAX_OWN_SHARE` of the rows' own questions would be unlike these words.
+    """
+    sources: dict[str, set[str]] = defaultdict(set)  # of each question, as many as count
+    asked: Counter[str] = Counter()
+    for batch in rows.select_columns(["question", "group", "image"]).iter(BATCH):
+        asked.update(batch["question"])
+        for question, group, image in zip(*batch.values(), strict=True):
+            if len(sources[question]) < LEAST_SOURCES:
+                sources[question].add(group or image)
+    ordered = sorted(asked, key=lambda question: (-asked[question], question))
+    of_word: dict[str, set[str]] = defaultdict(set)
+    for number, question in enumerate(ordered):
+        wordings = training_wordings(question) if reworded and number < MAX_REWORDED else ()
+        for word in {word for text in (question, *wordings) for word in content_words(text)}:
+            if len(of_word[word]) < LEAST_SOURCES:
+                of_word[word] |= sources[question]
+    found = QuestionWords(frozenset(word for word, some in of_word.items() if len(some) >= LEAST_SOURCES))
+    unlike = sum(count for question, count in asked.items() if found.are_unlike(question))
+    return found if unlike <= MAX_OWN_SHARE * asked.total() else None
+
+
+def write_question_words(rows: datasets.Dataset, reworded: bool, folder: str | Path) -> None:
+    """Writes the words of training questions beside a model, also beside a merged one in `folder/merged`.
+
+    Where `words_of` finds too few, no file is left. Arguments as for `words_of`.
+    """
+    found = words_of(rows, reworded)
+    for place in (Path(folder), Path(folder) / "merged"):
+        if found is not None and place.is_dir():
+            found.save(place)
+        else:
+            (place / QUESTION_WORDS_FILE).unlink(missing_ok=True)
