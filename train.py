@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
                 result = trainer.train(resume_from_checkpoint=checkpoint)
             trainer.save_model()
             if trainer.is_world_process_zero():
-                write_question_words(trainer.train_dataset, args.other_words > 0, args.output_dir)
+                write_question_words(trainer.train_dataset, args.output_dir)
             trainer.save_state()
             trainer.save_metrics("train", result.metrics | {"train_samples": len(dataset["train"])})
 

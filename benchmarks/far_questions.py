@@ -77,7 +77,7 @@ def training_words(rows: datasets.Dataset) -> QuestionWords:
     Raises:
         UserError: there are too few.
     """
-    found = words_of(add_implied_questions(add_box_questions(rows)), reworded=True)
+    found = words_of(add_implied_questions(add_box_questions(rows)))
     if found is None:
         raise UserError("The training rows are too few to tell which questions are unlike them; choose more.")
     return found

@@ -163,15 +163,15 @@ def content_words(question: str) -> list[str]:
     return [word[:LETTERS] for word in words if word not in COMMON_WORDS and not word.isdecimal()]
 
 
-def words_of(rows: datasets.Dataset, reworded: bool) -> QuestionWords | None:
+def words_of(rows: datasets.Dataset) -> QuestionWords | None:
     """The words of training questions, without those of the questions of one or two patients.
 
     A word counts if it is in the questions about at least `LEAST_SOURCES` patients or studies (`group`), or images
-    where the data does not name these.
+    where the data does not name these. The wordings that training may use instead of a question count as the question,
+    also for a run that did not use them: in other words, a question is still about what the training asked.
 
     Args:
         rows: of the training, with `question`, `image` and `group`.
-        reworded: training asks questions in other words, which count too.
 
     Returns:
         None where more than `MAX_OWN_SHARE` of the rows' own questions would be unlike these words.
@@ -186,7 +186,7 @@ def words_of(rows: datasets.Dataset, reworded: bool) -> QuestionWords | None:
     ordered = sorted(asked, key=lambda question: (-asked[question], question))
     of_word: dict[str, set[str]] = defaultdict(set)
     for number, question in enumerate(ordered):
-        wordings = training_wordings(question) if reworded and number < MAX_REWORDED else ()
+        wordings = training_wordings(question) if number < MAX_REWORDED else ()
         for word in {word for text in (question, *wordings) for word in content_words(text)}:
             if len(of_word[word]) < LEAST_SOURCES:
                 of_word[word] |= sources[question]
@@ -195,12 +195,12 @@ def words_of(rows: datasets.Dataset, reworded: bool) -> QuestionWords | None:
     return found if unlike <= MAX_OWN_SHARE * asked.total() else None
 
 
-def write_question_words(rows: datasets.Dataset, reworded: bool, folder: str | Path) -> None:
+def write_question_words(rows: datasets.Dataset, folder: str | Path) -> None:
     """Writes the words of training questions beside a model, also beside a merged one in `folder/merged`.
 
-    Where `words_of` finds too few, no file is left. Arguments as for `words_of`.
+    Where `words_of` finds too few, no file is left. The rows are as for `words_of`.
     """
-    found = words_of(rows, reworded)
+    found = words_of(rows)
     for place in (Path(folder), Path(folder) / "merged"):
         if found is not None and place.is_dir():
             found.save(place)

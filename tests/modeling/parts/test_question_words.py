@@ -43,27 +43,29 @@ def test_words_of_one_or_two_patients_are_not_kept():
     asked = [("Is the liver healthy?", f"{i}.png", None) for i in range(90)]
     asked += [("Is Smith healthy?", f"{i}.png", "patient 1") for i in range(90, 95)]  # five images
     asked += [("Is Jones healthy?", f"{i}.png", None) for i in (95, 95, 95, 96)]  # two images, without patients
-    found = words_of(rows(*asked), reworded=False)
-    assert found == QuestionWords(frozenset(["liver", "healt"]))
+    few = words_of(rows(*asked)).words
+    assert {"liver", "healt"} <= few
+    assert not {"smith", "jones", "splee"} & few
     three = [("Is the spleen healthy?", f"{i}.png", f"patient {i}") for i in range(3)]
-    assert words_of(rows(*asked, *three), reworded=False).words == {"liver", "healt", "splee"}
+    assert "splee" in words_of(rows(*asked, *three)).words
 
 
-def test_other_words_of_a_training_count_where_it_asked_in_them():
-    asked = rows(*(("Is the liver healthy?", f"{i}.png", None) for i in range(3)))
-    assert words_of(asked, reworded=True).words > {"liver", "healt", "norma"}
-    assert words_of(asked, reworded=False).words == {"liver", "healt"}
+def test_other_words_for_a_question_count_as_the_question():
+    asked = rows(*(("Is this a study of the chest?", f"{i}.png", None) for i in range(3)))
+    assert words_of(asked).words > {"study", "chest", "thora"}
+    unknown = rows(*(("Does the chest wheeze?", f"{i}.png", None) for i in range(3)))  # which no table has
+    assert words_of(unknown).words == {"chest", "wheez"}
 
 
 def test_a_training_that_is_too_small_keeps_nothing_and_leaves_no_older_file(tmp_path):
     (tmp_path / "merged").mkdir()
-    large = rows(*(("Is the liver healthy?", f"{i}.png", None) for i in range(9)), ("Any fat?", "1.png", None))
-    write_question_words(large, False, tmp_path)  # one of ten questions is unlike the words that are kept
+    large = rows(*(("Wheezing when?", f"{i}.png", None) for i in range(9)), ("Any fat?", "1.png", None))
+    write_question_words(large, tmp_path)  # one of ten questions is unlike the words that are kept
     for folder in (tmp_path, tmp_path / "merged"):
-        assert json.loads((folder / QUESTION_WORDS_FILE).read_text()) == {"words": ["healt", "liver"]}
+        assert json.loads((folder / QUESTION_WORDS_FILE).read_text()) == {"words": ["wheez"]}
         found = QuestionWords.from_pretrained(ModelFiles("m", folder))
-        assert found == QuestionWords(frozenset(["liver", "healt"]))
-    write_question_words(large.select(range(1, 10)), False, tmp_path)  # one of nine
+        assert found == QuestionWords(frozenset(["wheez"]))
+    write_question_words(large.select(range(1, 10)), tmp_path)  # one of nine
     assert not list(tmp_path.rglob(QUESTION_WORDS_FILE))
     assert QuestionWords.from_pretrained(ModelFiles("m", tmp_path)) is None
 
