@@ -86,8 +86,8 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image,text\na.png,b\n", "there is no column question"),
-        ("", "there is no column image"),
+        ("image,text\na.png,b\n", "no column 'question' .found: 'image', 'text'.; name yours by --column_names"),
+        ("", "there is no row; write a line for each question"),
         (
             "image,question,prediction\na.png,b,c\n",
             "it has a column prediction already, which the answers need; rename it",
