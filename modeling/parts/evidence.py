@@ -42,10 +42,7 @@ class EvidenceHead(nn.Module):
         self.text_projection = nn.Sequential(nn.GELU(), nn.Linear(width, width + 1))
 
     def embed_images(self, features: torch.Tensor) -> torch.Tensor:
-        """Features ``(I, num_channels, h, w)`` to vectors of cells ``(I, width, grid, grid)``."""
-        grid = self.places.shape[-2:]
-        if features.shape[-2:] != grid:
-            features = nn.functional.interpolate(features, size=grid, mode="bilinear", align_corners=False)
+        """Features ``(I, num_channels, grid, grid)`` to vectors of cells ``(I, width, grid, grid)``."""
         hidden = self.image_projection(features) + self.places
         for block in self.blocks:
             hidden = block(hidden)
