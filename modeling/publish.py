@@ -13,7 +13,6 @@ from pathlib import Path
 from modeling.hub.card import model_card
 from modeling.hub.client import PUSH_ERRORS, Destination, PublishError, check_access, find_model, push_files
 from modeling.hub.retries import reason
-from modeling.parts.question_words import QUESTION_WORDS_FILE
 from modeling.training.arguments import AnyTrainingArguments
 from modeling.training.record import RECIPE_FILE, RECORD_FILE, base_model_of, model_folder, read_record
 from processing.command_line import CommandParser
@@ -28,7 +27,7 @@ MODEL_FILES = (  # of model, adapter and processor
     "generation_config.json",
     "adapter_config.json",
     "answering.json",
-    QUESTION_WORDS_FILE,
+    "question_words.json",
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
