@@ -5,7 +5,7 @@
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ LETTERS = 5  # of a word that count, so that "abdominal" is as known as "abdomen
 LEAST_SOURCES = 3  # patients, studies or images, so that the words of one patient's questions are not kept
 UNKNOWN_SHARE = 0.5  # of a question's words, from which it is unlike the training's
 MAX_OWN_SHARE = 0.1  # of the training's own questions that would be unlike it, where its words say too little
-MAX_REWORDED = 20_000  # different questions whose other wordings count too, the most frequent ones
+MAX_REWORDED = 20_000  # different questions whose other wordings count too, the first ones
 WORD = re.compile(r"[\u2e80-\u9fff]|[^\W_\u2e80-\u9fff]+")  # a character of Chinese or Japanese, or a whole word
 COMMON_WORDS = frozenset(  # of any question in English, whatever it is about
     """a about all also am an and any are as at be been being but by can could did do does for from had has have he
@@ -88,23 +88,25 @@ def words_of(rows: datasets.Dataset) -> QuestionWords | None:
     Returns:
         None where more than `MAX_OWN_SHARE` of the rows' own questions would be unlike these words.
     """
-    sources: dict[str, set[str]] = defaultdict(set)  # of each question, as many as count
-    asked: Counter[str] = Counter()
+    of_question: dict[str, set[str]] = {}
+    sources: dict[str, set[str]] = defaultdict(set)
+    kept: set[str] = set()
     for batch in rows.select_columns(["question", "group", "image"]).iter(BATCH):
-        asked.update(batch["question"])
         for question, group, image in zip(*batch.values(), strict=True):
-            if len(sources[question]) < LEAST_SOURCES:
-                sources[question].add(group or image)
-    ordered = sorted(asked, key=lambda question: (-asked[question], question))
-    of_word: dict[str, set[str]] = defaultdict(set)
-    for number, question in enumerate(ordered):
-        wordings = training_wordings(question) if number < MAX_REWORDED else ()
-        for word in {word for text in (question, *wordings) for word in content_words(text)}:
-            if len(of_word[word]) < LEAST_SOURCES:
-                of_word[word] |= sources[question]
-    found = QuestionWords(frozenset(word for word, some in of_word.items() if len(some) >= LEAST_SOURCES))
-    unlike = sum(count for question, count in asked.items() if found.are_unlike(question))
-    return found if unlike <= MAX_OWN_SHARE * asked.total() else None
+            words = of_question.get(question)
+            if words is None:
+                words = set(content_words(question))
+                if len(of_question) < MAX_REWORDED:
+                    words.update(*map(content_words, training_wordings(question)))
+                    of_question[question] = words
+            for word in words - kept:
+                sources[word].add(group or image)
+                if len(sources[word]) == LEAST_SOURCES:
+                    kept.add(word)
+    found = QuestionWords(frozenset(kept))
+    batches = rows.select_columns(["question"]).iter(BATCH)
+    unlike = sum(found.are_unlike(question) for batch in batches for question in batch["question"])
+    return found if unlike <= MAX_OWN_SHARE * len(rows) else None
 
 
 def write_question_words(rows: datasets.Dataset, folder: str | Path) -> None:

@@ -102,6 +102,11 @@ def test_table_that_can_not_be_read_is_refused(runs, tmp_path, content, message)
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_names_of_columns_without_a_table_are_refused():
+    with pytest.raises(UserError, match="^--column_names is for a --csv; see --help.$"):
+        main(["model", "--image", "x.png", "--question", "CT?", "--column_names", "image=scan"])
+
+
 @pytest.mark.parametrize(
     "flags", [[], ["--image", "x"], ["--csv", "x"], ["--question", "x", "--csv", "a", "--out", "b"]]
 )
