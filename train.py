@@ -22,6 +22,7 @@ from metrics.plots import plot_curves
 from metrics.report import format_results, write_report
 from modeling.families import FAMILIES
 from modeling.hub.card import model_card
+from modeling.parts.question_words import write_question_words
 from modeling.publish import pop_destination, preflight, publish
 from modeling.training.arguments import AnyTrainingArguments
 from modeling.training.checkpoints import (
@@ -89,6 +90,8 @@ def main(argv: list[str]) -> None:
             with explain_out_of_memory(args, training=True):
                 result = trainer.train(resume_from_checkpoint=checkpoint)
             trainer.save_model()
+            if trainer.is_world_process_zero():
+                write_question_words(trainer.train_dataset, args.output_dir)
             trainer.save_state()
             trainer.save_metrics("train", result.metrics | {"train_samples": len(dataset["train"])})
 

@@ -27,6 +27,7 @@ MODEL_FILES = (  # of model, adapter and processor
     "generation_config.json",
     "adapter_config.json",
     "answering.json",
+    "question_words.json",
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",

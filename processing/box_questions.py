@@ -8,7 +8,6 @@ questions differ from those of the boxes.
 import logging
 import math
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ import datasets
 from processing.box_topics import FINDINGS, RelativeBox, finding_topics, organ_topics
 from processing.images import open_image
 from processing.topics import Topic
+from processing.wordings import key
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ def add_box_questions(rows: datasets.Dataset) -> datasets.Dataset:
     for image, of_image in topics.items():
         first = rows_of_image[image][0]
         rng = random.Random(str(first["image_id"]))
-        asked = {_key(row["question"]) for row in rows_of_image[image]}
+        asked = {key(row["question"]) for row in rows_of_image[image]}
         counts: Counter[str] = Counter()
         for topic in rng.sample(of_image, len(of_image)):
             question, answer = rng.choice(topic.wordings), spelling.get(topic.answer.lower())
-            if answer is None or _key(question) in asked:
+            if answer is None or key(question) in asked:
                 continue
             if counts[topic.kind] < MAX_PER_IMAGE.get(topic.kind, math.inf):
                 counts[topic.kind] += 1
@@ -98,7 +98,7 @@ def _trusted_topics(rows_of_image: Mapping[str, Sequence[Row]]) -> dict[str, lis
         for kind, agrees in _compare(about_findings, rows_of_image[image]):
             agreements[body_part[image], kind].append(agrees)
         candidates[image] += [((body_part[image], topic.kind), topic) for topic in about_findings]
-    shares = {key: sum(cases) / len(cases) for key, cases in agreements.items()}
+    shares = {asked: sum(cases) / len(cases) for asked, cases in agreements.items()}
     return {
         image: [
             topic
@@ -111,8 +111,8 @@ def _trusted_topics(rows_of_image: Mapping[str, Sequence[Row]]) -> dict[str, lis
 
 def _compare(topics: Sequence[Topic], rows: Sequence[Row]) -> list[tuple[str, bool]]:
     """The kind of each topic that a row asks too, and whether both give the same answer."""
-    by_question = {_key(wording): topic for topic in topics for wording in topic.wordings}
-    pairs = [(by_question.get(_key(row["question"])), row["answer"]) for row in rows]
+    by_question = {key(wording): topic for topic in topics for wording in topic.wordings}
+    pairs = [(by_question.get(key(row["question"])), row["answer"]) for row in rows]
     return [(topic.kind, topic.answer.lower() == answer.lower()) for topic, answer in pairs if topic]
 
 
@@ -123,8 +123,3 @@ def _relative_boxes(row: Row) -> list[RelativeBox]:
         x, y, w, h = box["bbox"]
         boxes.append(RelativeBox(box["label"], x / width, y / height, (x + w) / width, (y + h) / height))
     return boxes
-
-
-def _key(question: str) -> str:
-    """A question without case and punctuation."""
-    return re.sub(r"\W+", " ", question.lower()).strip()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from processing.answers import answer_identity
 from processing.errors import UserError
-from spaces_app.content import PROBES, UNSURE, suggestions, what_is_seen, why_silent
+from spaces_app.content import PROBES, UNLIKE_TRAINING, UNSURE, suggestions, what_is_seen, why_silent
 from spaces_app.limits import LIMITER, QUESTIONS, Limit, LimitError, client_address
 from spaces_app.models import short_name
 
@@ -155,6 +155,8 @@ def _show_answer(answer: "Answer | str", name: str, models: "Mapping[str, Predic
         st.warning(why_silent(models[name].abstention_threshold), icon=":material/block:")
     elif answer.confidence < UNSURE:
         st.warning("The model is unsure: read the other answers too.", icon=":material/help:")
+    if answer.unlike_training:
+        st.info(UNLIKE_TRAINING)
     if answer.question_cut:
         st.info("The question is longer than the model can read; its end was left out.")
     if answer.evidence is not None:

@@ -17,7 +17,7 @@ from spaces_app.limits import BATCHES
 if TYPE_CHECKING:
     from modeling.predictor import Answer, Predictor  # the page is painted before torch is loaded
 
-COLUMNS = ("image", "question", "prediction", "confidence", "evidence", "error")
+COLUMNS = ("image", "question", "prediction", "confidence", "evidence", "unlike_training", "error")
 MAX_IMAGES = 500
 MAX_ARCHIVE_BYTES = 256 * 2**20  # of all images unpacked
 MAX_QUESTIONS = BATCHES.amount  # of a table, or of an archive over all its images
@@ -111,8 +111,8 @@ def answer_all(
         progress: called with the share of answered questions, 0 to 1.
 
     Returns:
-        A row of `COLUMNS` for each question. `evidence` is JSON, as `modeling.asking.tables.answer_table` writes it.
-        `error` is empty where there is an answer.
+        A row of `COLUMNS` for each question. `evidence` and `unlike_training` are as
+        `modeling.asking.tables.answer_table` writes them. `error` is empty where there is an answer.
     """
     rows: list[AnswerRow] = []
     for start in range(0, len(asked), STEP):
@@ -129,9 +129,14 @@ def _answer_row(asked: ImageQuestion, result: "Answer | UserError") -> AnswerRow
 
     row: AnswerRow = {"image": asked.name, "question": asked.question}
     if isinstance(result, UserError):
-        return row | {"prediction": "", "confidence": None, "evidence": "", "error": str(result)}
-    evidence = boxes_as_json(result.evidence)
-    return row | {"prediction": result.answer, "confidence": result.confidence, "evidence": evidence, "error": ""}
+        return row | dict.fromkeys(COLUMNS[2:], "") | {"confidence": None, "error": str(result)}
+    return row | {
+        "prediction": result.answer,
+        "confidence": result.confidence,
+        "evidence": boxes_as_json(result.evidence),
+        "unlike_training": "yes" if result.unlike_training else "",
+        "error": "",
+    }
 
 
 def as_csv(rows: Sequence[AnswerRow]) -> str:

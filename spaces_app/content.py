@@ -34,6 +34,7 @@ SILENT_EVERYWHERE = (
 )
 NOT_SEEN = "The model finds no place for it in the image."
 CONTRADICTED = "What the model sees in the image speaks against this answer."
+UNLIKE_TRAINING = "The model was trained on few or no questions like this one; its answer may be wrong."
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
 
@@ -85,14 +86,21 @@ def why_silent(threshold: float) -> str:
 
 
 def seen(evidence: "Evidence") -> str:
-    """The names of what a model finds in an image, each once with its highest probability, the likeliest first."""
+    """The names of what a model finds in an image, each once with its highest probability, the likeliest first.
+
+    In front of a name stands its number where that is what the outlines show.
+    """
+    from modeling.asking.heat_maps import names_on_image
+
+    on_image = names_on_image(evidence.boxes)
     probabilities: dict[str, list[float]] = {}
     for found in evidence.boxes:
         probabilities.setdefault(found.label, []).append(found.probability)
     names = []
     for label, some in probabilities.items():
         places = f" in {len(some)} places" if len(some) > 1 else ""
-        names.append(f"{label}{places} ({max(some):.0%})")
+        number = "" if on_image[label] == label else f"{on_image[label]} "
+        names.append(f"{number}{label}{places} ({max(some):.0%})")
     return ", ".join(names)
 
 

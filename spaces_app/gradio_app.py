@@ -16,9 +16,9 @@ print(details["answer"], details["confidence"], details["alternatives"])
 ```
 
 where the file may be a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM. `details["evidence"]` has the boxes of what the
-model finds in the image and the map that they come from; it is None for a model that was trained without boxes. A
-mistake of the user is a
-`gradio_client.exceptions.AppError` of one sentence.
+model finds in the image and the map that they come from; it is None for a model that was trained without boxes.
+`details["unlike_training"]` is true where the training had few or no questions like this one. A mistake of the user is
+a `gradio_client.exceptions.AppError` of one sentence.
 """
 
 import asyncio
@@ -66,6 +66,7 @@ from spaces_app.content import (
     DISCLAIMER,
     GENERAL,
     KEPT,
+    UNLIKE_TRAINING,
     example_images,
     seen,
     what_is_seen,
@@ -139,16 +140,17 @@ class Panel:
 
     def ask_on_page(
         self, image: str | None, question: str, request: gr.Request
-    ) -> tuple[Any, list[tuple[str, float]], Any, dict[str, Any]]:
-        """The same for the page: before the answers the image with outlines, after them what is seen in words."""
+    ) -> tuple[Any, list[tuple[str, float]], Any, Any, dict[str, Any]]:
+        """The same for the page: the image with outlines, answers, a note on the question, what is seen in words."""
         picture, result = self._ask(image, question, request)
         ranked, details = _ranked(result), asdict(result)
+        note = gr.update(visible=result.unlike_training)
         if result.evidence is None:
-            return gr.skip(), ranked, gr.skip(), details
+            return gr.skip(), ranked, note, gr.skip(), details
         boxes = result.evidence.boxes
         alt_text = f"{ALT_TEXT}, with outlines: {seen(result.evidence)}" if boxes else ALT_TEXT
         preview = gr.update(value=outline(picture, boxes), alt_text=alt_text)
-        return preview, ranked, gr.update(value=what_is_seen(result.evidence), visible=True), details
+        return preview, ranked, note, gr.update(value=what_is_seen(result.evidence), visible=True), details
 
     def _ask(self, image: str | None, question: str, request: gr.Request) -> tuple[Image.Image, Answer]:
         """The image that was opened, and its answer."""
@@ -172,7 +174,7 @@ class Panel:
             gr.Warning(why_silent(self.predictor.abstention_threshold))
         return result
 
-    def show(self, image: str | None, request: gr.Request) -> tuple[Any, None, Any, None]:
+    def show(self, image: str | None, request: gr.Request) -> tuple[Any, None, Any, Any, None]:
         """The chosen image; what was said of another one is emptied."""
         picture = None
         if image is not None:
@@ -181,7 +183,8 @@ class Panel:
                 picture.thumbnail((PREVIEW, PREVIEW))
             except UserError as error:  # an exception would leave what was shown before
                 gr.Warning(html.escape(str(error), quote=False), title="Error")
-        return gr.update(value=picture, alt_text=ALT_TEXT), None, gr.update(value="", visible=False), None
+        preview, seen_in_image = gr.update(value=picture, alt_text=ALT_TEXT), gr.update(value="", visible=False)
+        return preview, None, gr.update(visible=False), seen_in_image, None
 
     def choose_example(self, event: gr.SelectData) -> str:
         """The path of the example that was clicked."""
@@ -236,10 +239,11 @@ def build(predictor: Predictor) -> gr.Blocks:
                 label = gr.Label(label="Answer and confidence")
                 # Gradio's own sorts by confidence; a subclass would have Gradio write a .pyi file beside this one
                 label.postprocess = ranked_label  # type: ignore[method-assign, assignment]
+                note = gr.Markdown(UNLIKE_TRAINING, visible=False)
                 seen_in_image = gr.Textbox(label="Evidence in the image", interactive=False, visible=False)
                 with gr.Accordion("As JSON", open=False):
                     details = gr.JSON(show_label=False)
-        shown = [preview, label, seen_in_image, details]
+        shown = [preview, label, note, seen_in_image, details]
         asked = [file, question]
         file.change(panel.show, file, shown, show_progress="hidden", api_visibility="private")
         gallery.select(panel.choose_example, None, file, show_progress="hidden", api_visibility="private")

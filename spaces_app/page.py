@@ -205,6 +205,8 @@ def show_about_page() -> None:
     st.markdown(
         "- The model answers questions about any image. Its confidence was fitted to images of its own data set; on "
         "others, a high confidence promises nothing.\n"
+        "- It answers questions that its training never asked, too. A note says so where half of a question's words "
+        "are new to it, but not where they are known.\n"
         "- It learned from few images from few hospitals; nothing is known about other devices, ages or diseases.\n"
         "- An outline shows where the model finds what the question and its answer are about, not that the answer is "
         "right.\n"

@@ -54,6 +54,7 @@ def test_run_leaves_everything_that_a_reader_needs(trained):
         "config.json",
         "tokenizer.json",
         "processor_config.json",
+        "question_words.json",
         "all_results.json",
         "trainer_state.json",
         "loss.png",

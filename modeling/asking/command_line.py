@@ -27,6 +27,8 @@ def print_answer(answer: Answer) -> None:
     print(f"{text}  (confidence {100 * answer.confidence:.0f} %)")
     for other in answer.alternatives:
         print(f"  {other.answer or '(no answer)'}  ({100 * other.confidence:.0f} %)")
+    if answer.unlike_training:
+        print("  the model was trained on few or no questions like this one; its answer may be wrong")
     if answer.evidence and answer.evidence.contradicts:
         print("  what the model sees in the image speaks against this answer")
     for found in answer.evidence.boxes if answer.evidence else ():
@@ -48,6 +50,9 @@ def make_parser(prog: str = PROG) -> CommandParser:
     parser.add_argument("--top_k", type=int, default=5, metavar="N", help="answers to print per question")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="table of questions")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the table with its answers goes")
+    parser.add_argument(
+        "--column_names", nargs="+", default=[], metavar="FIELD=COLUMN", help="names of the table's columns"
+    )
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a Hub id")
     parser.add_argument("--device", metavar="NAME", help="such as cpu or cuda:1 (default: the GPU, if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="precision (default: depends on the device)")
@@ -67,10 +72,12 @@ def main(argv: Sequence[str], prog: str = PROG) -> None:
         parser.error("give --image and --question, or --csv and --out")
     if args.choices and args.csv:
         parser.error("--choices is for --question; a --csv has its options in columns")
+    if args.column_names and not args.csv:
+        parser.error("--column_names is for a --csv")
     transformers.utils.logging.disable_progress_bar()
     predictor = Predictor.from_pretrained(args.model, revision=args.revision, device=args.device, dtype=args.dtype)
     if args.csv:
-        failed = answer_table(predictor, args.csv, args.out)
+        failed = answer_table(predictor, args.csv, args.out, args.column_names)
         print(f"Answers are in {args.out}" + (f"; {failed} rows have an error there." if failed else "."))
         return
     choices = [args.choices] * len(args.question) if args.choices else None

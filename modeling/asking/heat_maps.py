@@ -1,10 +1,12 @@
 """Heat maps and outlines of evidence over their images."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from metrics.cases import COLORS
@@ -15,7 +17,7 @@ OUTLINED = (720, 2048)  # pixels of the longer side of an outlined image, so tha
 DARK = "#10181b"
 OUTLINES = ("#ffd23f", "#66ccff", "#ff9f6b", "#8ee68e")  # all bright on `DARK`
 NAME_SHARE = 26  # a name's letters are this part of the image's width: 13 pixels on a phone
-FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf")
+FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf")  # has no Chinese, for instance
 
 Corners = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -47,7 +49,7 @@ def overlay(
 
 
 def outline(image: Image.Image, boxes: Sequence[Detection]) -> Image.Image:
-    """A copy of an image with the outline of each detection, its label and its probability.
+    """A copy of an image with the outline of each detection, its name of `names_on_image` and its probability.
 
     A bright line between two dark ones, and a bright name on a dark ground, are seen on any image. Each label has its
     colour.
@@ -64,8 +66,8 @@ def outline(image: Image.Image, boxes: Sequence[Detection]) -> Image.Image:
     width, height = (max(round(side * scale), 1) for side in image.size)
     drawn = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(drawn)
-    labels = dict.fromkeys(found.label for found in boxes)
-    colors = {label: OUTLINES[number % len(OUTLINES)] for number, label in enumerate(labels)}
+    names = names_on_image(boxes)
+    colors = {label: OUTLINES[number % len(OUTLINES)] for number, label in enumerate(names)}
     line = max(round(min(width, 2 * height) / 240), 1)
     frames = []
     for found in boxes:
@@ -78,12 +80,27 @@ def outline(image: Image.Image, boxes: Sequence[Detection]) -> Image.Image:
     font = ImageFont.truetype(FONT, max(min(width / NAME_SHARE, height / 5), 8))
     taken: list[Corners] = []
     for found, frame in zip(boxes, frames, strict=True):
-        text = _fitting(f"{found.label} {found.probability:.0%}", font, width - 2 * line)
+        text = _fitting(f"{names[found.label]} {found.probability:.0%}", font, width - 2 * line)
         tag = _place_of_name(text, frame, font, drawn.size, taken)
         taken.append(tag)
         draw.rectangle(tag, fill=DARK)
         draw.text((tag[0] + 2 * line, tag[1]), text, fill=colors[found.label], font=font)
     return drawn
+
+
+def names_on_image(boxes: Sequence[Detection]) -> dict[str, str]:
+    """What `outline` writes for each label, in their order: the label, or #1 where it is the first of them.
+
+    A number stands for a label with letters that the font lacks. Whoever shows the image says which label it is.
+    """
+    labels = dict.fromkeys(found.label for found in boxes)
+    return {label: label if _can_write(label) else f"#{number}" for number, label in enumerate(labels, 1)}
+
+
+@functools.cache
+def _can_write(text: str) -> bool:
+    known = FT2Font(str(FONT)).get_charmap()
+    return all(ord(character) in known for character in text if character.isprintable())
 
 
 def _inset(frame: Corners, margin: int) -> Corners:

@@ -19,6 +19,7 @@ from modeling.asking.loading import choose_device, choose_dtype, find_model
 from modeling.parts.evidence import Evidence
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row
 from modeling.parts.kept_features import BATCH_SIZE as IMAGE_BATCH_SIZE
+from modeling.parts.question_words import QuestionWords
 from processing.choices import option_texts
 from processing.errors import UserError, describe_error, shorten
 from processing.image_source import label_of
@@ -55,6 +56,8 @@ class Answer:
             likeliest answer, which stands first among the alternatives.
         evidence: where the model finds what the question and its likeliest answer are about; None for a model that
             was trained without boxes.
+        unlike_training: the training had few or no questions like this one, by its words; False for a model that kept
+            no words of its training questions.
     """
 
     answer: str
@@ -63,6 +66,7 @@ class Answer:
     question_cut: bool = False
     silent: bool = False
     evidence: Evidence | None = None
+    unlike_training: bool = False
 
 
 class Predictor:
@@ -74,10 +78,12 @@ class Predictor:
 
     Args:
         backend: the loaded model of a family.
+        question_words: of its training questions.
     """
 
-    def __init__(self, backend: FamilyPredictor) -> None:
+    def __init__(self, backend: FamilyPredictor, question_words: QuestionWords | None = None) -> None:
         self.backend = backend
+        self.question_words = question_words
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, tuple[float, Any]] = OrderedDict()  # when it was last used, and the encoding
         self._forgetter: threading.Timer | None = None
@@ -120,7 +126,8 @@ class Predictor:
         chosen = choose_device(device)
         precision = choose_dtype(dtype, chosen)
         family, files = find_model(name, revision)
-        return Predictor(family.load_predictor(files, chosen, precision))
+        question_words = QuestionWords.from_pretrained(files)
+        return Predictor(family.load_predictor(files, chosen, precision), question_words)
 
     def answer(
         self, image: ImageSource, question: str, top_k: int = 5, choices: Sequence[str] | None = None
@@ -266,8 +273,8 @@ class Predictor:
             ranked = self.backend.rank_answers(asked, encoded, top_k)
             answered = [row | {"answer": best} for row, ((best, _), *_) in zip(asked, ranked, strict=True)]
             evidence = self.backend.find_evidence(answered, encoded)
-            columns = zip(ranked, fitted, evidence, strict=True)
-            return [self._answer(answers, cut, found) for answers, (_, cut), found in columns]
+            columns = zip(rows, ranked, fitted, evidence, strict=True)
+            return [self._answer(row["question"], answers, cut, found) for row, answers, (_, cut), found in columns]
         except Exception as error:
             if len(rows) == 1:
                 return [error]
@@ -280,12 +287,13 @@ class Predictor:
             results += self._rank([row], encoded, own, top_k)
         return results
 
-    def _answer(self, ranked: RankedAnswers, cut: bool, evidence: Evidence | None) -> Answer:
+    def _answer(self, question: str, ranked: RankedAnswers, cut: bool, evidence: Evidence | None) -> Answer:
         (text, confidence), *others = ranked
         silent = confidence < self.abstention_threshold
         if silent:
             text, others = "", ranked
-        return Answer(text, confidence, tuple(Alternative(*other) for other in others), cut, silent, evidence)
+        unlike = self.question_words is not None and self.question_words.are_unlike(question)
+        return Answer(text, confidence, tuple(Alternative(*other) for other in others), cut, silent, evidence, unlike)
 
     def _read(self, source: ImageSource, encoded: dict[str, Any], fresh: dict[str, np.ndarray]) -> str:
         """The key of an image, a digest of its content.

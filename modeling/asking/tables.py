@@ -1,5 +1,6 @@
 """Tables of questions."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import trange
@@ -11,24 +12,26 @@ from processing.errors import UserError, shorten
 from processing.image_paths import MISSING, OUTSIDE, ImageFolder
 from processing.image_source import label_of
 from processing.problems import Problem
-from processing.sources.columns import find_column, option_columns, options_of
+from processing.sources.columns import ColumnFinder, option_columns, options_of
 from processing.sources.csv_tables import read_csv
 from processing.storage import csv_text, write_atomically
 
-ANSWER_COLUMNS = ("prediction", "confidence", "evidence", "error")
+ANSWER_COLUMNS = ("prediction", "confidence", "evidence", "unlike_training", "error")
 
 
-def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
+def answer_table(predictor: Predictor, table: Path, out: Path, column_names: Iterable[str] = ()) -> int:
     """Answers the rows of a CSV file and writes them with the columns of `ANSWER_COLUMNS`.
 
     `evidence` is JSON: a list of boxes with `label`, `probability` and `box` (left, top, width and height in shares of
-    the image), or nothing for a model that was trained without boxes. `error` is empty where there is an answer. Text
-    that a spreadsheet would run as a formula gets an apostrophe.
+    the image), or nothing for a model that was trained without boxes. `unlike_training` is "yes" where the training
+    had few or no questions like this one. `error` is empty where there is an answer. Text that a spreadsheet would run
+    as a formula gets an apostrophe.
 
     Args:
         table: with the columns `image`, a path relative to the table and inside its folder, and `question`. Rows that
             have options, in columns as for training (`Choice A` ..., `choices`), are answered by one of them.
         out: is written at the end, whole or not at all.
+        column_names: `field=column` pairs where the columns have other names.
 
     Returns:
         The number of rows with an error.
@@ -37,11 +40,11 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
         UserError: the table can't be read or lacks these columns, or `out` can't be written.
     """
     rows = list(read_csv(table))
-    columns = list(rows[0]) if rows else []
-    names = {name: find_column(name, columns) for name in ("image", "question")}
-    if missing := [name for name, column in names.items() if column is None]:
-        raise UserError(f"{table}: there is no column {missing[0]}, or no row; it needs image and question.")
-    image_column, question_column = (str(column) for column in names.values())
+    if not rows:
+        raise UserError(f"{table}: there is no row; write a line for each question, under the names of the columns.")
+    columns = list(rows[0])
+    names = ColumnFinder(column_names).find(table, columns, fields=("image", "question"))
+    image_column, question_column = names["image"], names["question"]
     if taken := [name for name in ANSWER_COLUMNS if name in columns]:
         raise UserError(f"{table}: it has a column {taken[0]} already, which the answers need; rename it.")
     options = option_columns(columns)
@@ -68,6 +71,7 @@ def answer_table(predictor: Predictor, table: Path, out: Path) -> int:
                     "prediction": result.answer,
                     "confidence": confidence,
                     "evidence": boxes_as_json(result.evidence),
+                    "unlike_training": "yes" if result.unlike_training else "",
                 }
     try:
         write_atomically(out, csv_text([*columns, *ANSWER_COLUMNS], rows))

@@ -82,8 +82,8 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     if not args.do_train and "quantization" not in args.recipe:
         args.quantization = Answering.from_pretrained(base.own).quantization
     evidence = evidence_config(args.evidence_weight, dataset["train"]) if args.do_train else saved_evidence(base)
-    options = {"quantization": args.quantization, "read_pickled": True, "evidence": evidence}
-    model, processor = load_base(base.model, frozen_dtype(args), **options)
+    dtype = frozen_dtype(args)
+    model, processor = load_base(base.model, dtype, args.quantization, read_pickled=True, evidence=evidence)
     check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
         args.prompt = Answering.from_pretrained(base.own).prompt

@@ -155,7 +155,7 @@ class Evidence:
     Args:
         cells: the probability that a cell of a grid over the whole image belongs to it, row by row.
         boxes: around the cells that reach `FOUND`, and where a label of the data is found too, the likeliest first.
-            There are none where nothing is found.
+            A single cell has none where a larger place has the same label. There are none where nothing is found.
         contradicts: what is found in the image contradicts the answer (`modeling.parts.agreement`).
     """
 
@@ -178,6 +178,7 @@ def as_evidence(
     parts, _ = ndimage.label(cells >= FOUND)
     height, width = cells.shape
     boxes = []
+    largest: dict[str, int] = {}  # cells, by label
     for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1):
         inside = parts == number
         if of_labels[:, inside].max() < FOUND:
@@ -187,8 +188,11 @@ def as_evidence(
         left, top = columns.start / width, rows.start / height
         right, bottom = columns.stop / width, rows.stop / height
         box = _rounded(left), _rounded(top), _rounded(right - left), _rounded(bottom - top)
-        boxes.append(Detection(name, _rounded(cells[inside].max()), box))
-    found = tuple(sorted(boxes, key=lambda detection: -detection.probability))
+        size = int(inside.sum())
+        largest[name] = max(size, largest.get(name, 0))
+        boxes.append((size, Detection(name, _rounded(cells[inside].max()), box)))
+    kept = [found for size, found in boxes if size > 1 or largest[found.label] == 1]  # a cell beside them is noise
+    found = tuple(sorted(kept, key=lambda detection: -detection.probability))
     return Evidence(tuple(tuple(map(_rounded, row)) for row in cells), found, contradicts)
 
 

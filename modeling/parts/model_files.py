@@ -167,7 +167,8 @@ def open_model(name: str, revision: str | None = None) -> ModelFiles:
         revision: branch, tag or commit of a Hub id; by default main.
 
     Raises:
-        UserError: there is no such model, it may not be read, or the Hub can't be reached.
+        UserError: there is no such model, it may not be read, or the Hub can't be reached. The Hub is not asked about
+            a name that looks like a path, as its first part is a folder here and no revision is given.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -176,6 +177,11 @@ def open_model(name: str, revision: str | None = None) -> ModelFiles:
         return ModelFiles(name, folder)
     if not HUB_ID.fullmatch(name):
         raise UserError(f"{name}: there is no such folder, and it is no Hub id (user/name); check the path.")
+    if revision is None and folder.parent.is_dir():
+        raise UserError(
+            f"{name}: the folder {folder.parent} is here and has no {folder.name}; check the path, or, for a model of "
+            "the Hub, run the command in another folder."
+        )
     root = _snapshot(name, revision, SMALL_FILES, tqdm_class=_NoBar)
     return ModelFiles(name, root, root.name)
 

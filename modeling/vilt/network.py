@@ -129,7 +129,7 @@ class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
         evidence: dict[str, torch.Tensor] | None = None,
         **others: Any,
     ) -> SequenceClassifierOutput:
-        """As the stock class; `evidence` is what the evidence head is to find (`modeling.parts.evidence_targets`)."""
+        """As the stock class; `evidence` is what the evidence head is to find, of `modeling.vilt.evidence`."""
         batch = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "labels": labels, **others}
         if self.evidence is None or evidence is None:
             return super().forward(input_ids, attention_mask, **batch)

@@ -172,7 +172,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
             image_patches: what `patches` made of the images; computed by default.
             image_index: which of the images each question is about, ``(B,)``. Without it they go in pairs.
             labels: targets ``(B, num_labels)`` of non-negative weights.
-            evidence: what the evidence head is to find, as `modeling.parts.evidence_targets` says.
+            evidence: what the evidence head is to find, as `modeling.vilt.evidence.evidence_targets` says.
 
         Returns:
             `logits` ``(B, num_labels)`` and, with labels, the `loss`.

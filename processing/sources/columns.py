@@ -4,7 +4,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from processing.errors import UserError, quoted
@@ -72,26 +72,30 @@ class ColumnFinder:
             self._given[field] = column
         self._logged: set[str] = set()
 
-    def find(self, table: Any, present: Iterable[str], is_nested: bool = False) -> dict[str, str]:
+    def find(
+        self, table: Any, present: Iterable[str], is_nested: bool = False, fields: Sequence[str] = FIELDS
+    ) -> dict[str, str]:
         """The column of each field that the table has.
 
         Args:
             table: its name in messages.
             present: the names of its columns.
             is_nested: its rows hold objects instead of cells.
+            fields: to look for.
 
         Raises:
             UserError: there is no column for image, question or answer, or it is not certain which.
         """
         present = sorted(present)
-        found = {field: self._find_field(table, field, present) for field in FIELDS}
-        if missing := [field for field in REQUIRED if found[field] is None]:
+        found = {field: self._find_field(table, field, present) for field in fields}
+        required = [field for field in REQUIRED if field in fields]
+        if missing := [field for field in required if found[field] is None]:
             wanted = " and no column ".join(repr(self._given.get(field, field)) for field in missing)
             names = ", ".join(quoted(name) for name in present[:NAMED_COLUMNS])
             mend = "name yours by --column_names image=... question=..., or write their names into the first line"
             if is_nested:
                 mend = "write one flat object a row, with the fields image, question and answer"
-            elif len(present) < len(REQUIRED):
+            elif len(present) < len(required):
                 mend = "save the table with commas or tabs between its columns and their names in the first line"
             raise UserError(f"{table}: no column {wanted} (found: {names or 'none'}); {mend}.")
         columns = {field: column for field, column in found.items() if column is not None}

@@ -1,13 +1,9 @@
 """spaces_app.app in a real browser: Debian's chromium against a real Streamlit server."""
 
-import csv
 import io
-import itertools
 import json
 import re
 import shutil
-import zipfile
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,84 +11,16 @@ import numpy as np
 import pydicom.data
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from modeling.predictor import Predictor
-from spaces_app.content import DISCLAIMER, NOT_SEEN
-from tests.support import app_server
+from spaces_app.content import DISCLAIMER, NOT_SEEN, UNLIKE_TRAINING
+from tests.support.app_page import QUESTION, ask, confidence, upload, upload_table
 from tests.support.evidence import surer_starter
 from tests.support.image_files import dicom
 from tests.support.layout import boxes
 
 pytestmark = pytest.mark.xdist_group("apps")
-VISITORS = itertools.count()
-QUESTION = "What modality is used to take this image?"
-
-
-@pytest.fixture(scope="module")
-def serve(tmp_path_factory):
-    """A function from models to the address of an app that asks them."""
-    logs = tmp_path_factory.mktemp("logs")
-    addresses: dict[tuple[str, ...], str] = {}
-    with ExitStack() as servers:
-
-        def start(*models: object) -> str:
-            names = tuple(map(str, models))
-            if names not in addresses:
-                app = app_server.serve_app(logs / f"{len(addresses)}", *names)
-                addresses[names] = servers.enter_context(app)
-            return addresses[names]
-
-        yield start
-    assert not [log for log in logs.iterdir() if "Traceback" in log.read_text()], "an app printed a traceback"
-
-
-@pytest.fixture
-def open_page(browser, serve):
-    """A function from models and options of a browser context to a page that is ready."""
-    contexts = []
-
-    def open_one(*models: object, **options) -> Page:
-        visitor = {"X-Forwarded-For": f"198.51.100.{next(VISITORS) % 256}"}  # no test uses up what another may ask
-        defaults = {"viewport": {"width": 1280, "height": 1000}, "extra_http_headers": visitor}
-        context = browser.new_context(**(defaults | options))
-        contexts.append(context)
-        page = context.new_page()
-        page.goto(serve(*models))
-        page.get_by_text("Ready: ").wait_for()
-        return page
-
-    yield open_one
-    for context in contexts:
-        context.close()
-
-
-@pytest.fixture(scope="module")
-def image(phantoms):
-    return sorted((phantoms / "imgs").glob("*/source.jpg"))[0]
-
-
-def upload(page: Page, *files: Path | dict) -> None:
-    page.locator("input[type=file][multiple]").first.set_input_files(list(files))  # not that of a table, which is one
-
-
-def upload_table(page: Page, image: Path | dict, table: dict) -> None:
-    """One after the other: a file that comes while the page is drawn anew may be lost."""
-    for label, file in (("The image", image), ("CSV file with a column named question", table)):
-        uploader = page.get_by_label(label)
-        uploader.locator("input[type=file]").set_input_files(file)
-        uploader.get_by_text(re.compile(r"^[\d.]+ ?K?B$")).wait_for()
-        expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
-
-
-def ask(page: Page, question: str = QUESTION) -> None:
-    box = page.get_by_placeholder("Ask about the image")
-    box.fill(question)
-    box.press("Enter")
-
-
-def confidence(page: Page):
-    return page.get_by_text(re.compile(r"^Confidence \d+\s?%$"))
 
 
 def test_the_page_is_there_before_the_model(browser, serve, runs):
@@ -139,6 +67,19 @@ def test_a_silent_model_says_below_which_confidence_it_is(open_page, runs, image
     ask(page)
     expect(page.locator(".answer")).to_have_text("(silent)")
     expect(page.get_by_text("The model gives no answer below a confidence of 98%")).to_be_visible()
+
+
+def test_a_question_unlike_the_training_has_a_note_beside_its_answer(open_page, runs, image):
+    page = open_page(runs("vilt"))
+    upload(page, image)
+    ask(page)
+    expect(confidence(page)).to_be_visible()
+    note = page.get_by_text(UNLIKE_TRAINING)
+    expect(note).to_have_count(0)
+    ask(page, "Which drug should I give?")
+    expect(page.locator(".question")).to_have_count(2)
+    expect(note).to_have_count(1)
+    expect(note).to_be_visible()
 
 
 def test_the_conversation_belongs_to_its_image_and_can_be_taken_home(open_page, runs, image):
@@ -336,43 +277,6 @@ def test_evidence_is_outlined_and_named_and_can_be_taken_home(open_page, runs, i
     box = asdict(found) | {"box": list(found.box)}
     told = [{"boxes": boxes, "contradicts": one.contradicts} for boxes, one in zip(([box], []), expected, strict=True)]
     assert [answer["evidence"] for answer in answers] == told
-
-
-def rows_of(page: Page) -> list[dict]:
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download the answers (CSV)").click()
-    return list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
-
-
-def test_a_table_of_questions_is_answered(open_page, runs, image):
-    page = open_page(runs("vilt"))
-    page.get_by_role("tab", name="Many at once").click()
-    table = f'question\n{QUESTION}\n""\nIs this a CT?\n'.encode()
-    upload_table(page, image, {"name": "q.csv", "mimeType": "text/csv", "buffer": table})
-    page.get_by_role("button", name="Answer all").click()
-    expect(page.get_by_text("3 questions answered, 1 with an error.")).to_be_visible()
-    rows = rows_of(page)
-    assert [row["question"] for row in rows] == [QUESTION, "", "Is this a CT?"]
-    assert rows[0]["prediction"] == Predictor.from_pretrained(runs("vilt")).answer(str(image), QUESTION).answer
-    assert rows[1]["error"].startswith("The question is empty")
-
-
-def test_an_archive_of_images_is_answered(open_page, runs, phantoms):
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for number, file in enumerate(sorted((phantoms / "imgs").glob("*/source.jpg"))[:2]):
-            archive.write(file, f"a/{number}.jpg")
-        archive.writestr("../climb.png", b"no image")
-        archive.writestr("__MACOSX/._0.jpg", b"x")
-    page = open_page(runs("vilt"))
-    page.get_by_role("tab", name="Many at once").click()
-    page.get_by_text("The same questions about many images").click()
-    page.get_by_label("Zip file of images").locator("input[type=file]").set_input_files(
-        {"name": "i.zip", "mimeType": "application/zip", "buffer": packed.getvalue()}
-    )
-    page.get_by_role("button", name="Answer all").click()
-    expect(page.get_by_text("6 questions answered, 2 with an error.")).to_be_visible()
-    assert {row["image"] for row in rows_of(page)} == {"a/0.jpg", "a/1.jpg", "../climb.png"}
 
 
 def test_nothing_is_wider_than_a_phone(open_page, runs, image):

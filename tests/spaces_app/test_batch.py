@@ -102,24 +102,25 @@ def test_questions_about_all_images_of_an_archive_are_bounded_together():
 
 
 def test_answers_as_a_table_leave_out_the_confidence_of_an_error():
-    row = {
-        "image": "a",
-        "question": "q",
-        "prediction": "",
-        "confidence": None,
-        "evidence": "",
-        "error": "Empty, mend it.",
-    }
-    assert as_csv([row]) == 'image,question,prediction,confidence,evidence,error\r\na,q,,,,"Empty, mend it."\r\n'
+    error = UserError("Empty, mend it.")
+    predictor = SimpleNamespace(try_batch=lambda images, questions, top_k: [error])
+    rows = answer_all(predictor, ask_of_each({"a": b"1"}, ["q"]), progress=lambda share: None)
+    head = "image,question,prediction,confidence,evidence,unlike_training,error"
+    assert as_csv(rows) == f'{head}\r\na,q,,,,,"Empty, mend it."\r\n'
 
 
-def test_answers_of_a_table_have_the_boxes_of_their_evidence():
+def test_answers_of_a_table_have_the_boxes_of_their_evidence_and_say_what_is_unlike_the_training():
     found = Evidence(((0.0, 0.9),), (Detection("Liver", 0.9, (0.5, 0.0, 0.5, 1.0)),))
-    answers = [Answer("Yes", 0.8, evidence=found), Answer("No", 0.7, evidence=Evidence((), ())), Answer("CT", 0.6)]
+    answers = [
+        Answer("Yes", 0.8, evidence=found),
+        Answer("No", 0.7, evidence=Evidence((), ())),
+        Answer("CT", 0.6, unlike_training=True),
+    ]
     predictor = SimpleNamespace(try_batch=lambda images, questions, top_k: answers)
     rows = answer_all(predictor, ask_of_each({"a": b"1"}, ["x", "y", "z"]), progress=lambda share: None)
     box = '[{"label": "Liver", "probability": 0.9, "box": [0.5, 0.0, 0.5, 1.0]}]'
     assert [row["evidence"] for row in rows] == [box, "[]", ""]
+    assert [row["unlike_training"] for row in rows] == ["", "", "yes"]
 
 
 def test_suggested_questions_fit_the_part_of_the_body():

@@ -17,6 +17,8 @@ def test_what_is_seen_and_whether_it_contradicts_the_answer():
     assert what_is_seen(Evidence((), found[2:], contradicts=True)) == (
         "Seen: Heart (60%). What the model sees in the image speaks against this answer."
     )
+    chinese = (found[2], Detection("肝脏", 0.5, (0, 0, 0.1, 0.1)))
+    assert what_is_seen(Evidence((), chinese)) == "Seen: Heart (60%), #2 肝脏 (50%)."
     assert what_is_seen(Evidence((), (), contradicts=True)) == (
         "The model finds no place for it in the image. What the model sees in the image speaks against this answer."
     )

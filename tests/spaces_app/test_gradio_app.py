@@ -4,7 +4,7 @@ import importlib
 import io
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import ModuleType
 
 import httpx
@@ -20,7 +20,7 @@ from modeling.predictor import Answer, Predictor
 from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app
-from spaces_app.content import CONTRADICTED, DISCLAIMER, EXAMPLES, GENERAL, NOT_SEEN
+from spaces_app.content import CONTRADICTED, DISCLAIMER, EXAMPLES, GENERAL, NOT_SEEN, UNLIKE_TRAINING
 from tests.support import warm
 from tests.support.app_server import serve
 from tests.support.layout import boxes
@@ -168,6 +168,7 @@ def test_evidence_is_outlined_and_named_until_another_image_comes(browser, train
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     found = Detection("<b>Liver</b>", 0.9, (0.25, 0.25, 0.5, 0.5))
     answers = [Answer("Yes", 0.8, evidence=Evidence(((0.9,),), boxes, not boxes)) for boxes in ((found,), ())]
+    answers[1] = replace(answers[1], unlike_training=True)
     predictor = Predictor.from_pretrained(trained)
     monkeypatch.setattr(predictor, "answer", lambda *_: answers[0])
     app, url = gradio_app.launch(predictor, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
@@ -185,7 +186,8 @@ def test_evidence_is_outlined_and_named_until_another_image_comes(browser, train
         shown = Image.open(io.BytesIO(page.request.get(outlined.get_attribute("src")).body())).convert("RGB")
         assert shown.size == (720, 720)
         assert np.abs(np.subtract(shown.getpixel((360, 534)), (255, 210, 63))).max() < 30  # the preview is a WebP
-        seen = page.get_by_label("Evidence in the image")
+        seen, note = page.get_by_label("Evidence in the image"), page.get_by_text(UNLIKE_TRAINING)
+        assert not note.is_visible()
         assert seen.input_value() == "Seen: <b>Liver</b> (90%)."
         page.get_by_alt_text("Head MRI").click()
         seen.wait_for(state="detached")
@@ -194,6 +196,9 @@ def test_evidence_is_outlined_and_named_until_another_image_comes(browser, train
         page.get_by_role("button", name="Ask", exact=True).click()
         seen.wait_for()
         assert seen.input_value() == f"{NOT_SEEN} {CONTRADICTED}"
+        note.wait_for()
+        page.get_by_alt_text("Chest CT").click()
+        note.wait_for(state="hidden")
         page.close()
     finally:
         app.close()
@@ -255,6 +260,12 @@ def test_every_format_is_answered(client, image, tmp_path, format):
     _, details = client.predict(handle_file(file), QUESTION, api_name="/answer")
     assert details["answer"]
     assert not details["question_cut"]
+
+
+def test_a_program_is_told_which_question_is_unlike_the_training(client, image):
+    asked = (QUESTION, "Which drug should I give?")
+    answers = [client.predict(handle_file(image), question, api_name="/answer")[1] for question in asked]
+    assert [details["unlike_training"] for details in answers] == [False, True]
 
 
 def test_grey_values_of_more_than_8_bits_reach_the_model(trained, client, tmp_path):

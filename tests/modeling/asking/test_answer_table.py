@@ -37,9 +37,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def answers(folder, text, name="in.csv"):
+def answers(folder, text, name="in.csv", column_names=()):
     (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    failed = answer_table(Echo(), folder / name, folder / "out.csv")
+    failed = answer_table(Echo(), folder / name, folder / "out.csv", column_names)
     with open(folder / "out.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert failed == sum(bool(row["error"]) for row in rows)
@@ -62,6 +62,13 @@ def test_every_form_of_table_is_answered(folder, text, name):
         ("a, b?", "0.2", ""),
         ("c?", "0.4", ""),
     ]
+
+
+def test_columns_of_other_names_are_found_as_in_training(folder):
+    rows = answers(folder, "img,frage,label,target\nscans/1.png,a?,x,y\n", column_names=["question=frage"])
+    assert [list(row.values())[:5] for row in rows] == [["scans/1.png", "a?", "x", "y", "a?"]]
+    with pytest.raises(UserError, match="^--column_names frage: expected field=column"):
+        answers(folder, "img,frage\nscans/1.png,a?\n", column_names=["frage"])
 
 
 ERRORS = {
@@ -101,7 +108,7 @@ def test_the_answers_run_nothing_in_a_spreadsheet(folder):
     [
         ("image,question,question\na,b,c\n", "2 columns are named 'question'"),
         ("image,question,error\na,b,c\n", "it has a column error already, which the answers need; rename it"),
-        ("image,frage\na,b\n", "there is no column question"),
+        ("image,frage\na,b\n", "no column 'question' .found: 'frage', 'image'.; name yours by --column_names"),
         (
             "image;question\né;b\n".encode("cp1252"),
             "not UTF-8 text .byte 15.; save it as UTF-8, in Excel as CSV UTF-8",

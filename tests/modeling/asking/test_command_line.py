@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from modeling.asking.command_line import main
+from modeling.asking.tables import ANSWER_COLUMNS
 from processing.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("predictor")  # one worker trains the models
@@ -36,6 +37,15 @@ def test_command_line_prints_answers_and_alternatives(runs, vilt, images, capsys
     assert [line[: len(box)] for line, box in zip(seen, boxes, strict=True)] == boxes
 
 
+def test_command_line_says_which_question_is_unlike_the_training(runs, images, capsys):
+    asked = ["--question", "Is this a CT scan?", "--question", "Which drug should I give?", "--top_k", "1"]
+    main([str(runs("vilt")), "--image", images[0], *asked])
+    lines = capsys.readouterr().out.splitlines()
+    note = "  the model was trained on few or no questions like this one; its answer may be wrong"
+    assert [line for line in lines if "trained" in line] == [note]
+    assert lines.index(note) == lines.index("Which drug should I give?") + 2  # after the answer
+
+
 def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, capsys):
     for number in range(2):
         shutil.copy(images[number], tmp_path / f"{number}.jpg")
@@ -48,7 +58,7 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
         (("bad.jpg", "Which organ is shown?", ""), "not a known image"),
         (("", "Which organ is shown?", ""), "is empty"),
         (("0.jpg", " ", ""), "question is empty"),
-        (("0.jpg", "Which organ is shown?", "é"), None),
+        (("0.jpg", "Which drug should I give?", "é"), None),
     ]
     asked, reasons = zip(*asked_and_reasons, strict=True)
     with open(tmp_path / "in.csv", "w", newline="", encoding="utf-8") as file:
@@ -58,7 +68,8 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
     assert "5 rows have an error" in capsys.readouterr().out
     with open(out, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image", "question", "note", "prediction", "confidence", "evidence", "error"]
+    assert list(rows[0]) == ["image", "question", "note", *ANSWER_COLUMNS]
+    assert [row["unlike_training"] for row in rows] == [""] * 7 + ["yes"]
     assert [(row["image"], row["question"], row["note"]) for row in rows] == list(asked)
     for row, reason in zip(rows, reasons, strict=True):
         if reason is None:
@@ -75,8 +86,8 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image,text\na.png,b\n", "there is no column question"),
-        ("", "there is no column image"),
+        ("image,text\na.png,b\n", "no column 'question' .found: 'image', 'text'.; name yours by --column_names"),
+        ("", "there is no row; write a line for each question"),
         (
             "image,question,prediction\na.png,b,c\n",
             "it has a column prediction already, which the answers need; rename it",
@@ -89,6 +100,11 @@ def test_table_that_can_not_be_read_is_refused(runs, tmp_path, content, message)
     with pytest.raises(UserError, match=message):
         main([str(runs("vilt")), "--csv", str(tmp_path / "in.csv"), "--out", str(tmp_path / "out.csv")])
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_names_of_columns_without_a_table_are_refused():
+    with pytest.raises(UserError, match="^--column_names is for a --csv; see --help.$"):
+        main(["model", "--image", "x.png", "--question", "CT?", "--column_names", "image=scan"])
 
 
 @pytest.mark.parametrize(

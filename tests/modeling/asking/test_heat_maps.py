@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling.asking.heat_maps import outline, overlay
+from modeling.asking.heat_maps import names_on_image, outline, overlay
 from modeling.parts.evidence import Detection
 from processing.errors import UserError
 from tests.modeling.asking.conftest import QUESTION
@@ -196,6 +196,15 @@ def test_names_do_not_cover_each_other():
     yellow, blue = (255, 210, 63), (102, 204, 255)
     assert (one == yellow).all(2).sum() == (both == yellow).all(2).sum()
     assert (both == blue).all(2).sum() > 300
+
+
+def test_a_number_stands_for_a_label_that_the_font_cannot_write():
+    place = (0.4, 0.4, 0.2, 0.2)
+    boxes = [Detection(label, 0.9, place) for label in ("Легкое", "肝脏", "Rate\n", "脾", "肝脏")]
+    assert names_on_image(boxes) == {"Легкое": "Легкое", "肝脏": "#2", "Rate\n": "Rate\n", "脾": "#4"}
+    blank = Image.new("L", (720, 720))
+    drawn, numbered = (outline(blank, [Detection(label, 0.9, place)]).tobytes() for label in ("肝脏", "#1"))
+    assert drawn == numbered
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2100, 100), (100, 2100), (5000, 3000)])

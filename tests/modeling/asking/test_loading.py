@@ -110,11 +110,18 @@ def test_another_kind_of_model_is_named(tmp_path):
         Predictor.from_pretrained(tmp_path)
 
 
-def test_folder_without_a_model_and_missing_ones_are_refused(tmp_path, hub):
+def test_folder_without_a_model_and_missing_ones_are_refused(tmp_path, hub, monkeypatch):
     with pytest.raises(UserError, match=r"there is no model \(no config.json\)"):
         Predictor.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="there is no such folder, and it is no Hub id"):
         Predictor.from_pretrained(tmp_path / "gone")
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="^out/gone: the folder out is here and has no gone; check the path, or, for"):
+        Predictor.from_pretrained("out/gone")
+    assert hub.requests == []
+    with pytest.raises(UserError, match="out/gone: the Hub has no such model"):
+        Predictor.from_pretrained("out/gone", revision="main")
     with pytest.raises(UserError, match="user/gone: the Hub has no such model"):
         Predictor.from_pretrained("user/gone")
     hub.repos["models/user/empty"] = {"README.md": b"# soon"}

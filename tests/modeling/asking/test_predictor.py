@@ -89,6 +89,17 @@ def test_empty_question_is_refused(vilt, images, question):
         vilt.answer(images[0], question)
 
 
+@pytest.mark.parametrize("name", ["vilt", "llama", "llama/merged"])
+def test_a_question_unlike_the_training_is_marked(runs, images, name):
+    run, _, part = name.partition("/")
+    predictor = Predictor.from_pretrained(runs(run) / part)
+    asked = ["Is this a CT scan?", "Which drug should I give?", "Is the liver healthy?"]
+    answers = predictor.answer_batch(images[0], asked, top_k=1)
+    assert [answer.unlike_training for answer in answers] == [False, True, False]
+    older = Predictor(predictor.backend)  # of a model that kept no words
+    assert not older.answer(images[0], asked[1], top_k=1).unlike_training
+
+
 def test_endless_question_is_refused(vilt, images):
     with pytest.raises(UserError, match="The question has 1,001 characters; ask in at most 1,000"):
         vilt.answer(images[0], "x" * 1_001)

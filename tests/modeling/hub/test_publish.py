@@ -42,6 +42,7 @@ def test_what_goes_up_is_the_model_and_what_explains_it(hub, run_folder):
         "metrics.png",
         "model.safetensors",
         "processor_config.json",
+        "question_words.json",
         "recipe.yaml",
         "run.json",
         "tokenizer.json",

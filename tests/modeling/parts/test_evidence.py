@@ -30,6 +30,17 @@ def test_connected_places_become_boxes_with_the_label_that_is_surest_there():
     assert as_evidence(np.full((4, 4), 0.49), of_labels, ["Liver", "Spleen"]).boxes == ()
 
 
+def test_a_single_cell_beside_a_larger_place_of_its_label_is_noise():
+    cells = np.zeros((5, 5))
+    cells[0, :2], cells[2, 0], cells[4, 4] = 0.6, 0.9, 0.8
+    of_labels = np.zeros((2, 5, 5))
+    of_labels[0, :3], of_labels[1, 4] = 1, 1
+    larger, other = Detection("Lung", 0.6, (0.0, 0.0, 0.4, 0.2)), Detection("Mass", 0.8, (0.8, 0.8, 0.2, 0.2))
+    assert as_evidence(cells, of_labels, ["Lung", "Mass"]).boxes == (other, larger)
+    cells[0, 1] = 0
+    assert [found.label for found in as_evidence(cells, of_labels, ["Lung", "Mass"]).boxes] == ["Lung", "Mass", "Lung"]
+
+
 def test_facts_of_a_label_are_its_probability_share_and_place():
     logits = torch.full((1, 2, 3, 3), -20.0)
     logits[0, 0, 0, 2] = 20.0

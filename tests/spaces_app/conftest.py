@@ -1,0 +1,54 @@
+"""Streamlit apps that run, and their pages."""
+
+import itertools
+from contextlib import ExitStack
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.support import app_server
+
+VISITORS = itertools.count()
+
+
+@pytest.fixture(scope="package")
+def serve(tmp_path_factory):
+    """A function from models to the address of an app that asks them."""
+    logs = tmp_path_factory.mktemp("logs")
+    addresses: dict[tuple[str, ...], str] = {}
+    with ExitStack() as servers:
+
+        def start(*models: object) -> str:
+            names = tuple(map(str, models))
+            if names not in addresses:
+                app = app_server.serve_app(logs / f"{len(addresses)}", *names)
+                addresses[names] = servers.enter_context(app)
+            return addresses[names]
+
+        yield start
+    assert not [log for log in logs.iterdir() if "Traceback" in log.read_text()], "an app printed a traceback"
+
+
+@pytest.fixture
+def open_page(browser, serve):
+    """A function from models and options of a browser context to a page that is ready."""
+    contexts = []
+
+    def open_one(*models: object, **options) -> Page:
+        visitor = {"X-Forwarded-For": f"198.51.100.{next(VISITORS) % 256}"}  # no test uses up what another may ask
+        defaults = {"viewport": {"width": 1280, "height": 1000}, "extra_http_headers": visitor}
+        context = browser.new_context(**(defaults | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.goto(serve(*models))
+        page.get_by_text("Ready: ").wait_for()
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def image(phantoms):
+    return sorted((phantoms / "imgs").glob("*/source.jpg"))[0]

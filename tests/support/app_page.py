@@ -1,0 +1,31 @@
+"""What a visitor does on the page of the Streamlit app."""
+
+import re
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+QUESTION = "What modality is used to take this image?"
+
+
+def upload(page: Page, *files: Path | dict) -> None:
+    page.locator("input[type=file][multiple]").first.set_input_files(list(files))  # not that of a table, which is one
+
+
+def upload_table(page: Page, image: Path | dict, table: dict) -> None:
+    """One after the other: a file that comes while the page is drawn anew may be lost."""
+    for label, file in (("The image", image), ("CSV file with a column named question", table)):
+        uploader = page.get_by_label(label)
+        uploader.locator("input[type=file]").set_input_files(file)
+        uploader.get_by_text(re.compile(r"^[\d.]+ ?K?B$")).wait_for()
+        expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
+def ask(page: Page, question: str = QUESTION) -> None:
+    box = page.get_by_placeholder("Ask about the image")
+    box.fill(question)
+    box.press("Enter")
+
+
+def confidence(page: Page):
+    return page.get_by_text(re.compile(r"^Confidence \d+\s?%$"))
