@@ -43,7 +43,8 @@ CLASSES = (  # of which each has the network that is trained here
     *(model.__name__ for model, _ in MODELS.values()),
 )
 HEAD = r"(^|\.)(classifier|evidence|detection_\w+)\."
-OTHER_HEADS = r"^(mlm_score|rank_output|classifier)\."  # of what a ViLT was trained for before
+# Of what a ViLT was trained for before; evidence, where it goes on without boxes.
+OTHER_HEADS = r"^(mlm_score|rank_output|classifier|evidence|detection_\w+)\."
 
 
 def check_base(args: ViltTrainingArguments) -> None:

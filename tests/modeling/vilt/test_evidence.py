@@ -96,3 +96,18 @@ def test_the_head_learns_beside_the_answers(dataset, tmp_path):
     trainer.train()
     assert abs(before) < 0.05
     assert mass() > 0.15
+
+
+@KINDS
+def test_a_model_goes_on_without_boxes_and_then_has_no_head(make, dataset, tmp_path):
+    args = make(tmp_path / "run", max_steps=1, save_strategy="no", disable_tqdm=True)
+    model, processor = build_model(args, dataset)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    assert model.evidence is not None
+    args.model_name_or_path, args.evidence_weight = str(tmp_path / "model"), 0.0
+    going_on, _ = build_model(args, dataset)
+    assert going_on.evidence is None
+    kept = going_on.state_dict()
+    assert kept.keys() < model.state_dict().keys()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in kept.items())
