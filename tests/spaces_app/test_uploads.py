@@ -282,7 +282,8 @@ def test_visitors_of_the_streamlit_app_are_told_apart_and_their_bytes_bounded(br
             page.get_by_text("Ready: ").wait_for()
             page.locator("input[type=file][multiple]").first.set_input_files(image)
             page.get_by_alt_text("The chosen image").wait_for()
-            for number in range(3):  # the suggestions have been a question too
+            page.locator(".st-key-suggestions button").first.wait_for()  # they have been a question too
+            for number in range(3):
                 box = page.get_by_placeholder("Ask about the image")
                 box.fill(f"Is this CT {number}?")
                 box.press("Enter")
