@@ -273,7 +273,7 @@ def test_bash_completes_commands_flags_values_and_files(completion, tmp_path):
         "train --leaks dr": "drop",
         "train --model_type ": "blip2 vilt",
         "train x.yaml --lora_t": "--lora_targets",  # of BLIP-2 alone
-        "train x.yaml --box_q": "--box_questions",  # of ViLT alone
+        "train x.yaml --enc": "--encoder_layers",  # of ViLT alone
     }
     ask = 'try() { COMP_WORDS=(medical-vqa "$@"); COMP_CWORD=$#; COMPREPLY=(); '
     ask += '_shtab_medical_vqa medical-vqa "${COMP_WORDS[$#]}" "${COMP_WORDS[$#-1]}"; echo "${COMPREPLY[*]}"; }'

@@ -9,28 +9,31 @@ Without this stage the query tokens fit the training images and do not carry the
 
 import copy
 import logging
+from itertools import chain
 from typing import Any
 
 import datasets
 import torch
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import Blip2Processor, Trainer, ViltProcessor
+from transformers import Blip2Processor, ViltProcessor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from modeling.blip2.evidence import evidence_targets, loss_of_evidence
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering
 from modeling.parts.evidence_targets import WithEvidence
 from modeling.parts.kept_features import one_per_question
-from modeling.parts.kept_states import kept_states
+from modeling.parts.kept_states import MAX_QUESTIONS, kept_states
 from modeling.parts.minilm import MAX_QUESTION_LENGTH, drop_tokens, minilm, minilm_tokenizer
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.progress import show_progress
-from modeling.training.trainers import grouped_by_image, set_learning_rate
+from modeling.training.trainers import EvaluatesEveryRow, grouped_by_image, set_learning_rate
 from processing.batch_images import FeatureLookup
 from processing.collators import ViltCollator
+from processing.other_words import InOtherWords, wordings_within
 from processing.row_values import counts_of
+from processing.wordings import training_wordings
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +101,7 @@ class QuestionHead(nn.Module):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-class _AlignmentTrainer(Trainer):
+class _AlignmentTrainer(EvaluatesEveryRow):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
@@ -134,6 +137,10 @@ def align(
     head = QuestionHead(base, len(answers))
     language_model, base.language_model = base.language_model, None
     tokenizer = minilm_tokenizer()
+    questions = counts_of(rows, "question")
+    wordings = wordings_within(questions, MAX_QUESTIONS - len(questions)) if args.other_words else {}
+    more = chain.from_iterable(wordings.values())
+    states = kept_states(head.text_encoder.to(args.device), tokenizer, MAX_QUESTION_LENGTH, {"train": rows}, more)
     collator: Any = ViltCollator(
         ViltProcessor(processor.image_processor, tokenizer),
         labels_of(counts, label2id),
@@ -141,12 +148,15 @@ def align(
         MAX_QUESTION_LENGTH,
         share_images=True,
         features=features,
-        states=kept_states(head.text_encoder.to(args.device), tokenizer, MAX_QUESTION_LENGTH, {"train": rows}),
+        states=states,
     )
     if base.evidence is not None:
         targets = evidence_targets(base.config.evidence_labels, base.evidence.grid, processor.tokenizer)
         collator = WithEvidence(collator, targets)
     trainer = _AlignmentTrainer(head, _alignment_arguments(args), data_collator=collator, train_dataset=rows)
+    if args.other_words:
+        own = training_wordings if states is None else wordings.__getitem__
+        trainer.training_collator = InOtherWords(collator, args.other_words, args.seed, own)
     show_progress(trainer)
     trainer.train()
     base.language_model = language_model

@@ -31,10 +31,10 @@ from modeling.training.trainers import (
     keep_features,
     set_learning_rate,
     stopping_callbacks,
+    training_rows,
 )
 from processing.collators import Blip2Collator
 from processing.errors import UserError
-from processing.implied_questions import add_implied_questions
 from processing.other_words import InOtherWords
 from processing.row_values import counts_of
 
@@ -200,9 +200,7 @@ def build_trainer(
     _limit_answers(args, collator, dataset)
     candidates = build_vocabulary(counts_of(dataset["train"], "answer")) if args.answer_candidates == "train" else []
     gold = gold_answers(dataset)
-    rows = dataset.get("train")
-    if args.implied_questions and args.do_train:
-        rows = add_implied_questions(rows)
+    rows = training_rows(args, dataset)
     trainer = Blip2Trainer(
         model,
         args,

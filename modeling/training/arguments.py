@@ -100,6 +100,10 @@ class SharedTrainingArguments(TrainingArguments):
             "0.5; as SLAKE's questions may be worded, and as people type them."
         },
     )
+    box_questions: bool = field(
+        default=False,
+        metadata={"help": "Also train on questions, worded as in SLAKE, that the boxes of training images answer."},
+    )
     implied_questions: bool = field(
         default=False,
         metadata={
@@ -224,10 +228,6 @@ class ViltTrainingArguments(SharedTrainingArguments):
             "help": "Layers of the starter's encoder, which starts untrained; by default 3. Two take half the time "
             "and are enough for easy images."
         },
-    )
-    box_questions: bool = field(
-        default=False,
-        metadata={"help": "Also train on questions, worded as in SLAKE, that the boxes of training images answer."},
     )
     label_names: list[str] | None = field(
         default_factory=lambda: ["row"],

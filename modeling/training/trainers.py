@@ -12,6 +12,8 @@ from transformers import EarlyStoppingCallback, Trainer
 
 from modeling.parts.kept_features import KeptFeatures
 from modeling.training.arguments import AnyTrainingArguments
+from processing.box_questions import add_box_questions
+from processing.implied_questions import add_implied_questions
 from processing.other_words import InOtherWords
 from processing.row_values import counts_of, numbers_of
 from processing.sampling import ImageGroupedSampler
@@ -66,6 +68,16 @@ class EvaluatesEveryRow(Trainer):
             yield
         finally:
             self.args.dataloader_drop_last = drops
+
+
+def training_rows(args: AnyTrainingArguments, dataset: datasets.DatasetDict) -> datasets.Dataset | None:
+    """The training rows, with the questions that a run adds to them; None without training rows."""
+    rows = dataset.get("train")
+    if args.do_train and args.box_questions:
+        rows = add_box_questions(rows)
+    if args.do_train and args.implied_questions:
+        rows = add_implied_questions(rows)
+    return rows
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], rate: float) -> None:

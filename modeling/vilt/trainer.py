@@ -23,13 +23,12 @@ from modeling.training.trainers import (
     keep_features,
     set_learning_rate,
     stopping_callbacks,
+    training_rows,
 )
 from modeling.vilt.checkpoints import AnyVilt
 from modeling.vilt.confidence import ChosenAnswers
 from modeling.vilt.evidence import evidence_targets
-from processing.box_questions import add_box_questions
 from processing.collators import ViltCollator
-from processing.implied_questions import add_implied_questions
 from processing.other_words import InOtherWords, wordings_within
 from processing.row_values import counts_of
 from processing.wordings import training_wordings
@@ -78,11 +77,7 @@ def build_trainer(
     beside the questions. An image network that is frozen as a whole runs once an image.
     """
     config = model.config
-    rows = dataset.get("train")
-    if args.box_questions and args.do_train:
-        rows = add_box_questions(rows)
-    if args.implied_questions and args.do_train:
-        rows = add_implied_questions(rows)
+    rows = training_rows(args, dataset)
     training = dataset if rows is None else datasets.DatasetDict({**dataset, "train": rows})
     features, features_name, states = None, "image_embeds", None
     wordings: dict[str, tuple[str, ...]] = {}  # that states are kept of

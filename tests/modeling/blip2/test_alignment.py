@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from modeling.blip2.adapter import build_model
 from modeling.blip2.family import build_trainer
+from processing.collators import ViltCollator
 from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import starter_arguments
 from tests.support.tiny_blip2 import tiny_blip2
@@ -13,12 +14,14 @@ from tests.support.tiny_blip2 import tiny_blip2
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 
 
-def test_alignment_trains_the_qformer_and_evidence_and_leaves_the_language_model_alone(dataset, tmp_path):
+def test_alignment_trains_the_qformer_and_evidence_and_leaves_the_language_model_alone(dataset, tmp_path, monkeypatch):
     args = starter_arguments(
         tmp_path,
         modules_to_save=["qformer", "vision_top", "language_projection"],
         alignment_epochs=0.2,
         evidence_weight=0.5,
+        box_questions=True,
+        other_words=1.0,
         max_steps=1,
         learning_rate=0.0,
         qformer_learning_rate=0.0,
@@ -29,12 +32,23 @@ def test_alignment_trains_the_qformer_and_evidence_and_leaves_the_language_model
     torch.manual_seed(0)
     peft_model, processor = build_model(args, dataset)
     trainer = build_trainer(args, peft_model, processor, dataset)
+    asked = []
+
+    class Recording(ViltCollator):
+        def __call__(self, rows):
+            asked.extend(rows)
+            return super().__call__(rows)
+
+    monkeypatch.setattr("modeling.blip2.alignment.ViltCollator", Recording)
     before = {name: p.detach().clone() for name, p in peft_model.named_parameters()}
     trainer.train()
     now = dict(peft_model.named_parameters())
     changed = {name.split(".modules_to_save.")[0] for name in now if not torch.equal(now[name], before[name])}
     parts = {"qformer", "vision_model.vision_top", "evidence"}
     assert changed == {f"base_model.model.{part}" for part in parts}
+    known = set(dataset["train"]["question"])
+    assert sum(row["question"] not in known for row in asked) > len(asked) / 2, "in other words"
+    assert any(row["row"] < 0 for row in asked), "questions that boxes answer"
     trainer.save_model()
     kept = load_file(tmp_path / "adapter_model.safetensors")
     assert sum("vision_top" in name for name in kept) > 10, "what was aligned is saved with the adapter"

@@ -88,6 +88,7 @@ BOTH_FAMILIES: list[dict[str, str]] = [
         "split_seed": "3",
         "eval_dataset": "phantom:12",
         "tuning_split": "True",
+        "box_questions": "True",
     },
     {
         "fp16": "False",
@@ -126,7 +127,7 @@ BOTH_FAMILIES: list[dict[str, str]] = [
 ]
 RUNS: dict[str, list[dict[str, str]]] = {
     "vilt": [
-        BOTH_FAMILIES[0] | {"box_questions": "True", "evidence_weight": "0.1"},
+        BOTH_FAMILIES[0] | {"evidence_weight": "0.1"},
         BOTH_FAMILIES[1],
     ],
     "blip2": [

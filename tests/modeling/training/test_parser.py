@@ -148,8 +148,8 @@ def test_what_takes_a_place_exists():
 def test_flag_of_the_other_family_names_it():
     with pytest.raises(UserError, match="Unknown argument --lora_r: an option of --model_type blip2 alone."):
         parse_arguments(["--lora_r", "4"])
-    with pytest.raises(UserError, match="Unknown argument --box_questions: an option of --model_type vilt alone."):
-        parse_arguments(["--model_type", "blip2", "--box_questions"])
+    with pytest.raises(UserError, match="Unknown argument --encoder_layers: an option of --model_type vilt alone."):
+        parse_arguments(["--model_type", "blip2", "--encoder_layers", "2"])
 
 
 def test_several_trackers_are_given_by_flags_and_by_a_recipe(recipe, tmp_path):
