@@ -10,6 +10,7 @@ Without this stage the query tokens fit the training images and do not carry the
 import copy
 import logging
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -27,12 +28,13 @@ from modeling.parts.kept_states import MAX_QUESTIONS, kept_states
 from modeling.parts.minilm import MAX_QUESTION_LENGTH, drop_tokens, minilm, minilm_tokenizer
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import Blip2TrainingArguments
+from modeling.training.checkpoints import StopOnSigterm, TrainedRows, find_checkpoint, training_settings
 from modeling.training.progress import show_progress
 from modeling.training.trainers import EvaluatesEveryRow, grouped_by_image, set_learning_rate
 from processing.batch_images import FeatureLookup
 from processing.collators import ViltCollator
 from processing.other_words import InOtherWords, wordings_within
-from processing.row_values import counts_of
+from processing.row_values import counts_of, digest_of
 from processing.wordings import training_wordings
 
 logger = logging.getLogger(__name__)
@@ -114,6 +116,11 @@ class _AlignmentTrainer(EvaluatesEveryRow):
         return grouped_by_image(self.args, self.train_dataset if train_dataset is None else train_dataset)
 
 
+def first_stage_folder(args: Blip2TrainingArguments) -> Path:
+    """Where the first stage of a run has its checkpoints, until the run ends."""
+    return Path(args.output_dir) / "first_stage"
+
+
 def align(
     base: Blip2StarterForQuestionAnswering,
     rows: datasets.Dataset,
@@ -123,6 +130,8 @@ def align(
 ) -> None:
     """Trains what is trainable of `base`, the language model left out, for `alignment_epochs` over the rows.
 
+    It resumes from its last checkpoint, where the run keeps checkpoints.
+
     Args:
         base: its Q-Former changes, and the upper half of its vision network where that is trainable. So does its
             evidence head.
@@ -130,6 +139,9 @@ def align(
         processor: makes pixels where no features are kept, and the tokens of the texts of evidence.
         features: kept features of the frozen half, by image.
         args: the run's.
+
+    Raises:
+        UserError: its checkpoint is of another run.
     """
     answers = build_vocabulary(counts := counts_of(rows, "answer"))
     label2id = {answer: i for i, answer in enumerate(answers)}
@@ -157,8 +169,11 @@ def align(
     if args.other_words:
         own = training_wordings if states is None else wordings.__getitem__
         trainer.training_collator = InOtherWords(collator, args.other_words, args.seed, own)
+    digest = digest_of(rows)
+    trainer.add_callback(StopOnSigterm())
+    trainer.add_callback(TrainedRows(digest, training_settings(trainer.args)))
     show_progress(trainer)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=find_checkpoint(trainer.args, {}, digest))
     base.language_model = language_model
 
 
@@ -167,6 +182,8 @@ def _alignment_arguments(args: Blip2TrainingArguments) -> Blip2TrainingArguments
     own = copy.copy(args)
     own.num_train_epochs, own.max_steps = args.alignment_epochs, -1
     own.learning_rate, own.weight_decay = LEARNING_RATE, WEIGHT_DECAY
-    own.eval_strategy = own.save_strategy = "no"
+    own.output_dir, own.eval_strategy = str(first_stage_folder(args)), "no"
+    own.save_strategy = "no" if args.save_strategy == "no" else "epoch"
+    own.save_total_limit = 1
     own.load_best_model_at_end, own.report_to = False, []
     return own

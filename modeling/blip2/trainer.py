@@ -1,6 +1,7 @@
 """Trains BLIP-2 and answers while it evaluates."""
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +13,12 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Blip2Processor, Seq2SeqTrainer
+from transformers import Blip2Processor, Seq2SeqTrainer, set_seed
 
 from metrics.abstention import SILENT_EVERYWHERE
 from metrics.vqa import generation_metrics
 from modeling.blip2.adapter import merge, open_base
-from modeling.blip2.alignment import align
+from modeling.blip2.alignment import align, first_stage_folder
 from modeling.blip2.answering import ANSWERING_FILE, Answering, decode_with, end_tokens, max_length
 from modeling.blip2.candidates import AnswerTrie, select_prompts, trie_of_choices
 from modeling.blip2.evidence import evidence_targets
@@ -80,11 +81,18 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
             self.trie = AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates])
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains, with the alignment first where `alignment_epochs` asks for it and no checkpoint is resumed."""
+        """Trains, with the alignment first where `alignment_epochs` asks for it and no checkpoint is resumed.
+
+        The seed is set after it, so that a run whose alignment was resumed is as one that was never stopped.
+        """
         if self.args.alignment_epochs and not resume_from_checkpoint:
             base, features = self.model.get_base_model(), self.data_collator.images.features
             align(base, self.train_dataset, self.processing_class, features, self.args)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+            set_seed(self.args.seed)
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.args.should_save:
+            shutil.rmtree(first_stage_folder(self.args), ignore_errors=True)
+        return result
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the adapter and how to ask it. At the end of training `merge_adapter` also saves the merged model."""

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from datasets import DatasetDict
 from safetensors.torch import load_file
+from transformers import set_seed
 
 from modeling.blip2.adapter import build_model
+from modeling.blip2.alignment import _AlignmentTrainer
 from modeling.blip2.family import build_trainer
 from processing.collators import ViltCollator
 from processing.errors import UserError
@@ -52,6 +55,45 @@ def test_alignment_trains_the_qformer_and_evidence_and_leaves_the_language_model
     trainer.save_model()
     kept = load_file(tmp_path / "adapter_model.safetensors")
     assert sum("vision_top" in name for name in kept) > 10, "what was aligned is saved with the adapter"
+
+
+def test_an_interrupted_first_stage_resumes_to_the_same_end(dataset, tmp_path, monkeypatch):
+    rows = DatasetDict(train=dataset["train"].select(range(8)), validation=dataset["validation"].select(range(4)))
+    step = _AlignmentTrainer.training_step
+    steps = []
+
+    def counted(self, *args, **kwargs):
+        steps.append(self.state.global_step)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    def train(folder):
+        args = starter_arguments(
+            folder,
+            modules_to_save=["qformer", "vision_top", "language_projection"],
+            alignment_epochs=2,
+            evidence_weight=0.5,
+            max_steps=1,
+            per_device_train_batch_size=4,
+            save_strategy="epoch",
+            eval_strategy="no",
+        )
+        set_seed(0)
+        trainer = build_trainer(args, *build_model(args, rows), rows)
+        trainer.train()
+        trainer.save_model()
+        return load_file(folder / "adapter_model.safetensors")
+
+    whole = train(tmp_path / "whole")
+    monkeypatch.setattr(_AlignmentTrainer, "training_step", counted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped")
+    resumed = train(tmp_path / "stopped")
+    assert steps == [0, 1, 2, 3, 2, 3], "the second epoch alone is repeated"
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not (tmp_path / "stopped" / "first_stage").exists()
 
 
 def test_alignment_needs_a_starter_whose_qformer_trains(dataset, tmp_path):
