@@ -15,7 +15,7 @@ from processing.row_values import counts_of
 
 PROGRESS_AFTER = 2  # seconds until a progress bar is shown
 BATCH_SIZE = 64  # questions a forward
-MAX_QUESTIONS = 20_000  # MiniLM's states take 15 KB a question; of more questions the encoder runs at each step
+MAX_QUESTIONS = 30_000  # MiniLM's states take 8 KB a question; of more questions the encoder runs at each step
 
 
 @torch.no_grad()
