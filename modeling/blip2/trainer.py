@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Blip2Processor, Seq2SeqTrainer, set_seed
+from transformers import Blip2Processor, Seq2SeqTrainer
 
 from metrics.abstention import SILENT_EVERYWHERE
 from metrics.vqa import generation_metrics
@@ -81,14 +81,10 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
             self.trie = AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates])
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains, with the alignment first where `alignment_epochs` asks for it and no checkpoint is resumed.
-
-        The seed is set after it, so that a run whose alignment was resumed is as one that was never stopped.
-        """
+        """Trains, with the alignment first where `alignment_epochs` asks for it and no checkpoint is resumed."""
         if self.args.alignment_epochs and not resume_from_checkpoint:
             base, features = self.model.get_base_model(), self.data_collator.images.features
             align(base, self.train_dataset, self.processing_class, features, self.args)
-            set_seed(self.args.seed)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.args.should_save:
             shutil.rmtree(first_stage_folder(self.args), ignore_errors=True)
