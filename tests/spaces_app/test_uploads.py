@@ -9,6 +9,7 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from playwright.sync_api import expect
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -268,7 +269,10 @@ def test_files_of_a_visit_go_after_it(browser, trained, image, tmp_path):
 
 
 def test_visitors_of_the_streamlit_app_are_told_apart_and_their_bytes_bounded(browser, trained, image, tmp_path):
-    changes = "uploads.UPLOADS = limits.Limit(20_000, 600, 'More than 20 KB of files in ten minutes')"
+    changes = (
+        "limits.QUESTIONS = limits.Limit(3, 600, 'More than 3 questions in ten minutes')\n"
+        "uploads.UPLOADS = limits.Limit(20_000, 600, 'More than 20 KB of files in ten minutes')"
+    )
     with serve_streamlit(tmp_path / "log", trained, changes) as url:
         for visitor in (1, 2):
             address = {"X-Forwarded-For": f"6.6.6.{time.time_ns() % 200}, 198.51.100.{visitor}"}
@@ -278,6 +282,15 @@ def test_visitors_of_the_streamlit_app_are_told_apart_and_their_bytes_bounded(br
             page.get_by_text("Ready: ").wait_for()
             page.locator("input[type=file][multiple]").first.set_input_files(image)
             page.get_by_alt_text("The chosen image").wait_for()
+            page.locator(".st-key-suggestions button").first.wait_for()  # they have been a question too
+            for number in range(3):
+                box = page.get_by_placeholder("Ask about the image")
+                box.fill(f"Is this CT {number}?")
+                box.press("Enter")
+                if number < 2:
+                    expect(page.locator(".question").first).to_have_text(f"Is this CT {number}?")
+                    expect(page.locator(".answer")).to_have_count(number + 1)
+            expect(page.get_by_text("More than 3 questions in ten minutes; try again in")).to_be_visible()
             with page.expect_response(lambda response: response.status == 429) as refused:
                 page.locator("input[type=file][multiple]").first.set_input_files(
                     {"name": "big.png", "mimeType": "image/png", "buffer": bytes(30_000)}
