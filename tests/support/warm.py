@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -56,7 +57,9 @@ def start(
         environment: all variables.
     """
     process = CONTEXT.Process(target=_become, args=(arguments, log, errors, read, folder, dict(environment)))
-    process.start()
+    # A child first imports the main module of its parent, and Streamlit's AppTest leaves an app's page as that.
+    with mock.patch.dict(sys.modules, {"__main__": ModuleType("__main__")}):
+        process.start()
     return process
 
 
