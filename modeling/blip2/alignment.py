@@ -9,7 +9,6 @@ Without this stage the query tokens fit the training images and do not carry the
 
 import copy
 import logging
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from modeling.blip2.evidence import evidence_targets, loss_of_evidence
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering
 from modeling.parts.evidence_targets import WithEvidence
 from modeling.parts.kept_features import one_per_question
-from modeling.parts.kept_states import MAX_QUESTIONS, kept_states
+from modeling.parts.kept_states import kept_states_and_wordings
 from modeling.parts.minilm import MAX_QUESTION_LENGTH, drop_tokens, minilm, minilm_tokenizer
 from modeling.parts.vocabulary import build_vocabulary, labels_of
 from modeling.training.arguments import Blip2TrainingArguments
@@ -33,9 +32,8 @@ from modeling.training.progress import show_progress
 from modeling.training.trainers import EvaluatesEveryRow, grouped_by_image, set_learning_rate
 from processing.batch_images import FeatureLookup
 from processing.collators import ViltCollator
-from processing.other_words import InOtherWords, wordings_within
+from processing.other_words import InOtherWords
 from processing.row_values import counts_of, digest_of
-from processing.wordings import training_wordings
 
 logger = logging.getLogger(__name__)
 
@@ -149,10 +147,10 @@ def align(
     head = QuestionHead(base, len(answers))
     language_model, base.language_model = base.language_model, None
     tokenizer = minilm_tokenizer()
-    questions = counts_of(rows, "question")
-    wordings = wordings_within(questions, MAX_QUESTIONS - len(questions)) if args.other_words else {}
-    more = chain.from_iterable(wordings.values())
-    states = kept_states(head.text_encoder.to(args.device), tokenizer, MAX_QUESTION_LENGTH, {"train": rows}, more)
+    encoder = head.text_encoder.to(args.device)
+    states, wordings = kept_states_and_wordings(
+        encoder, tokenizer, MAX_QUESTION_LENGTH, {"train": rows}, args.other_words > 0
+    )
     collator: Any = ViltCollator(
         ViltProcessor(processor.image_processor, tokenizer),
         labels_of(counts, label2id),
@@ -167,8 +165,7 @@ def align(
         collator = WithEvidence(collator, targets)
     trainer = _AlignmentTrainer(head, _alignment_arguments(args), data_collator=collator, train_dataset=rows)
     if args.other_words:
-        own = training_wordings if states is None else wordings.__getitem__
-        trainer.training_collator = InOtherWords(collator, args.other_words, args.seed, own)
+        trainer.training_collator = InOtherWords(collator, args.other_words, args.seed, wordings)
     digest = digest_of(rows)
     trainer.add_callback(StopOnSigterm())
     trainer.add_callback(TrainedRows(digest, training_settings(trainer.args)))

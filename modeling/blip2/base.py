@@ -1,7 +1,6 @@
 """The base model of a BLIP-2: a whole one of a folder or the Hub, or the starter."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from modeling.blip2.evidence import MODULE, WEIGHTS
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering
 from modeling.parts.kinds import check_kind
-from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors
+from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors, no_report_of_weights
 from modeling.parts.model_files import ModelFiles
 from processing.errors import UserError
 
@@ -62,7 +61,7 @@ def load_base(
         if evidence is not None:
             config.update(evidence)
             options |= {"new": WEIGHTS, "ignored": WEIGHTS}
-        with nullcontext() if evidence is None else _no_report_of_weights():
+        with nullcontext() if evidence is None else no_report_of_weights():
             model, _ = load_weights(model_class, config, files, dtype, read_pickled=read_pickled, **options)
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -75,17 +74,6 @@ def load_base(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, processor
-
-
-@contextmanager
-def _no_report_of_weights() -> Iterator[None]:
-    """transformers would report each weight of a new evidence head, or of one that is left out."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
 
 
 def is_encoder_decoder(files: ModelFiles) -> bool:

@@ -3,7 +3,8 @@
 Data sets ask the same questions of many images, and training asks them again at every epoch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 import datasets
 import torch
@@ -11,7 +12,9 @@ from torch import nn
 from tqdm import trange
 from transformers import PreTrainedTokenizerBase
 
+from processing.other_words import wordings_within
 from processing.row_values import counts_of
+from processing.wordings import training_wordings
 
 PROGRESS_AFTER = 2  # seconds until a progress bar is shown
 BATCH_SIZE = 64  # questions a forward
@@ -55,3 +58,27 @@ def kept_states(
         lengths = batch["attention_mask"].sum(1).tolist()
         states |= {chunk[i]: padded[i, :length].clone() for i, length in enumerate(lengths)}
     return states
+
+
+def kept_states_and_wordings(
+    text_encoder: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    dataset: Mapping[str, datasets.Dataset],
+    other_words: bool,
+) -> tuple[dict[str, torch.Tensor] | None, Callable[[str], Sequence[str]]]:
+    """The states of each question, and a function from a training question to the other words that it may get.
+
+    These have states too, so there are fewer of them where all would be too many to keep.
+
+    Args:
+        text_encoder: as for `kept_states`, like the next two.
+        other_words: training asks in other words.
+    """
+    wordings: dict[str, tuple[str, ...]] = {}
+    if other_words:
+        questions = {question for rows in dataset.values() for question in counts_of(rows, "question")}
+        wordings = wordings_within(counts_of(dataset["train"], "question"), MAX_QUESTIONS - len(questions))
+    more = chain.from_iterable(wordings.values())
+    states = kept_states(text_encoder, tokenizer, max_length, dataset, more)
+    return states, training_wordings if states is None else wordings.__getitem__

@@ -115,6 +115,17 @@ def load_weights(
 
 
 @contextmanager
+def no_report_of_weights() -> Iterator[None]:
+    """transformers would report each weight of a new part, or of one that is left out."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+@contextmanager
 def _no_bar_for_small_files(folder: Path) -> Iterator[None]:
     """No progress bar where weights are loaded in a moment."""
     shown = transformers_logging.is_progress_bar_enabled()

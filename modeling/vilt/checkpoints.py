@@ -5,7 +5,6 @@ from typing import Any
 
 import datasets
 import torch
-import transformers
 from torch import nn
 from transformers import AutoTokenizer, ViltConfig, ViltProcessor
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
@@ -14,7 +13,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from metrics.abstention import SILENT_EVERYWHERE
 from modeling.parts.evidence_targets import evidence_config
 from modeling.parts.kinds import check_kind
-from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors
+from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors, no_report_of_weights
 from modeling.parts.model_files import ModelFiles, open_model
 from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import ViltTrainingArguments
@@ -86,11 +85,9 @@ def build_model(args: ViltTrainingArguments, dataset: datasets.DatasetDict) -> t
     if name == "starter":
         with args.main_process_first(desc="assembling the starter"):
             files = ModelFiles(name, starter_checkpoint())
-        verbosity = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()  # else it reports every untrained weight as missing
         layers = {} if args.encoder_layers is None else {"num_hidden_layers": args.encoder_layers}
-        model, processor = load_checkpoint(files, labels | layers, new=".")
-        transformers.logging.set_verbosity(verbosity)
+        with no_report_of_weights():
+            model, processor = load_checkpoint(files, labels | layers, new=".")
     elif name.startswith("scratch:"):
         model, processor = untrained_model(name.removeprefix("scratch:"), labels, dataset["train"]["question"])
     else:

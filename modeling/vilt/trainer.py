@@ -1,7 +1,7 @@
 """Trains ViLT and its starter."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -13,7 +13,7 @@ from transformers import Trainer, ViltProcessor
 from metrics.vqa import classification_metrics
 from modeling.parts.efficientnet import WholeEfficientNet
 from modeling.parts.evidence_targets import WithEvidence
-from modeling.parts.kept_states import MAX_QUESTIONS, kept_states
+from modeling.parts.kept_states import kept_states_and_wordings
 from modeling.parts.vocabulary import labels_of
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.training.trainers import (
@@ -29,7 +29,7 @@ from modeling.vilt.checkpoints import AnyVilt
 from modeling.vilt.confidence import ChosenAnswers
 from modeling.vilt.evidence import evidence_targets
 from processing.collators import ViltCollator
-from processing.other_words import InOtherWords, wordings_within
+from processing.other_words import InOtherWords
 from processing.row_values import counts_of
 from processing.wordings import training_wordings
 
@@ -80,7 +80,7 @@ def build_trainer(
     rows = training_rows(args, dataset)
     training = dataset if rows is None else datasets.DatasetDict({**dataset, "train": rows})
     features, features_name, states = None, "image_embeds", None
-    wordings: dict[str, tuple[str, ...]] = {}  # that states are kept of
+    wordings: Callable[[str], Sequence[str]] = training_wordings
     if hasattr(model, "vision") and args.vision_learning_rate == 0:
         model.vision_top.requires_grad_(False)
         network = WholeEfficientNet(copy.deepcopy(model.vision), copy.deepcopy(model.vision_top))
@@ -90,11 +90,8 @@ def build_trainer(
         features = keep_features(copy.deepcopy(model.vision), processor.image_processor, args, dataset)
     if hasattr(model, "text_encoder"):
         encoder = copy.deepcopy(model.text_encoder).to(args.device)
-        questions = {question for split in training.values() for question in counts_of(split, "question")}
-        if args.other_words and args.do_train:
-            wordings = wordings_within(counts_of(rows, "question"), MAX_QUESTIONS - len(questions))
-        more = [wording for wordings_of in wordings.values() for wording in wordings_of]
-        states = kept_states(encoder, processor.tokenizer, config.max_position_embeddings, training, more)
+        other_words, places = args.do_train and args.other_words > 0, config.max_position_embeddings
+        states, wordings = kept_states_and_wordings(encoder, processor.tokenizer, places, training, other_words)
     gold = gold_answers(dataset)
     answers = {answer for rows in dataset.values() for answer in counts_of(rows, "answer")}
     collator = ViltCollator(
@@ -122,7 +119,6 @@ def build_trainer(
     if args.do_train and getattr(config, "evidence_labels", None):
         trainer.training_collator = WithEvidence(collator, evidence_targets(model))
     if args.other_words:
-        own = training_wordings if states is None else wordings.__getitem__
         asked = trainer.training_collator or collator
-        trainer.training_collator = InOtherWords(asked, args.other_words, args.seed, own)
+        trainer.training_collator = InOtherWords(asked, args.other_words, args.seed, wordings)
     return trainer

@@ -17,20 +17,23 @@ from tests.support.tiny_blip2 import tiny_blip2
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 
 
+def first_stage_arguments(folder, **changes):
+    """One step after the first stage, which trains all that it can."""
+    whole = ["qformer", "vision_top", "language_projection"]
+    options = {"modules_to_save": whole, "evidence_weight": 0.5, "max_steps": 1, "eval_strategy": "no"}
+    return starter_arguments(folder, **(options | changes))
+
+
 def test_alignment_trains_the_qformer_and_evidence_and_leaves_the_language_model_alone(dataset, tmp_path, monkeypatch):
-    args = starter_arguments(
+    args = first_stage_arguments(
         tmp_path,
-        modules_to_save=["qformer", "vision_top", "language_projection"],
         alignment_epochs=1,
-        evidence_weight=0.5,
         box_questions=True,
         other_words=1.0,
-        max_steps=1,
         learning_rate=0.0,
         qformer_learning_rate=0.0,
         per_device_train_batch_size=16,
         save_strategy="no",
-        eval_strategy="no",
     )
     torch.manual_seed(0)
     rows = DatasetDict(train=dataset["train"].select(range(24)), validation=dataset["validation"].select(range(4)))
@@ -44,7 +47,7 @@ def test_alignment_trains_the_qformer_and_evidence_and_leaves_the_language_model
             return super().__call__(rows)
 
     monkeypatch.setattr("modeling.blip2.alignment.ViltCollator", Recording)
-    monkeypatch.setattr("modeling.blip2.alignment.MAX_QUESTIONS", 200)  # fewer wordings, whose states take long
+    monkeypatch.setattr("modeling.parts.kept_states.MAX_QUESTIONS", 200)  # fewer wordings, whose states take long
     before = {name: p.detach().clone() for name, p in peft_model.named_parameters()}
     trainer.train()
     now = dict(peft_model.named_parameters())
@@ -71,16 +74,7 @@ def test_an_interrupted_first_stage_resumes_to_the_same_end(dataset, tmp_path, m
         return step(self, *args, **kwargs)
 
     def train(folder):
-        args = starter_arguments(
-            folder,
-            modules_to_save=["qformer", "vision_top", "language_projection"],
-            alignment_epochs=2,
-            evidence_weight=0.5,
-            max_steps=1,
-            per_device_train_batch_size=4,
-            save_strategy="epoch",
-            eval_strategy="no",
-        )
+        args = first_stage_arguments(folder, alignment_epochs=2, per_device_train_batch_size=4, save_strategy="epoch")
         set_seed(0)
         trainer = build_trainer(args, *build_model(args, rows), rows)
         trainer.train()
