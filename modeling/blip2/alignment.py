@@ -92,12 +92,13 @@ class QuestionHead(nn.Module):
                 text_states = self.text_encoder(input_ids, attention_mask).last_hidden_state
         mask = drop_tokens(attention_mask, WORD_DROPOUT).bool()
         vision_states, moves = self.base.vision_states(pixel_values, image_embeds)
-        queries = one_per_question(self.base.query_states(vision_states), image_index)
+        places = self.base.evidence_places(vision_states)
+        queries = one_per_question(self.base.query_states(vision_states, places), image_index)
         states = self.layer(text_states.float(), queries, tgt_key_padding_mask=~mask) * mask.unsqueeze(-1)
         logits = self.classifier(states.sum(1) / mask.sum(1, keepdim=True)).float()
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)
-        if evidence is not None:
-            loss = loss + loss_of_evidence(self.base, vision_states, moves, evidence, self.embeddings)
+        if places is not None and evidence is not None:
+            loss = loss + loss_of_evidence(self.base, places, moves, evidence, self.embeddings)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 

@@ -8,9 +8,9 @@ import transformers
 from transformers import AutoTokenizer, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from modeling.blip2.evidence import MODULE, WEIGHTS
+from modeling.blip2.evidence import MODULE, WEIGHTS, label_vectors
 from modeling.blip2.network import Blip2ForQuestionAnswering
-from modeling.blip2.starter import Blip2StarterForQuestionAnswering
+from modeling.blip2.starter import Blip2StarterForQuestionAnswering, DetectingEvidenceHead
 from modeling.parts.kinds import check_kind
 from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors, no_report_of_weights
 from modeling.parts.model_files import ModelFiles
@@ -69,6 +69,8 @@ def load_base(
         tokenizer = load_pretrained(AutoTokenizer, files.root, padding_side="left")
         image_processor = load_pretrained(BlipImageProcessorPil, files.root)
         processor = Blip2Processor(image_processor, tokenizer, config.num_query_tokens)
+        if isinstance(model.evidence, DetectingEvidenceHead):
+            model.evidence.labels = label_vectors(model, tokenizer)
     if any(getattr(config.text_config, option, None) for option in SCALED_LOGITS):
         raise UserError(f"{name}: its language model scales logits, which is not supported.")
     if tokenizer.pad_token is None:

@@ -59,6 +59,13 @@ def text_vectors(embeddings: nn.Embedding, text_ids: torch.Tensor, text_mask: to
     return sentence_vectors(nn.functional.embedding(text_ids, embeddings.weight.detach()).float(), text_mask)
 
 
+def label_vectors(model: Any, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """The vectors of the labels of a model's evidence head, ``(labels, width)`` on its device."""
+    tokens = TextTokens(tokenizer)(model.config.evidence_labels)
+    embeddings = model.get_input_embeddings()
+    return text_vectors(embeddings, **{name: ids.to(embeddings.weight.device) for name, ids in tokens.items()})
+
+
 def evidence_targets(labels: Sequence[str], grid: int, tokenizer: PreTrainedTokenizerBase) -> EvidenceTargets:
     """What an evidence head learns from.
 
@@ -92,7 +99,7 @@ class _TextsOfTargets:
 
 def loss_of_evidence(
     model: Any,
-    states: torch.Tensor,
+    places: torch.Tensor,
     moves: torch.Tensor | None,
     targets: Mapping[str, torch.Tensor],
     embeddings: nn.Embedding,
@@ -101,7 +108,7 @@ def loss_of_evidence(
 
     Args:
         model: a BLIP-2 with an evidence head.
-        states: of its `vision_states`, ``(I, patches, encoder width)``.
+        places: of its `evidence_places`, ``(I, width, grid, grid)``.
         moves: of the images, ``(I, 2, 3)``; None where they are as they were.
         targets: of `evidence_targets`.
         embeddings: of the language model.
@@ -111,7 +118,6 @@ def loss_of_evidence(
         masks = moved_masks(masks, moves[images])
     vectors = text_vectors(embeddings, targets["text_ids"], targets["text_mask"])
     texts = model.evidence.embed_texts(vectors[targets["questions"]], vectors[targets["answers"]])
-    places = model.evidence.embed_images(model.vision_maps(states))
     return model.config.evidence_weight * evidence_loss(model.evidence(places, texts, images).float(), masks)
 
 
@@ -127,12 +133,11 @@ def find_evidence(
         rows: `question` and `answer` of each.
     """
     index, labels, head = images["image_index"], model.config.evidence_labels, model.evidence
-    dtype = head.places.dtype  # FP32, but for --bf16_full_eval and the like
     states, _ = model.vision_states(images.get("pixel_values"), images.get("image_embeds"))
-    places = head.embed_images(model.vision_maps(states).to(dtype))
+    places = model.evidence_places(states)
     texts = [*(row["question"] for row in rows), *(row["answer"] for row in rows), *labels]
     tokens = {name: ids.to(index.device) for name, ids in TextTokens(tokenizer)(texts).items()}
-    vectors = text_vectors(model.get_input_embeddings(), **tokens).to(dtype)
+    vectors = text_vectors(model.get_input_embeddings(), **tokens).to(places.dtype)
     questions, answers, named = vectors.split([len(rows), len(rows), len(labels)])
     maps = head(places, head.embed_texts(questions, answers), index)
     of_labels = head.all_pairs(places, head.embed_texts(torch.zeros_like(named), named))

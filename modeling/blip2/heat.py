@@ -35,6 +35,7 @@ def blip2_heat(model: Any, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
     maps = []
     for question in range(len(batch["image_index"])):
         relevance = cross_relevance([[parts[module][question] for module in layer] for layer in layers])
+        relevance = relevance[: model.config.num_query_tokens]  # not the tokens of detections after them
         relevance = relevance.sum(0)  # of all queries, whose gradients say how much each counts
         side = math.isqrt(len(relevance))
         patches = relevance[-side * side :]  # without the [CLS] that a ViT has first

@@ -40,7 +40,10 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         """Makes one over `vision_maps` of so many channels."""
         self.evidence = None
         if getattr(self.config, "evidence_labels", None):
-            self.evidence = EvidenceHead(num_channels, self.get_input_embeddings().embedding_dim, GRID)
+            self.evidence = self._new_evidence_head(num_channels, self.get_input_embeddings().embedding_dim)
+
+    def _new_evidence_head(self, num_channels: int, text_width: int) -> EvidenceHead:
+        return EvidenceHead(num_channels, text_width, GRID)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -69,10 +72,11 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
     ) -> torch.Tensor:
         """What the language model reads of images, ``(I, num_query_tokens, D)``; arguments as for `vision_states`."""
         states, _ = self.vision_states(pixel_values, image_embeds)
-        return self._projected(states)
+        return self._projected(states, self.evidence_places(states))
 
-    def _projected(self, vision_states: torch.Tensor) -> torch.Tensor:
-        return self.language_projection(self.query_states(vision_states).to(self.language_projection.weight.dtype))
+    def _projected(self, vision_states: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+        states = self.query_states(vision_states, places)
+        return self.language_projection(states.to(self.language_projection.weight.dtype))
 
     def vision_states(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
@@ -97,8 +101,20 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             return maps
         return nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
-    def query_states(self, vision_states: torch.Tensor) -> torch.Tensor:
-        """The Q-Former's last states of images, ``(I, num_query_tokens, Q-Former width)``."""
+    def evidence_places(self, vision_states: torch.Tensor) -> torch.Tensor | None:
+        """What the evidence head sees of images, ``(I, width, grid, grid)``; None without a head."""
+        if self.evidence is None:
+            return None
+        dtype = self.evidence.places.dtype  # FP32, but for --bf16_full_eval and the like
+        return self.evidence.embed_images(self.vision_maps(vision_states).to(dtype))
+
+    def query_states(self, vision_states: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
+        """The Q-Former's last states of images, ``(I, num_query_tokens, Q-Former width)``.
+
+        Args:
+            vision_states: of the method of that name.
+            places: of `evidence_places`.
+        """
         query_tokens = self.queries.expand(len(vision_states), -1, -1)
         return self.qformer(query_embeds=query_tokens, encoder_hidden_states=vision_states).last_hidden_state
 
@@ -142,7 +158,8 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             evidence is added. Of several batches, each counts by its answer tokens, so that their sum is a mean too.
         """
         vision_states, moves = self.vision_states(pixel_values, image_embeds)
-        prefix = one_per_question(self._projected(vision_states), image_index)
+        evidence_places = self.evidence_places(vision_states)
+        prefix = one_per_question(self._projected(vision_states, evidence_places), image_index)
         text = self.get_input_embeddings()(input_ids)
         inputs_embeds = torch.cat([prefix.to(text.dtype), text], dim=1)
         length = prefix.shape[1]
@@ -163,8 +180,8 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         logits = logits.float()
         loss = nn.functional.cross_entropy(logits, labels[labels != -100], reduction="sum")
         own = (labels != -100).sum()
-        if self.evidence is not None and evidence is not None:
-            loss = loss + own * loss_of_evidence(self, vision_states, moves, evidence, self.get_input_embeddings())
+        if evidence_places is not None and evidence is not None:
+            loss = loss + own * loss_of_evidence(self, evidence_places, moves, evidence, self.get_input_embeddings())
         count = own if num_items_in_batch is None else num_items_in_batch
         return Blip2ForConditionalGenerationModelOutput(loss=loss / count, logits=logits)
 

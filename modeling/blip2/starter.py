@@ -28,6 +28,7 @@ from modeling.parts.efficientnet import (
     moved,
     random_moves,
 )
+from modeling.parts.evidence import DETECTION_FACTS, GRID, EvidenceHead, detection_facts
 from modeling.parts.loading import load_config, load_pretrained
 from modeling.parts.minilm import MINILM, minilm_weights
 from modeling.parts.packages import (
@@ -40,6 +41,7 @@ from modeling.parts.packages import (
 )
 
 PLACE_CHANNELS = 64
+DETECTION_CHANNELS = 64  # of a token of detections, before its projection
 ASSEMBLY = 2  # counts the changes of what is assembled
 
 
@@ -51,12 +53,18 @@ class Blip2StarterVisionConfig(EfficientNetFields, Blip2VisionConfig):
 
 
 class Blip2StarterConfig(Blip2Config):
-    """BLIP-2's config with an EfficientNet-Lite as vision encoder."""
+    """BLIP-2's config with an EfficientNet-Lite as vision encoder.
+
+    Args:
+        detection_tokens: number of tokens that tell the queries where the evidence head finds each label.
+    """
 
     model_type = "blip2_starter"
     sub_configs_defaults: ClassVar[dict] = Blip2Config.sub_configs_defaults | {
         "vision_config": Blip2StarterVisionConfig
     }
+
+    detection_tokens: int = 4
 
 
 class EfficientNetVisionModel(nn.Module):
@@ -78,8 +86,49 @@ class EfficientNetVisionModel(nn.Module):
         return torch.cat([tokens, self.places.expand(len(tokens), -1, -1)], dim=2)
 
 
+class DetectingEvidenceHead(EvidenceHead):
+    """An evidence head that also tells the Q-Former where it finds each label of the data.
+
+    How the facts of a label count is a linear function of its text, so that training goes on with other labels.
+
+    Args:
+        config: of the model.
+        num_channels: of the image features.
+        text_width: of the vectors of texts.
+    """
+
+    labels: torch.Tensor
+
+    def __init__(self, config: Blip2StarterConfig, num_channels: int, text_width: int) -> None:
+        super().__init__(num_channels, text_width, GRID)
+        self.shape = DETECTION_FACTS, config.detection_tokens, DETECTION_CHANNELS
+        width = config.qformer_config.hidden_size
+        self.register_buffer("labels", torch.zeros(len(config.evidence_labels), text_width), persistent=False)
+        self.label_norm = nn.LayerNorm(text_width)
+        self.label_projection = nn.Linear(text_width, math.prod(self.shape))
+        self.detection_projection = nn.Linear(DETECTION_CHANNELS, width)
+        self.detection_norm = nn.LayerNorm(width)
+        self.detection_embeddings = nn.Embedding(config.detection_tokens, width)
+
+    def detections(self, places: torch.Tensor) -> torch.Tensor:
+        """Tokens beside the queries, ``(I, detection_tokens, Q-Former width)``.
+
+        Args:
+            places: of `embed_images`.
+        """
+        with torch.no_grad():  # what it finds is learned from boxes alone
+            logits = self.all_pairs(places, self.embed_texts(torch.zeros_like(self.labels), self.labels))
+            facts = detection_facts(logits.float()).to(places.dtype).unflatten(1, (DETECTION_FACTS, -1))
+        weights = self.label_projection(self.label_norm(self.labels)).unflatten(1, self.shape)
+        tokens = torch.einsum("ifl,lftc->itc", facts, weights)
+        return self.detection_norm(self.detection_projection(tokens)) + self.detection_embeddings.weight
+
+
 class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
-    """BLIP-2 over an EfficientNet-Lite."""
+    """BLIP-2 over an EfficientNet-Lite.
+
+    Its queries also attend to tokens of what its evidence head detects, where it has one.
+    """
 
     config_class = Blip2StarterConfig
     _keep_in_fp32_modules_strict: ClassVar = {"vision_model", "qformer", "language_projection", MODULE}
@@ -91,6 +140,9 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
         # Part of the Q-Former, so that an adapter that trains it whole holds them too: PEFT saves modules only.
         self.qformer.query_tokens = self.query_tokens
         del self.query_tokens
+
+    def _new_evidence_head(self, num_channels: int, text_width: int) -> EvidenceHead:
+        return DetectingEvidenceHead(self.config, num_channels, text_width)
 
     @property
     def queries(self) -> nn.Parameter:
@@ -114,6 +166,14 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
             return self.vision_model(features), None
         moves = random_moves(len(features), self.config.vision_config, features.device)
         return self.vision_model(moved(features, moves)), moves
+
+    def query_states(self, vision_states: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
+        """As in BLIP-2, with the tokens of detections beside the queries."""
+        queries = self.queries.expand(len(vision_states), -1, -1)
+        count = queries.shape[1]
+        if places is not None:
+            queries = torch.cat([queries, self.evidence.detections(places).to(queries.dtype)], dim=1)
+        return self.qformer(query_embeds=queries, encoder_hidden_states=vision_states).last_hidden_state[:, :count]
 
     def vision_maps(self, vision_states: torch.Tensor) -> torch.Tensor:
         """The network's maps, unfolded to a grid twice as fine and without the places beside them."""

@@ -103,14 +103,16 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Gives pretrained modules that are trained whole their own learning rate.
 
-        The projection and the evidence head are new.
+        The projection is new, and so is the evidence head where no first stage has trained it.
         """
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if created and self.args.qformer_learning_rate is not None:
             whole = [p for name, p in self.model.named_parameters() if ".modules_to_save." in name]
             base = self.model.get_base_model()
-            parts = [part for part in (base.language_projection, base.evidence) if part is not None]
+            parts = [base.language_projection]
+            if base.evidence is not None and not self.args.alignment_epochs:
+                parts.append(base.evidence)
             new = {id(p) for part in parts for p in part.parameters()}
             pretrained = [p for p in whole if id(p) not in new]
             set_learning_rate(optimizer, pretrained, self.args.qformer_learning_rate)

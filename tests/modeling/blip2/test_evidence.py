@@ -218,7 +218,8 @@ def test_batches_count_by_their_answer_tokens_and_one_without_targets_reaches_th
     batch = trainer.training_collator(rows)
     targets = batch.pop("evidence")
     states, _ = base.vision_states(image_embeds=batch["image_embeds"])
-    answers, evidence = model(**batch).loss, loss_of_evidence(base, states, None, targets, base.get_input_embeddings())
+    places, embeddings = base.evidence_places(states), base.get_input_embeddings()
+    answers, evidence = model(**batch).loss, loss_of_evidence(base, places, None, targets, embeddings)
     assert evidence > 0.5
     tokens = (batch["labels"] != -100).sum()
     torch.testing.assert_close(model(**batch, evidence=targets).loss, answers + evidence)

@@ -77,8 +77,9 @@ def test_evidence_and_queries_see_the_same_moves(trained, dataset):
         torch.testing.assert_close(states, base.vision_model(moved(features, moves)))
         assert base.vision_maps(states).shape == (len(features), 592, 14, 14)
         still = {**targets, "masks": moved_masks(targets["masks"], moves[targets["images"]])}
-        evidence = loss_of_evidence(base, states, None, still, embeddings)
-        assert abs(evidence - loss_of_evidence(base, states, None, targets, embeddings)) > 1e-3
+        places = base.evidence_places(states)
+        evidence = loss_of_evidence(base, places, None, still, embeddings)
+        assert abs(evidence - loss_of_evidence(base, places, None, targets, embeddings)) > 1e-3
         losses = []
         for more in ({}, {"evidence": targets}):
             torch.manual_seed(0)
