@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import betaincinv
-from scipy.stats import norm, t
+from scipy.special import betaincinv, ndtri, stdtrit
 
 SAMPLES = 2_000
 LEVEL = 0.95
@@ -128,6 +127,6 @@ def clustered_error_bound(
     if not squares:  # each answer is wrong
         return 1.0
     variance = images / (images - 1) * squares / (total + added) ** 2
-    by_few_images = (norm.ppf(confidence) / t.ppf(confidence, images - 1)) ** 2
+    by_few_images = (ndtri(confidence) / stdtrit(images - 1, confidence)) ** 2
     effective = min(rate * (1 - rate) / variance * by_few_images, total)
     return error_bound(errors.sum() / total * effective, effective, confidence)

@@ -131,6 +131,7 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
     """
 
     config_class = Blip2StarterConfig
+    evidence: DetectingEvidenceHead | None
     _keep_in_fp32_modules_strict: ClassVar = {"vision_model", "qformer", "language_projection", MODULE}
 
     def __init__(self, config: Blip2StarterConfig) -> None:
@@ -171,7 +172,7 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
         """As in BLIP-2, with the tokens of detections beside the queries."""
         queries = self.queries.expand(len(vision_states), -1, -1)
         count = queries.shape[1]
-        if places is not None:
+        if self.evidence is not None and places is not None:
             queries = torch.cat([queries, self.evidence.detections(places).to(queries.dtype)], dim=1)
         return self.qformer(query_embeds=queries, encoder_hidden_states=vision_states).last_hidden_state[:, :count]
 
