@@ -92,6 +92,16 @@ def test_an_interrupted_first_stage_resumes_to_the_same_end(dataset, tmp_path, m
     assert not (tmp_path / "stopped" / "first_stage").exists()
 
 
+def test_what_the_first_stage_trains_goes_on_at_the_rate_of_what_is_trained(dataset, tmp_path):
+    args = first_stage_arguments(tmp_path, alignment_epochs=1, learning_rate=1e-3, qformer_learning_rate=2e-5)
+    trainer = build_trainer(args, *build_model(args, dataset), dataset)
+    names = {id(p): name.split(".")[2] for name, p in trainer.model.named_parameters()}
+    groups = trainer.create_optimizer().param_groups
+    rates = {(names[id(p)], group["lr"]) for group in groups for p in group["params"]}
+    trained = {("qformer", 2e-5), ("vision_model", 2e-5), ("evidence", 2e-5)}
+    assert rates == trained | {("language_projection", 1e-3), ("language_model", 1e-3)}
+
+
 def test_alignment_needs_a_starter_whose_qformer_trains(dataset, tmp_path):
     with pytest.raises(ValueError, match="--alignment_epochs needs --modules_to_save qformer"):
         starter_arguments(tmp_path, alignment_epochs=1, modules_to_save=["language_projection"])

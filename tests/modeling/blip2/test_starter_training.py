@@ -89,6 +89,26 @@ def test_evidence_and_queries_see_the_same_moves(trained, dataset):
     assert base.vision_states(image_embeds=features)[1] is None
 
 
+@torch.no_grad()
+def test_queries_see_what_is_detected_by_the_texts_of_labels_in_any_order(trained, dataset, monkeypatch):
+    _, trainer, _ = trained
+    base = trainer.model.eval().get_base_model()
+    batch = trainer.data_collator([dataset["train"][i] for i in range(6)])
+    states, _ = base.vision_states(image_embeds=batch["image_embeds"])
+    places = base.evidence_places(states)
+    labels, tokens = base.evidence.labels, base.evidence.detections(places)
+    assert len(labels) == len(base.config.evidence_labels) > 4
+    assert tokens.shape == (len(states), 4, 384)
+    with_them, without = base.query_states(states, places), base.query_states(states)
+    assert with_them.shape == without.shape == (len(states), 16, 384)
+    assert (with_them - without).abs().max() > 1e-2
+    head = base.evidence.modules_to_save["default"]
+    monkeypatch.setattr(head, "labels", labels.flip(0))
+    torch.testing.assert_close(head.detections(places), tokens, atol=1e-4, rtol=1e-4)
+    monkeypatch.setattr(head, "labels", labels[:-1])
+    assert (head.detections(places) - tokens).abs().max() > 1e-3
+
+
 def test_adapter_reloads_over_a_rebuilt_base_to_the_same_answers(trained, predicted, dataset, tmp_path):
     folder, trainer, _ = trained
     rows, output = predicted
@@ -161,3 +181,20 @@ def test_heat_map_of_a_trained_adapter_leaves_its_answers_as_they_were(trained, 
     assert heat.sum() == pytest.approx(1, abs=1e-5)
     assert heat.max() > 1.2 / 49  # two steps of training teach it little
     assert predictor.answer(row["image"], row["question"]) == before
+
+
+def test_an_adapter_goes_on_with_data_that_have_other_labels(trained, dataset, tmp_path):
+    def renamed(row):
+        return {"boxes": [box | {"label": f"Upper {box['label'][0]}"} for box in row["boxes"] or []]}
+
+    folder, trainer, _ = trained
+    others = dataset.map(renamed, load_from_cache_file=False, features=dataset["train"].features)
+    args = starter_arguments(tmp_path, model_name_or_path=str(folder), evidence_weight=0.5)
+    model, _ = build_model(args, others)
+    labels = model.get_base_model().config.evidence_labels
+    assert len(labels) != len(trainer.answering.evidence_labels)
+    assert all(label.startswith("Upper ") for label in labels)
+    before = weights(trainer)
+    now = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert now.keys() == before.keys()
+    assert all(torch.equal(p, before[name]) for name, p in now.items())
