@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from modeling.asking.predictor import Predictor
-from modeling.blip2.adapter import build_model
+from modeling.blip2.adapter import build_model, merge
 from modeling.blip2.evidence import loss_of_evidence
 from modeling.blip2.family import build_trainer, find_evidence, read_answers
 from modeling.parts.efficientnet import moved
@@ -150,6 +151,21 @@ def test_predictor_answers_as_the_trainer_does(trained, predicted):
     assert [answer.answer for answer in answers] == [expected[row][0] for row in rows["row"]]
     confidences = [expected[row][1] for row in rows["row"]]
     assert [answer.confidence for answer in answers] == pytest.approx(confidences, rel=1e-3)
+
+
+def test_merged_model_answers_and_finds_as_the_adapter_does(trained, dataset):
+    folder, trainer, _ = trained
+    trainer.answering.save(folder / "merged")
+    merge(str(folder), trainer.args)
+    rows = dataset["validation"].select(range(4))
+    adapter, merged = (
+        Predictor.from_pretrained(place, dtype="float32").answer_batch(list(rows["image"]), list(rows["question"]))
+        for place in (folder, folder / "merged")
+    )
+    for one, other in zip(adapter, merged, strict=True):
+        assert other.answer == one.answer
+        assert other.confidence == pytest.approx(one.confidence, rel=1e-3)
+        assert np.allclose(other.evidence.cells, one.evidence.cells, atol=1e-3)
 
 
 def test_adapter_over_another_build_of_the_base_is_refused(trained, dataset, tmp_path):
