@@ -1,6 +1,7 @@
 """What the pages of docs/ and benchmarks/ say is checked: commands, flags, links, files, figures, and the citation."""
 
 import configparser
+import importlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from medical_vqa import COMMANDS as COMMANDS_OF_THE_PACKAGE
 from modeling.training.parser import parse_arguments
 from tests.support.example_rows import load_example_rows
 
@@ -45,7 +47,8 @@ def commands_of(text: str) -> list[str]:
     """The lines of blocks of bash, and the commands in sentences."""
     lines = [line for kind, block in BLOCK.findall(text) if kind == "bash" for line in block.splitlines()]
     inline = re.findall(r"`([^`]+)`", prose(text))
-    lines += [line for line in inline if re.match(r"([A-Z_]+=\S+ )?(make|python|accelerate|torchrun) \S", line)]
+    programs = "make|python|accelerate|torchrun|medical-vqa"
+    lines += [line for line in inline if re.match(rf"([A-Z_]+=\S+ )?({programs}) \S", line)]
     return [shlex.join(words) for words in map(words_of, lines) if words]
 
 
@@ -57,11 +60,13 @@ def commands_with(part: str) -> list[tuple[str, str]]:
 
 
 MODULES = [(page, command) for page, command in commands_with("python -m ") if "-m pip" not in command]
+PACKAGE = [(page, command) for page, command in COMMANDS if re.match(r"medical-vqa \w+ \S", command)]
 
 
 def test_commands_of_every_kind_are_found():
     assert len(commands_with("train.py ")) >= 20
-    assert len({command.split()[2] for _, command in MODULES}) >= 20
+    assert len({command.split()[2] for _, command in MODULES}) >= 15
+    assert len({command.split()[1] for _, command in PACKAGE}) >= 8
     assert len(commands_with("make ")) >= 8
 
 
@@ -95,6 +100,12 @@ def test_modules_exist_and_know_their_flags(page, command, monkeypatch, capsys):
         runpy.run_module(module, run_name="__main__")
     assert ended.value.code == 0
     assert flags <= set(re.findall(r"--\w+", capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(("page", "command"), PACKAGE)
+def test_commands_of_the_package_are_accepted(page, command):
+    name, *words = shlex.split(command)[1:]
+    importlib.import_module(COMMANDS_OF_THE_PACKAGE[name].module).make_parser().parse(words)
 
 
 @pytest.mark.parametrize(("page", "command"), [pair for pair in COMMANDS if pair[1].startswith("make ")])
