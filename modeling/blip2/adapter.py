@@ -87,6 +87,10 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
         args.prompt = Answering.from_pretrained(base.own).prompt
+    if base.adapter is not None and args.do_train:
+        _check_shape(args, base.adapter)
+        if "lora_dropout" in args.recipe:
+            base.adapter.lora_dropout = args.lora_dropout
     if base.adapter is None:
         revision = base.model.root.name if name == "starter" else base.model.commit
         peft_model = _new_adapter(model, args, revision)
@@ -110,10 +114,37 @@ def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments,
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
-        target_modules="|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets),
+        target_modules=_targets(args),
         modules_to_save=whole or None,
     )
     return _with_fp32_copies(get_peft_model(model, config))
+
+
+def _targets(args: Blip2TrainingArguments) -> str:
+    return "|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets)
+
+
+def _check_shape(args: Blip2TrainingArguments, adapter: LoraConfig) -> None:
+    """Refuses another shape than that of the adapter that training goes on with.
+
+    Raises:
+        UserError: the recipe asks for it.
+    """
+    whole = sorted(set(adapter.modules_to_save or []) - {MODULE})
+    shapes = {
+        "lora_r": (args.lora_r, adapter.r),
+        "lora_alpha": (args.lora_alpha, adapter.lora_alpha),
+        "lora_targets": (_targets(args), adapter.target_modules),
+        "modules_to_save": (sorted(args.modules_to_save or []), whole),
+    }
+    for name, (asked, own) in shapes.items():
+        if name in args.recipe and asked != own:
+            value = args.recipe[name]
+            shown = " ".join(value) if isinstance(value, list) else value
+            raise UserError(
+                f"--{name} {shown}: the adapter {args.model_name_or_path} was made with another value, which can't be "
+                "changed any more. Leave the flag out, or start from the adapter's base model."
+            )
 
 
 def _with_fp32_copies(model: PeftModel) -> PeftModel:

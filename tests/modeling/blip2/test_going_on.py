@@ -3,9 +3,18 @@
 import pytest
 import torch
 
+from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import trained, untrained, weights
 
 WHOLE = {"modules_to_save": ["qformer", "language_projection"], "lora_targets": ["language_model"]}
+
+
+@pytest.fixture(scope="module")
+def saved(bases, dataset, tmp_path_factory):
+    """The folder of an adapter."""
+    folder = tmp_path_factory.mktemp("adapter") / "saved"
+    untrained(bases["opt"], folder, dataset, **WHOLE).save_model()
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -41,3 +50,22 @@ def test_training_goes_on_from_an_adapter(bases, dataset, tmp_path, kind, option
     assert not [name for name, p in again.model.named_parameters() if p.requires_grad]
     expected = second.predict(dataset["validation"]).predictions[0]
     assert (again.predict(dataset["validation"]).predictions[0] == expected).all()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"lora_r": 4},
+        {"lora_alpha": 8},
+        {"lora_targets": ["dense"], "modules_to_save": None},
+        {"modules_to_save": ["language_projection"]},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_another_shape_than_the_adapters_is_refused(saved, dataset, tmp_path, changed):
+    name = next(iter(changed))
+    with pytest.raises(UserError, match=rf"^--{name} \S+: the adapter .*saved was made with another value, which"):
+        untrained(saved, tmp_path, dataset, **(WHOLE | changed))
+    untrained(saved, tmp_path, dataset, **WHOLE)
+    own = untrained(saved, tmp_path, dataset, lora_dropout=0.5).model.peft_config["default"]
+    assert (own.lora_dropout, own.r, sorted(own.modules_to_save)) == (0.5, 8, ["language_projection", "qformer"])
