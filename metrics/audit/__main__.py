@@ -17,6 +17,7 @@ from processing.errors import DISK_FULL, UserError, run_command
 from processing.storage import write_atomically
 
 PROG = "python -m metrics.audit"
+SHOWN_ROWS = 3  # of those that can't be used
 EXAMPLES = """examples:
   {prog} path/to/SLAKE
       writes audit/audit.html and audit/audit.json
@@ -119,7 +120,11 @@ def _summary(report: Mapping[str, Any], counts: Mapping[str, int]) -> str:
         f"{data['name']}: {data['usable_rows']:,} of {data['rows']:,} rows on {data['images']:,} different images; "
         f"splits: {data['splits']}"
     ]
-    lines += [f"{FAILURES[name]}: {count:,}" for name, count in counts.items()]
+    for name, count in counts.items():
+        lines.append(f"{FAILURES[name]}: {count:,}")
+        if name == "bad_rows":
+            first = report["bad_rows"]["first"][:SHOWN_ROWS]
+            lines += [f"  {row['where']}: {row['problem']} {row['detail']}" for row in first]
     lines.append(f"rows that repeat another's image, question and answer: {report['duplicates']['rows']:,}")
     for split, seen in report["seen_in_training"].items():
         told = "; ".join(f"{kind} {count['images']:,} ({count['rows']:,} rows)" for kind, count in seen.items())

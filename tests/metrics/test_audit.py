@@ -1,6 +1,7 @@
 """metrics.audit: each finding is planted once and found with its exact counts."""
 
 import json
+import re
 import sys
 from html.parser import HTMLParser
 
@@ -307,7 +308,9 @@ def test_findings_end_the_command_with_status_3_and_a_sentence(planted, tmp_path
     with pytest.raises(SystemExit) as ended:
         run_command(main)
     assert ended.value.code == 3
-    assert told in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert told in printed.err
+    assert re.search(r"rows that can't be used: 2\n  \S+ row \d+: missing image missing.png\n", printed.out)
     assert (tmp_path / "out" / "audit.html").is_file()
 
 
