@@ -28,3 +28,11 @@ def test_demo_and_tests_run_with_versions_that_are_allowed():
     pinned = pins("constraints.txt")
     for package, version in pins("tests/constraints-lowest.txt").items():
         assert numbers(pinned[package]) >= numbers(version), package
+
+
+@pytest.mark.xdist_group("groups")
+def test_tests_of_a_group_share_a_worker(request):
+    """With a pytest for which pytest-xdist does not know how, what a group shares is made once a worker."""
+    if request.config.getoption("dist", "no") != "loadgroup":
+        pytest.skip("needs --dist loadgroup")
+    assert request.node.nodeid.endswith("@groups")

@@ -91,7 +91,7 @@ def test_evidence_and_queries_see_the_same_moves(trained, dataset):
 
 
 @torch.no_grad()
-def test_queries_see_what_is_detected_by_the_texts_of_labels_in_any_order(trained, dataset, monkeypatch):
+def test_queries_see_what_is_detected_by_the_texts_of_labels_in_any_order(trained, dataset):
     _, trainer, _ = trained
     base = trainer.model.eval().get_base_model()
     batch = trainer.data_collator([dataset["train"][i] for i in range(6)])
@@ -104,10 +104,13 @@ def test_queries_see_what_is_detected_by_the_texts_of_labels_in_any_order(traine
     assert with_them.shape == without.shape == (len(states), 16, 384)
     assert (with_them - without).abs().max() > 1e-2
     head = base.evidence.modules_to_save["default"]
-    monkeypatch.setattr(head, "labels", labels.flip(0))
-    torch.testing.assert_close(head.detections(places), tokens, atol=1e-4, rtol=1e-4)
-    monkeypatch.setattr(head, "labels", labels[:-1])
-    assert (head.detections(places) - tokens).abs().max() > 1e-3
+    try:
+        head.labels = labels.flip(0)
+        torch.testing.assert_close(head.detections(places), tokens, atol=1e-4, rtol=1e-4)
+        head.labels = labels[:-1]
+        assert (head.detections(places) - tokens).abs().max() > 1e-3
+    finally:
+        head.labels = labels
 
 
 def test_adapter_reloads_over_a_rebuilt_base_to_the_same_answers(trained, predicted, dataset, tmp_path):
