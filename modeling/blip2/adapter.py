@@ -76,6 +76,10 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     name = args.model_name_or_path
     with args.main_process_first(desc="finding the base model"):
         base = open_base(name, args.model_revision)
+        if base.adapter is not None and args.do_train:
+            _check_shape(args, base.adapter)
+            if "lora_dropout" in args.recipe:
+                base.adapter.lora_dropout = args.lora_dropout
         base.model.weights(read_pickled=True)
     if (args.fp16 or args.fp16_full_eval) and is_encoder_decoder(base.model):
         args.leave_fp16(f"{base.model.name}: an encoder-decoder language model, in which FP16 overflows")
@@ -87,10 +91,6 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     check_starter(args, isinstance(model, Blip2StarterForQuestionAnswering))
     if name != "starter" and "prompt" not in args.recipe:
         args.prompt = Answering.from_pretrained(base.own).prompt
-    if base.adapter is not None and args.do_train:
-        _check_shape(args, base.adapter)
-        if "lora_dropout" in args.recipe:
-            base.adapter.lora_dropout = args.lora_dropout
     if base.adapter is None:
         revision = base.model.root.name if name == "starter" else base.model.commit
         peft_model = _new_adapter(model, args, revision)
