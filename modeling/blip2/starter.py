@@ -161,9 +161,12 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
     def vision_states(
         self, pixel_values: torch.Tensor | None = None, image_embeds: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As in BLIP-2. The features are those of `vision_model.vision`; in training they move a little."""
+        """As in BLIP-2. The features are those of `vision_model.vision`.
+
+        They move a little in training where the rest of the network trains. A frozen one can't learn images by heart.
+        """
         features = self.vision_model.vision(pixel_values) if image_embeds is None else image_embeds
-        if not self.training:
+        if not self.training or not any(p.requires_grad for p in self.vision_model.parameters()):
             return self.vision_model(features), None
         moves = random_moves(len(features), self.config.vision_config, features.device)
         return self.vision_model(moved(features, moves)), moves
@@ -197,7 +200,7 @@ def blip2_starter_checkpoint() -> Path:
     """
     settings: dict[str, Any] = {
         "vision_config": {"hidden_size": 1408 + PLACE_CHANNELS, "num_hidden_layers": 0},
-        "qformer_config": MINILM,
+        "qformer_config": MINILM | {"num_hidden_layers": 3, "cross_attention_frequency": 1},
         "num_query_tokens": 16,
     }
 
@@ -233,11 +236,12 @@ def blip2_starter_checkpoint() -> Path:
 
 
 def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
-    """Copies the weights of a BERT. The cross-attention alone stays new.
+    """Copies the first layers of a BERT, as many as the Q-Former has. The cross-attention alone stays new.
 
     The feed-forward branch of the queries gets the BERT's.
     """
     state = qformer.state_dict()
+    depth = len(qformer.encoder.layer)
     names = {
         "embeddings.LayerNorm.": "layernorm.",
         ".attention.self.": ".attention.attention.",
@@ -245,6 +249,8 @@ def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
     }
     for name, value in bert.items():
         if name.startswith("embeddings.") and "LayerNorm" not in name:
+            continue
+        if name.startswith("encoder.layer.") and int(name.split(".")[2]) >= depth:
             continue
         for old, new in names.items():
             name = name.replace(old, new)
