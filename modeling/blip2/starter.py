@@ -235,7 +235,7 @@ def blip2_starter_checkpoint() -> Path:
     return cached_checkpoint("blip2", key, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble)
 
 
-def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
+def _load_qformer(qformer: Any, bert: dict[str, torch.Tensor]) -> None:
     """Copies the first layers of a BERT, as many as the Q-Former has. The cross-attention alone stays new.
 
     The feed-forward branch of the queries gets the BERT's.
