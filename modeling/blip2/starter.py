@@ -200,7 +200,7 @@ def blip2_starter_checkpoint() -> Path:
     """
     settings: dict[str, Any] = {
         "vision_config": {"hidden_size": 1408 + PLACE_CHANNELS, "num_hidden_layers": 0},
-        "qformer_config": MINILM | {"num_hidden_layers": 3, "cross_attention_frequency": 1},
+        "qformer_config": MINILM,
         "num_query_tokens": 16,
     }
 
@@ -235,13 +235,12 @@ def blip2_starter_checkpoint() -> Path:
     return cached_checkpoint("blip2", key, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble)
 
 
-def _load_qformer(qformer: Any, bert: dict[str, torch.Tensor]) -> None:
-    """Copies the first layers of a BERT, as many as the Q-Former has. The cross-attention alone stays new.
+def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
+    """Copies the weights of a BERT. The cross-attention alone stays new.
 
     The feed-forward branch of the queries gets the BERT's.
     """
     state = qformer.state_dict()
-    depth = len(qformer.encoder.layer)
     names = {
         "embeddings.LayerNorm.": "layernorm.",
         ".attention.self.": ".attention.attention.",
@@ -249,8 +248,6 @@ def _load_qformer(qformer: Any, bert: dict[str, torch.Tensor]) -> None:
     }
     for name, value in bert.items():
         if name.startswith("embeddings.") and "LayerNorm" not in name:
-            continue
-        if name.startswith("encoder.layer.") and int(name.split(".")[2]) >= depth:
             continue
         for old, new in names.items():
             name = name.replace(old, new)
