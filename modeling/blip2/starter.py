@@ -26,7 +26,7 @@ from modeling.parts.efficientnet import (
     efficientnet,
     load_efficientnet,
     moved,
-    random_moves,
+    training_moves,
 )
 from modeling.parts.evidence import DETECTION_FACTS, GRID, EvidenceHead, detection_facts
 from modeling.parts.loading import load_config, load_pretrained
@@ -163,13 +163,12 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As in BLIP-2. The features are those of `vision_model.vision`.
 
-        They move a little in training where the rest of the network trains. A frozen one can't learn images by heart.
+        They move a little in training where the rest of the network trains.
         """
         features = self.vision_model.vision(pixel_values) if image_embeds is None else image_embeds
-        if not self.training or not any(p.requires_grad for p in self.vision_model.parameters()):
-            return self.vision_model(features), None
-        moves = random_moves(len(features), self.config.vision_config, features.device)
-        return self.vision_model(moved(features, moves)), moves
+        top, config = self.vision_model.vision_top, self.config.vision_config
+        moves = training_moves(top, features, config) if self.training else None
+        return self.vision_model(features if moves is None else moved(features, moves)), moves
 
     def query_states(self, vision_states: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
         """As in BLIP-2, with the tokens of detections beside the queries."""

@@ -224,6 +224,21 @@ def efficientnet(config: Any) -> tuple[FrozenEfficientNet, TrainedEfficientNet]:
     )
 
 
+def training_moves(top: nn.Module, features: torch.Tensor, config: EfficientNetFields) -> torch.Tensor | None:
+    """Random moves of the images of a training step, ``(B, 2, 3)``; None where the rest of the network is frozen.
+
+    A frozen one can't learn images by heart, and there moves cost the encoder what it knows of places.
+
+    Args:
+        top: the rest of the network.
+        features: of the frozen part, ``(B, channels, h, w)``.
+        config: sets how far images move.
+    """
+    if not any(p.requires_grad for p in top.parameters()):
+        return None
+    return random_moves(len(features), config, features.device)
+
+
 def random_moves(count: int, config: EfficientNetFields, device: torch.device) -> torch.Tensor:
     """Affine moves of images that turn, zoom and shift them a little at random, ``(count, 2, 3)``.
 

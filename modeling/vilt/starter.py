@@ -30,7 +30,7 @@ from modeling.parts.efficientnet import (
     efficientnet,
     load_efficientnet,
     moved,
-    random_moves,
+    training_moves,
 )
 from modeling.parts.evidence import DETECTION_FACTS, EvidenceHead, detection_facts
 from modeling.parts.kept_features import one_per_question
@@ -137,15 +137,6 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         features = self.vision(pixel_values) if image_embeds is None else image_embeds
         return self.vision_top(features if moves is None else moved(features, moves))
 
-    def _moves(self, count: int, device: torch.device) -> torch.Tensor | None:
-        """Moves of images in training, where the image network trains.
-
-        A frozen one can't learn images by heart, and there moves cost the encoder what it knows of places.
-        """
-        if self.training and any(p.requires_grad for p in self.vision_top.parameters()):
-            return random_moves(count, self.config, device)
-        return None
-
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -182,7 +173,7 @@ class ViltStarterForQuestionAnswering(ViltPreTrainedModel):
         moves = None
         if image_patches is None:
             features = self.vision(pixel_values) if image_embeds is None else image_embeds
-            moves = self._moves(len(features), features.device)
+            moves = training_moves(self.vision_top, features, self.config) if self.training else None
             image_patches = self.patches(image_embeds=features, moves=moves)
         if text_states is None:
             text_states = self.text_states(input_ids, attention_mask, token_type_ids)

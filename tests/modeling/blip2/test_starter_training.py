@@ -71,7 +71,7 @@ def test_evidence_and_queries_see_the_same_moves(trained, dataset):
     base = trainer.model.train().get_base_model()
     batch = trainer.training_collator([dataset["train"][i] for i in range(6)])
     targets, features, embeddings = batch.pop("evidence"), batch["image_embeds"], base.get_input_embeddings()
-    base.vision_model.requires_grad_(True)  # images of a frozen network don't move
+    top = base.vision_model.vision_top.requires_grad_(True)  # images of a frozen network don't move
     with torch.no_grad():
         torch.manual_seed(0)
         states, moves = base.vision_states(image_embeds=features)
@@ -89,7 +89,7 @@ def test_evidence_and_queries_see_the_same_moves(trained, dataset):
     torch.testing.assert_close(losses[1] - losses[0], evidence, atol=1e-4, rtol=1e-4)
     trainer.model.eval()
     assert base.vision_states(image_embeds=features)[1] is None
-    base.vision_model.requires_grad_(False)
+    top.requires_grad_(False)
 
 
 @torch.no_grad()
