@@ -16,7 +16,7 @@ from modeling.blip2.answering import Answering
 from modeling.blip2.base import check_base_kind, is_encoder_decoder, load_base
 from modeling.blip2.evidence import MODULE
 from modeling.blip2.network import Blip2ForQuestionAnswering
-from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
+from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint, blip2_starter_folders
 from modeling.parts.evidence_targets import evidence_config
 from modeling.parts.loading import SHOWN_KEYS, load_adapter_config
 from modeling.parts.model_files import ModelFiles, open_model
@@ -188,13 +188,13 @@ def find_base(own: ModelFiles) -> Base:
         check_base_kind(model)
         adapter.revision = model.commit  # of older adapters it is not known, and main then
         return Base(model, own, adapter)
-    folder = blip2_starter_checkpoint()
-    if adapter.revision != folder.name:
+    folders = {folder.name: folder for folder in blip2_starter_folders()}
+    if adapter.revision not in folders:
         raise UserError(
             f"{own.name}: this adapter does not fit its base model (trained on {adapter.revision}, this version "
-            f"assembles {folder.name}); install the version of the project that trained it."
+            f"assembles {' and '.join(folders)}); install the version of the project that trained it."
         )
-    return Base(ModelFiles("starter", folder), own, adapter)
+    return Base(ModelFiles("starter", blip2_starter_checkpoint(folders[adapter.revision])), own, adapter)
 
 
 def load_adapter(model: Any, config: LoraConfig, files: ModelFiles, trainable: bool = False) -> PeftModel:

@@ -37,7 +37,7 @@ from processing.row_values import counts_of, digest_of
 
 logger = logging.getLogger(__name__)
 
-LEARNING_RATE = 3e-4  # of Q-Former and head; benchmarks/quality.md has what was tried
+LEARNING_RATE = 5e-4  # of Q-Former and head; benchmarks/quality.md has what was tried
 VISION_LEARNING_RATE = 2e-4
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1

@@ -36,6 +36,7 @@ from modeling.parts.packages import (
     TEXT_WEIGHTS,
     VISION_WEIGHTS,
     cached_checkpoint,
+    checkpoint_folder,
     missing_package,
     part_path,
 )
@@ -43,6 +44,10 @@ from modeling.parts.packages import (
 PLACE_CHANNELS = 64
 DETECTION_CHANNELS = 64  # of a token of detections, before its projection
 ASSEMBLY = 2  # counts the changes of what is assembled
+QFORMERS = (  # the newest first; adapters over the others load, too
+    MINILM | {"num_hidden_layers": 3, "cross_attention_frequency": 1},
+    MINILM,
+)
 
 
 class Blip2StarterVisionConfig(EfficientNetFields, Blip2VisionConfig):
@@ -191,17 +196,32 @@ def _sines(grid: int, count: int) -> torch.Tensor:
     return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
-def blip2_starter_checkpoint() -> Path:
-    """Assembles the base checkpoint once, in the cache folder; the same parts give the same weights.
+def blip2_starter_folders() -> dict[Path, dict[str, Any]]:
+    """Where each base checkpoint that this version assembles lies, the newest first, and its config."""
+    folders = {}
+    for qformer in QFORMERS:
+        settings: dict[str, Any] = {
+            "vision_config": {"hidden_size": 1408 + PLACE_CHANNELS, "num_hidden_layers": 0},
+            "qformer_config": qformer,
+            "num_query_tokens": 16,
+        }
+        key = settings | {"assembly": ASSEMBLY}
+        folders[checkpoint_folder("blip2", key, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL))] = settings
+    return folders
+
+
+def blip2_starter_checkpoint(folder: Path | None = None) -> Path:
+    """Assembles a base checkpoint once, in the cache folder; the same parts give the same weights.
+
+    Args:
+        folder: one of `blip2_starter_folders`, by default the newest.
 
     Raises:
         UserError: a part's package is missing, or a file of it is not the expected one.
     """
-    settings: dict[str, Any] = {
-        "vision_config": {"hidden_size": 1408 + PLACE_CHANNELS, "num_hidden_layers": 0},
-        "qformer_config": MINILM,
-        "num_query_tokens": 16,
-    }
+    folders = blip2_starter_folders()
+    folder = next(iter(folders)) if folder is None else folder
+    settings = folders[folder]
 
     def assemble(folder: Path) -> None:
         language_file = part_path(LANGUAGE_MODEL)
@@ -230,16 +250,16 @@ def blip2_starter_checkpoint() -> Path:
         tokenizer = load_pretrained(AutoTokenizer, language_file.parent, padding_side="left", **options)
         Blip2Processor(image_processor, tokenizer, config.num_query_tokens).save_pretrained(folder)
 
-    key = settings | {"assembly": ASSEMBLY}
-    return cached_checkpoint("blip2", key, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL), assemble)
+    return cached_checkpoint(folder, assemble)
 
 
-def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
-    """Copies the weights of a BERT. The cross-attention alone stays new.
+def _load_qformer(qformer: Any, bert: dict[str, torch.Tensor]) -> None:
+    """Copies the first layers of a BERT, as many as the Q-Former has. The cross-attention alone stays new.
 
     The feed-forward branch of the queries gets the BERT's.
     """
     state = qformer.state_dict()
+    depth = len(qformer.encoder.layer)
     names = {
         "embeddings.LayerNorm.": "layernorm.",
         ".attention.self.": ".attention.attention.",
@@ -247,6 +267,8 @@ def _load_qformer(qformer: nn.Module, bert: dict[str, torch.Tensor]) -> None:
     }
     for name, value in bert.items():
         if name.startswith("embeddings.") and "LayerNorm" not in name:
+            continue
+        if name.startswith("encoder.layer.") and int(name.split(".")[2]) >= depth:
             continue
         for old, new in names.items():
             name = name.replace(old, new)

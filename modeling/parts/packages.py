@@ -112,10 +112,8 @@ def _install(package: str) -> str:
     return INSTALL_LANGUAGE_MODEL if package == LANGUAGE_MODEL.package else INSTALL
 
 
-def cached_checkpoint(
-    name: str, settings: dict[str, Any], parts: Iterable[PackageFile], assemble: Callable[[Path], None]
-) -> Path:
-    """The folder of a base checkpoint, assembled once.
+def checkpoint_folder(name: str, settings: dict[str, Any], parts: Iterable[PackageFile]) -> Path:
+    """The folder of a base checkpoint, which need not be there yet.
 
     A change of settings or parts gives another folder. The whole config is not among them, since it changes with the
     version of transformers, and adapters name the folder.
@@ -124,11 +122,19 @@ def cached_checkpoint(
         name: of its family.
         settings: what the checkpoint depends on beside its parts.
         parts: the files that it is made of.
-        assemble: called with a folder to save into, where there is no checkpoint yet.
     """
     hashes = "".join(part.sha256 for part in parts)
     version = hashlib.sha256((hashes + json.dumps(settings, sort_keys=True)).encode()).hexdigest()[:12]
-    folder = cache_dir() / "starter" / f"{name}-{version}"
+    return cache_dir() / "starter" / f"{name}-{version}"
+
+
+def cached_checkpoint(folder: Path, assemble: Callable[[Path], None]) -> Path:
+    """The same folder with its checkpoint, assembled once.
+
+    Args:
+        folder: of `checkpoint_folder`.
+        assemble: called with a folder to save into, where there is no checkpoint yet.
+    """
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from modeling.parts.efficientnet import (
 from modeling.parts.evidence import DETECTION_FACTS, EvidenceHead, detection_facts
 from modeling.parts.kept_features import one_per_question
 from modeling.parts.minilm import MINILM, drop_tokens, minilm_tokenizer, minilm_weights, sentence_vectors
-from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, VISION_WEIGHTS, cached_checkpoint
+from modeling.parts.packages import TEXT_WEIGHTS, TOKENIZER, VISION_WEIGHTS, cached_checkpoint, checkpoint_folder
 from modeling.vilt.evidence import AnswerEvidence
 from modeling.vilt.network import queries_keys_values
 
@@ -351,7 +351,8 @@ def starter_checkpoint() -> Path:
         model.save_pretrained(folder, state_dict=weights)
         ViltProcessor(image_processor, tokenizer).save_pretrained(folder)
 
-    return cached_checkpoint("vilt", settings, (TOKENIZER, TEXT_WEIGHTS, VISION_WEIGHTS), assemble)
+    folder = checkpoint_folder("vilt", settings, (TOKENIZER, TEXT_WEIGHTS, VISION_WEIGHTS))
+    return cached_checkpoint(folder, assemble)
 
 
 AutoConfig.register(ViltStarterConfig.model_type, ViltStarterConfig)

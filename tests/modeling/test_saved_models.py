@@ -22,6 +22,7 @@ from modeling.blip2.starter import (
     Blip2StarterConfig,
     Blip2StarterForQuestionAnswering,
     blip2_starter_checkpoint,
+    blip2_starter_folders,
 )
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.checkpoints import find_checkpoint
@@ -181,4 +182,5 @@ def test_assembled_starters_are_found_where_they_were(tmp_path, monkeypatch):
     for name in ("starter", "blip2_starter"):
         (tmp_path / "starter" / CACHE_NAMES[name]).mkdir(parents=True)
     assert starter_checkpoint().name == CACHE_NAMES["starter"]
-    assert blip2_starter_checkpoint().name == CACHE_NAMES["blip2_starter"]
+    [folder] = [folder for folder in blip2_starter_folders() if folder.name == CACHE_NAMES["blip2_starter"]]
+    assert blip2_starter_checkpoint(folder) == folder

@@ -41,8 +41,9 @@ def test_language_model_is_smollm2(model):
     assert tokenizer.decode(logits.argmax()) == " Paris"
 
 
-def test_qformer_without_its_cross_attention_is_minilm(model):
-    bert = BertModel.from_pretrained(get_model_path(), add_pooling_layer=False, dtype=torch.float32).eval()
+def test_qformer_without_its_cross_attention_is_the_first_half_of_minilm(model):
+    options = {"add_pooling_layer": False, "num_hidden_layers": 3, "dtype": torch.float32}
+    bert = BertModel.from_pretrained(get_model_path(), **options).eval()
     ids = torch.tensor([[101, 2187, 11192, 102]])
     layers = [layer for layer in model.qformer.encoder.layer if layer.has_cross_attention]
     assert len(layers) == 3

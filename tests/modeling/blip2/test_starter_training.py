@@ -5,13 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from modeling.asking.predictor import Predictor
-from modeling.blip2.adapter import build_model, merge
+from modeling.blip2.adapter import build_model, load_trained, merge
+from modeling.blip2.base import load_base
 from modeling.blip2.evidence import loss_of_evidence
 from modeling.blip2.family import build_trainer, find_evidence, read_answers
+from modeling.blip2.starter import blip2_starter_checkpoint, blip2_starter_folders
 from modeling.parts.efficientnet import moved
 from modeling.parts.evidence import moved_masks
+from modeling.parts.model_files import ModelFiles, open_model
 from modeling.training.summary import describe_parameters, parts_of
 from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import starter_arguments, weights
@@ -180,6 +184,22 @@ def test_adapter_over_another_build_of_the_base_is_refused(trained, dataset, tmp
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"does not fit its base model \(trained on blip2-0123456789ab, this version"):
         build_model(starter_arguments(tmp_path, model_name_or_path=str(tmp_path), do_train=False), dataset)
+
+
+def test_adapter_over_an_older_base_loads_over_that_one(tmp_path):
+    older = list(blip2_starter_folders())[-1]
+    model, _ = load_base(ModelFiles("starter", blip2_starter_checkpoint(older)), torch.float32)
+    assert len(model.qformer.encoder.layer) == 6
+    config = LoraConfig(r=1, target_modules="language_projection", revision=older.name, init_lora_weights=False)
+    adapter = get_peft_model(model, config)
+    adapter.save_pretrained(tmp_path, save_embedding_layers=False)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(saved | {"base_model_name_or_path": "starter"}))
+    loaded, _ = load_trained(open_model(str(tmp_path)), torch.float32)
+    pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, prefix = adapter.eval().get_base_model().image_prefix(pixels), loaded.eval().image_prefix(pixels)
+    torch.testing.assert_close(prefix, expected)
 
 
 def test_what_is_trained_whole_is_counted_once(trained, dataset, tmp_path):
