@@ -71,6 +71,8 @@ def load_base(
         processor = Blip2Processor(image_processor, tokenizer, config.num_query_tokens)
         if isinstance(model.evidence, DetectingEvidenceHead):
             model.evidence.labels = label_vectors(model, tokenizer)
+    if dtype == torch.bfloat16 and not torch.accelerator.is_available():
+        model.language_model.set_attn_implementation("eager")  # PyTorch's own takes three times as long there
     if any(getattr(config.text_config, option, None) for option in SCALED_LOGITS):
         raise UserError(f"{name}: its language model scales logits, which is not supported.")
     if tokenizer.pad_token is None:

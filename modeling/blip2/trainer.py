@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import torch
 from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Blip2Processor, Seq2SeqTrainer
@@ -89,6 +90,11 @@ class Blip2Trainer(EvaluatesEveryRow, Seq2SeqTrainer):
         if self.args.should_save:
             shutil.rmtree(first_stage_folder(self.args), ignore_errors=True)
         return result
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """A step in which autocast alone converts: PEFT would turn each layer's input into FP32, and autocast back."""
+        with disable_input_dtype_casting(self.model, self.args.fp16 or self.args.bf16):
+            return super().training_step(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the adapter and how to ask it. At the end of training `merge_adapter` also saves the merged model."""

@@ -168,7 +168,7 @@ class SharedTrainingArguments(TrainingArguments):
     def _choose_precision(self) -> None:
         """BF16 where a flag or `accelerate launch` asks for it, else FP16, which is for GPUs.
 
-        On a CPU bf16 autocast is the fast mode where it has AMX, else fp32.
+        On a CPU bf16 autocast is the fast mode where `cpu_has_bf16`, else fp32.
         """
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by `accelerate launch` from its config file
         self.bf16: bool = self.bf16 or launched == "bf16"
@@ -336,5 +336,10 @@ def instead_of_fp16() -> torch.dtype:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices faster than fp32 ones: by AMX, but not by AVX512-BF16 on a Xeon."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    """Whether this CPU multiplies bf16 matrices faster than fp32 ones: by AMX, or an AMD by AVX512-BF16.
+
+    By AVX512-BF16 a Xeon takes twice as long as in fp32, and an EPYC a quarter of it (docs/speed.md).
+    """
+    cpu = torch.cpu.get_capabilities()
+    is_amd = str(cpu.get("cpu_name", "")).startswith("AMD")
+    return bool(cpu.get("amx_bf16") or (is_amd and cpu.get("avx512_bf16")))

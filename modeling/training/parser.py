@@ -39,7 +39,7 @@ REPLACED = {
     "past_index": "the models keep no states from batch to batch; leave it out",
     "jit_mode_eval": "use --torch_compile True",
     "torchdynamo": "use --torch_compile_backend",
-    "use_ipex": "use --bf16 True on a CPU with AMX",
+    "use_ipex": "use --bf16 True on a CPU that is fast at it",
     "tpu_num_cores": "TPUs are not supported",
     "tpu_metrics_debug": "TPUs are not supported",
     "mp_parameters": "use accelerate launch --multi_gpu",

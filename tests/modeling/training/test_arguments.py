@@ -51,6 +51,22 @@ def test_fp16_without_a_gpu_becomes_what_the_cpu_can_do_and_says_so_once(tmp_pat
     assert caplog.text.count("instead of FP16") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "instructions", "fast"),
+    [
+        ("Intel Xeon", ["avx512_bf16", "amx_bf16"], True),
+        ("Intel Xeon", ["avx512_bf16"], False),
+        ("AMD EPYC", ["avx512_bf16"], True),
+        ("AMD EPYC", ["avx512_f"], False),
+        ("", [], False),
+    ],
+)
+def test_bf16_is_taken_on_cpus_that_are_faster_at_it(monkeypatch, name, instructions, fast):
+    capabilities = {"cpu_name": name, "avx512_bf16": False, "amx_bf16": False} | dict.fromkeys(instructions, True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert cpu_has_bf16() is fast
+
+
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here: FP16 is kept")
 def test_fp16_becomes_fp32_on_a_cpu_without_bf16(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("modeling.training.arguments.cpu_has_bf16", lambda: False)
