@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.support import app_server
+from tests.support.proxy import behind_proxy
 
 VISITORS = itertools.count()
 
@@ -32,21 +33,19 @@ def serve(tmp_path_factory):
 @pytest.fixture
 def open_page(browser, serve):
     """A function from models and options of a browser context to a page that is ready."""
-    contexts = []
+    with ExitStack() as opened:
 
-    def open_one(*models: object, **options) -> Page:
-        visitor = {"X-Forwarded-For": f"198.51.100.{next(VISITORS) % 256}"}  # no test uses up what another may ask
-        defaults = {"viewport": {"width": 1280, "height": 1000}, "extra_http_headers": visitor}
-        context = browser.new_context(**(defaults | options))
-        contexts.append(context)
-        page = context.new_page()
-        page.goto(serve(*models))
-        page.get_by_text("Ready: ").wait_for()
-        return page
+        def open_one(*models: object, **options) -> Page:
+            visitor = f"198.51.100.{next(VISITORS) % 256}"  # no test uses up what another may ask
+            url = opened.enter_context(behind_proxy(serve(*models), visitor))
+            context = browser.new_context(**({"viewport": {"width": 1280, "height": 1000}} | options))
+            opened.callback(context.close)
+            page = context.new_page()
+            page.goto(url)
+            page.get_by_text("Ready: ").wait_for()
+            return page
 
-    yield open_one
-    for context in contexts:
-        context.close()
+        yield open_one
 
 
 @pytest.fixture(scope="module")

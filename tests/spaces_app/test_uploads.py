@@ -20,6 +20,7 @@ from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app, uploads
 from spaces_app.limits import Limit, Limiter
 from tests.support.app_server import ROOT, serve
+from tests.support.proxy import behind_proxy
 
 pytestmark = pytest.mark.xdist_group("apps")
 QUESTION = "Is this a CT scan?"
@@ -273,12 +274,10 @@ def test_visitors_of_the_streamlit_app_are_told_apart_and_their_bytes_bounded(br
         "limits.QUESTIONS = limits.Limit(3, 600, 'More than 3 questions in ten minutes')\n"
         "uploads.UPLOADS = limits.Limit(20_000, 600, 'More than 20 KB of files in ten minutes')"
     )
-    with serve_streamlit(tmp_path / "log", trained, changes) as url:
+    with serve_streamlit(tmp_path / "log", trained, changes) as url, ExitStack() as proxies:
         for visitor in (1, 2):
-            address = {"X-Forwarded-For": f"6.6.6.{time.time_ns() % 200}, 198.51.100.{visitor}"}
-            context = browser.new_context(extra_http_headers=address)
-            page = context.new_page()
-            page.goto(url)
+            page = browser.new_page()
+            page.goto(proxies.enter_context(behind_proxy(url, f"6.6.6.{time.time_ns() % 200}, 198.51.100.{visitor}")))
             page.get_by_text("Ready: ").wait_for()
             page.locator("input[type=file][multiple]").first.set_input_files(image)
             page.get_by_alt_text("The chosen image").wait_for()
@@ -296,4 +295,4 @@ def test_visitors_of_the_streamlit_app_are_told_apart_and_their_bytes_bounded(br
                     {"name": "big.png", "mimeType": "image/png", "buffer": bytes(30_000)}
                 )
             assert refused.value.text().startswith("More than 20 KB of files in ten minutes; ")
-            context.close()
+            page.close()

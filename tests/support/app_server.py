@@ -80,7 +80,7 @@ def _warm(command: list[str], folder: Path, variables: dict[str, str], log: Path
 
 
 def serve_app(log: Path, *models: str) -> AbstractContextManager[str]:
-    """The address of the Streamlit app, asking one model or comparing two; X-Forwarded-For says who a visitor is."""
+    """The address of the Streamlit app, asking one model or comparing two, behind one proxy."""
     command = ("-m", "streamlit", "run", "spaces_app/app.py", "--server.port", "PORT", "--server.headless", "true")
     environment = dict(zip(("MODEL_ID", "COMPARE_MODEL_ID"), models, strict=False)) | {"TRUSTED_PROXIES": "1"}
     return serve(log, *command, "--server.address", "127.0.0.1", health="/_stcore/health", **environment)
