@@ -14,13 +14,16 @@ LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml 
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-newest coverage mutants train seeds app lint lock audit
+.PHONY: help demo demo-blip2 test test-lowest test-newest coverage mutants train seeds app lint lock audit
 
 help:  ## list the commands
-	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):[^#]*## /  make \1\t/' | expand -t 32
+	@grep -E '^[a-z0-9 -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9 -]+):[^#]*## /  make \1\t/' | expand -t 32
 
 demo: $(READY)  ## train a small model on generated images and print its figures (minutes, no download of data)
 	$(LAUNCH) recipes/vilt_starter_phantom.yaml --output_dir output/demo
+
+demo-blip2: $(READY)  ## the same with the BLIP-2 starter, for `make app` to compare
+	$(LAUNCH) recipes/blip2_starter_phantom.yaml --output_dir output/demo-blip2
 
 test: $(READY)  ## run the tests; SLAKE_DIR and VQA_RAD_DIR add those on real data
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -52,7 +55,7 @@ seeds: $(READY)  ## the same with three seeds, and mean and spread of the figure
 	done
 	$(BIN)/python -m metrics.spread $(foreach seed,$(SEEDS),"$(OUTPUT)/seed-$(seed)")
 
-app: $(READY)  ## ask the model of `make demo` in the browser; MODEL_ID=user/name or a folder asks another
+app: $(READY)  ## ask what the demos trained in the browser; MODEL_ID=user/name or a folder asks another
 	@test -n "$$MODEL_ID" || test -d output/demo || $(MAKE) demo
 	$(BIN)/python -m streamlit run spaces_app/app.py
 

@@ -27,7 +27,9 @@ KEPT = (  # by the Gradio app
     "An image is kept on this server's disk, without its name, for at most 31 minutes after its upload or the last "
     "question about it. What the model computed from it stays in memory for at most ten minutes."
 )
-DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "output" / "demo")  # where `make demo` leaves one
+_OUTPUT = Path(__file__).resolve().parent.parent / "output"
+DEFAULT_MODEL = str(_OUTPUT / "demo")  # where `make demo` leaves one
+DEFAULT_COMPARED = str(_OUTPUT / "demo-blip2")  # where `make demo-blip2` leaves one
 SILENT = "The model gives no answer below a confidence of {:.0%}: too many such answers were wrong in validation."
 SILENT_EVERYWHERE = (
     "The model gives no answer at all: in validation, no threshold kept wrong answers as rare as was asked for."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from spaces_app.content import DEFAULT_MODEL
+from spaces_app.content import DEFAULT_COMPARED, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from modeling.predictor import Predictor  # the page is painted before torch is loaded
@@ -15,9 +15,11 @@ CARD_FIELDS = ("license", "base_model", "datasets", "language")
 
 
 def model_names() -> list[str]:
-    """The models that answer: one, or two to compare."""
-    names = [os.environ.get("MODEL_ID") or DEFAULT_MODEL, os.environ.get("COMPARE_MODEL_ID") or ""]
-    return [name for name in names if name]
+    """The models that answer: one, or two to compare. By default they are the demos that have been trained."""
+    model, compared = os.environ.get("MODEL_ID"), os.environ.get("COMPARE_MODEL_ID")
+    if not model and not compared and (Path(DEFAULT_COMPARED) / "adapter_config.json").is_file():
+        compared = DEFAULT_COMPARED
+    return [model or DEFAULT_MODEL, *([compared] if compared else [])]
 
 
 def short_name(name: str) -> str:

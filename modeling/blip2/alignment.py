@@ -180,6 +180,8 @@ def _alignment_arguments(args: Blip2TrainingArguments) -> Blip2TrainingArguments
     own = copy.copy(args)
     own.num_train_epochs, own.max_steps = args.alignment_epochs, -1
     own.learning_rate, own.weight_decay = LEARNING_RATE, WEIGHT_DECAY
+    if args.alignment_batch_size is not None:
+        own.per_device_train_batch_size = args.alignment_batch_size
     own.output_dir, own.eval_strategy = str(first_stage_folder(args)), "no"
     own.save_strategy = "no" if args.save_strategy == "no" else "epoch"
     own.save_total_limit = 1

@@ -282,6 +282,10 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
             "its language model."
         },
     )
+    alignment_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Batch size of those passes of one device, in questions; by default that of training."},
+    )
     merge_adapter: bool = field(
         default=False, metadata={"help": "Also write the whole model, adapter merged, into output_dir/merged."}
     )

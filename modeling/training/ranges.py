@@ -57,6 +57,7 @@ RANGES = {
     "evidence_weight": Range(0, 1000, mend=" (0 makes no evidence head)"),
     "qformer_learning_rate": NOT_NEGATIVE,
     "alignment_epochs": NOT_NEGATIVE,
+    "alignment_batch_size": BATCH,
     "warmup_steps": Range(steps=True),
     "weight_decay": NOT_NEGATIVE,
     "adam_beta1": BELOW_ONE,
