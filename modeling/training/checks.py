@@ -182,6 +182,8 @@ def check_adapter(args: Any) -> None:
     whole = set(args.modules_to_save or [])
     if args.alignment_epochs > 0 and "qformer" not in whole:
         raise UserError("--alignment_epochs needs --modules_to_save qformer: else nothing would be aligned.")
+    if args.alignment_batch_size is not None and not args.alignment_epochs:
+        raise UserError("--alignment_batch_size needs --alignment_epochs, which it is the batch size of.")
     if args.qformer_learning_rate is not None and not whole & {"qformer", "vision_top"}:
         raise UserError("--qformer_learning_rate needs --modules_to_save qformer or vision_top.")
     trained_whole = [name for name in PARTS_OF_MODULES if name in whole]

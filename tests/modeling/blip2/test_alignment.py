@@ -32,18 +32,20 @@ def test_alignment_trains_the_qformer_and_evidence_and_leaves_the_language_model
         other_words=1.0,
         learning_rate=0.0,
         qformer_learning_rate=0.0,
-        per_device_train_batch_size=16,
+        alignment_batch_size=16,
+        per_device_train_batch_size=4,
         save_strategy="no",
     )
     torch.manual_seed(0)
     rows = DatasetDict(train=dataset["train"].select(range(24)), validation=dataset["validation"].select(range(4)))
     peft_model, processor = build_model(args, rows)
     trainer = build_trainer(args, peft_model, processor, rows)
-    asked = []
+    asked, sizes = [], []
 
     class Recording(ViltCollator):
         def __call__(self, rows):
             asked.extend(rows)
+            sizes.append(len(rows))
             return super().__call__(rows)
 
     monkeypatch.setattr("modeling.blip2.alignment.ViltCollator", Recording)
@@ -57,6 +59,7 @@ def test_alignment_trains_the_qformer_and_evidence_and_leaves_the_language_model
     known = set(dataset["train"]["question"])
     assert sum(row["question"] not in known for row in asked) > len(asked) / 2, "in other words"
     assert any(row["row"] < 0 for row in asked), "questions that boxes answer"
+    assert max(sizes) == 16, "a batch of the first stage"
     trainer.save_model()
     kept = load_file(tmp_path / "adapter_model.safetensors")
     assert sum("vision_top" in name for name in kept) > 10, "what was aligned is saved with the adapter"

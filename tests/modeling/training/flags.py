@@ -195,5 +195,6 @@ REFUSED: dict[str, Refusal] = {
     "generation_max_length": Refusal("3", "--generation_max_length must be left out: --max_new_tokens limits"),
     "generation_config": Refusal("nowhere", "--generation_config must be left out: --generation_num_beams and"),
     "alignment_epochs": Refusal("1", "--alignment_epochs needs --modules_to_save qformer"),
+    "alignment_batch_size": Refusal("8", "--alignment_batch_size needs --alignment_epochs"),
     "quantization": Refusal("2bit", "--quantization: invalid choice: '2bit'"),
 }
