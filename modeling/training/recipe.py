@@ -60,6 +60,7 @@ RECIPE_FIELDS = frozenset(
         # steps
         "num_train_epochs",
         "max_steps",
+        "alignment_batch_size",
         "alignment_epochs",
         "learning_rate",
         "vision_learning_rate",
