@@ -1,0 +1,111 @@
+"""The base model of the family vlm: an image-text-to-text model of a folder or the Hub."""
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+from modeling.parts.evidence import GRID, EvidenceHead
+from modeling.parts.kinds import check_kind
+from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors
+from modeling.parts.model_files import ModelFiles
+from modeling.parts.quantization import let_gradients_through, quantization_options
+from modeling.vlm.architectures import ARCHITECTURES
+from modeling.writing.evidence import MODULE, WEIGHTS
+
+SUGGESTION = "HuggingFaceTB/SmolVLM-500M-Instruct"
+# What sees, what is trained on it, and what scores the vocabulary.
+UNQUANTIZED = ["vision_model", "vision_tower", "visual", "connector", "multi_modal_projector", "lm_head", MODULE]
+
+
+def check_base_kind(files: ModelFiles) -> None:
+    """Refuses by its config.json what this family can't ask, before weights are fetched.
+
+    Raises:
+        UserError: it is something else.
+    """
+    check_kind(files, "vlm", (), SUGGESTION)
+
+
+def load_base(
+    files: ModelFiles,
+    dtype: torch.dtype,
+    quantization: str | None = None,
+    read_pickled: bool = False,
+    evidence: dict[str, Any] | None = None,
+) -> tuple[Any, Any]:
+    """Loads a whole model and its processor. Its `evidence` is an evidence head in FP32, or None.
+
+    Args:
+        files: of the model.
+        dtype: of the frozen weights.
+        quantization: 4bit or 8bit.
+        read_pickled: as in `ModelFiles.weights`.
+        evidence: what its config is to say of an evidence head; by default what it says.
+
+    Raises:
+        UserError: it can't be loaded.
+    """
+    with loading_errors(files.name):
+        config = load_config(files.root)
+        config.update(evidence or {})
+        options = quantization_options(quantization, dtype, UNQUANTIZED) | {"ignored": WEIGHTS}
+        model, _ = load_weights(
+            AutoModelForImageTextToText, config, files, dtype, read_pickled=read_pickled, **options
+        )
+        let_gradients_through(model)
+        model.evidence = _evidence_head(model, files)
+        processor = load_processor(files, config.model_type)
+    on_cpu = not torch.accelerator.is_available()
+    # masks are additive; PyTorch's own attention in bf16 takes three times as long on a CPU
+    model.set_attn_implementation("eager" if on_cpu and dtype == torch.bfloat16 else "sdpa")
+    return model, processor
+
+
+def _evidence_head(model: Any, files: ModelFiles) -> EvidenceHead | None:
+    """A model's evidence head: its own where its files have one, else a new one; None where it is to have none."""
+    if not getattr(model.config, "evidence_labels", None):
+        return None
+    width = model.get_input_embeddings().embedding_dim
+    head = EvidenceHead(width, width, GRID)
+    own: dict[str, torch.Tensor] = {}
+    for file in sorted(files.root.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            names = [name for name in weights.keys() if name.startswith(f"{MODULE}.")]  # noqa: SIM118
+            own |= {name.removeprefix(f"{MODULE}."): weights.get_tensor(name) for name in names}
+    if own:
+        head.load_state_dict(own)
+    return head
+
+
+def load_processor(files: ModelFiles, model_type: str) -> Any:
+    """The processor of a model, for still images. Images are resized by Pillow, on every machine alike."""
+    assert model_type in ARCHITECTURES
+    processor_class = still_images(getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type]))
+    tokenizer = load_pretrained(AutoTokenizer, files.root, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    parts = [load_pretrained(AutoImageProcessor, files.root, backend="pil"), tokenizer]
+    if "video_processor" in inspect.signature(processor_class.__init__).parameters:
+        parts.append(None)
+    settings, _ = processor_class.get_processor_dict(files.root)
+    settings.pop("video_processor", None)
+    return processor_class.from_args_and_dict(parts, settings)
+
+
+@functools.cache
+def still_images(processor_class: Any) -> Any:
+    """A processor class without its part for videos, which needs torchvision even where no video is read."""
+
+    class StillImages(processor_class):
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in processor_class.get_attributes() if name != "video_processor"]
+
+    StillImages.__name__ = StillImages.__qualname__ = processor_class.__name__  # by which it is saved
+    return StillImages
