@@ -1,7 +1,7 @@
 """Draws the sequence in which BLIP-2 reads several questions about one image, with its attention mask.
 
-Tokens, mask and positions are those of training (`processing.packing`, `modeling.writing.decoding`), of short
-questions whose tokens are whole words.
+Tokens, mask and positions are those of training (`processing.packing`, `modeling.blip2.decoding`), of short questions
+whose tokens are whole words.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks.canvas import BOLD, Canvas, text_width
-from modeling.writing.decoding import shared_prefix_mask
+from modeling.blip2.decoding import shared_prefix_mask
 from processing.packing import QuestionTree, visible_tokens
 from processing.utils import QuestionAnswer
 

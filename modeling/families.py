@@ -13,7 +13,6 @@ from modeling.parts.evidence import Evidence
 from modeling.parts.family_predictor import FamilyPredictor
 from modeling.parts.model_files import ModelFiles
 from modeling.vilt import family as vilt
-from modeling.vlm import family as vlm
 
 
 class Family(Protocol):
@@ -107,4 +106,4 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: dict[str, Family] = {"vilt": vilt, "blip2": blip2, "vlm": vlm}
+FAMILIES: dict[str, Family] = {"vilt": vilt, "blip2": blip2}

@@ -54,9 +54,6 @@ def one_per_question(states: torch.Tensor, image_index: torch.Tensor) -> torch.T
     return states.index_select(0, image_index)
 
 
-Kept = torch.Tensor | dict[str, torch.Tensor]  # of an image: one tensor, or several by their name
-
-
 class KeptFeatures:
     """Features of images by their path, ``(channels, height, width)``.
 
@@ -88,7 +85,7 @@ class KeptFeatures:
         missing = [(digest, image) for digest, image in wanted.items() if digest not in self._shards]
         bar = tqdm(total=len(missing), desc="Image features", unit="image", disable=not missing)
         for start in range(0, len(missing), SHARD_SIZE):
-            shard: dict[str, Kept] = {}
+            shard: dict[str, torch.Tensor] = {}
             for at in range(start, min(start + SHARD_SIZE, len(missing)), BATCH_SIZE):
                 batch = missing[at : min(at + BATCH_SIZE, start + SHARD_SIZE)]
                 features = self._compute([image for _, image in batch])
@@ -102,11 +99,11 @@ class KeptFeatures:
         kept = len(wanted) - len(missing)
         logger.info("Image features: %d computed, %d read from %s", len(missing), kept, self.folder)
 
-    def __getitem__(self, image: str) -> Any:
+    def __getitem__(self, image: str) -> torch.Tensor:
         """The features of the image at a path."""
         digest = self._digest(image)
         if digest in self._shards:
-            return _read_entry(self._shards[digest], digest)
+            return self._shards[digest].get_tensor(digest)
         return self._compute([image])[0]
 
     def _digest(self, image: str) -> str:
@@ -116,7 +113,7 @@ class KeptFeatures:
         return self._digests[image]
 
     @torch.inference_mode()
-    def _compute(self, images: Sequence[str]) -> Sequence[Kept]:
+    def _compute(self, images: Sequence[str]) -> torch.Tensor:
         pixels = []
         for image in images:
             with errors_name_image(image):
@@ -134,7 +131,7 @@ class KeptFeatures:
                 shard = safe_open(file, "pt")
                 checksums = json.loads(shard.metadata()["crc32"])
                 found = wanted & checksums.keys()
-                if any(_checksum(_read_entry(shard, digest)) != checksums[digest] for digest in found):
+                if any(_checksum(shard.get_tensor(digest)) != checksums[digest] for digest in found):
                     raise ValueError("wrong checksum")
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 logger.warning("%s is damaged (%s): its features are computed again.", file, error)
@@ -143,11 +140,9 @@ class KeptFeatures:
             self._shards |= dict.fromkeys(found, shard)
             wanted -= found
 
-    def _store(self, shard: dict[str, Kept]) -> None:
-        checksums = {digest: _checksum(entry) for digest, entry in shard.items()}
-        names = {name for entry in shard.values() for name in _parts(entry)}
-        tensors = {f"{digest}{name}": part for digest, entry in shard.items() for name, part in _parts(entry).items()}
-        content = save(tensors, metadata={"crc32": json.dumps(checksums), "parts": json.dumps(sorted(names))})
+    def _store(self, shard: dict[str, torch.Tensor]) -> None:
+        checksums = {digest: _checksum(features) for digest, features in shard.items()}
+        content = save(shard, metadata={"crc32": json.dumps(checksums)})
         if not self._make_room(len(content)):
             self._storing = False
             logger.warning(
@@ -211,25 +206,8 @@ def _imported(source: str, package: str) -> Iterator[str]:
             yield str(node.module)
 
 
-def _parts(entry: Kept) -> dict[str, torch.Tensor]:
-    """The tensors of an entry, by what follows the image's digest in their names."""
-    if isinstance(entry, torch.Tensor):
-        return {"": entry}
-    return {f".{name}": part for name, part in sorted(entry.items())}
-
-
-def _read_entry(shard: Any, digest: str) -> Kept:
-    names = json.loads(shard.metadata().get("parts", '[""]'))  # earlier versions kept one tensor an image
-    if names == [""]:
-        return shard.get_tensor(digest)
-    return {name.removeprefix("."): shard.get_tensor(f"{digest}{name}") for name in names}
-
-
-def _checksum(entry: Kept) -> int:
-    value = 0
-    for part in _parts(entry).values():
-        value = zlib.crc32(part.contiguous().flatten().view(torch.uint8).numpy().tobytes(), value)
-    return value
+def _checksum(features: torch.Tensor) -> int:
+    return zlib.crc32(features.contiguous().numpy().tobytes())
 
 
 def _size(folder: Path) -> int:

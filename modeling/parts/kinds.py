@@ -5,12 +5,8 @@ from collections.abc import Collection
 from modeling.parts.model_files import ADAPTER_CONFIG, ModelFiles
 from processing.errors import UserError, quoted
 
-CHAT_MODELS = ("smolvlm", "idefics3", "gemma3", "qwen2_5_vl", "qwen3_vl", "internvl", "llava", "llava_onevision")
 FAMILY_OF = {"vilt": "vilt", "vilt_starter": "vilt", "blip-2": "blip2", "blip2_starter": "blip2"}  # by `model_type`
-FAMILY_OF |= dict.fromkeys(CHAT_MODELS, "vlm")
-TITLES = {"vilt": "a ViLT", "blip2": "a BLIP-2", "vlm": "an image-text-to-text"}
-WANTED = {"vilt": "ViLT", "blip2": "BLIP-2", "vlm": f"one of {', '.join(CHAT_MODELS)}"}
-ANSWERING_FILE = "answering.json"  # says the family of an adapter
+TITLES = {"vilt": "ViLT", "blip2": "BLIP-2"}
 
 
 def read_kind(files: ModelFiles) -> tuple[str, list[str]]:
@@ -31,27 +27,16 @@ def read_kind(files: ModelFiles) -> tuple[str, list[str]]:
 
 
 def find_family(files: ModelFiles) -> str:
-    """The family of a model to ask, as `modeling.families.FAMILIES` names it.
+    """The family of a model to ask: `vilt` or `blip2`.
 
     Raises:
-        UserError: it is of none.
+        UserError: it is of neither.
     """
     if files.find(ADAPTER_CONFIG) is not None:
-        try:
-            family = (files.read_json(ANSWERING_FILE) or {}).get("family") or "blip2"
-        except UserError:  # whoever reads the file says what is wrong with it
-            family = "blip2"
-        if family not in TITLES:
-            raise UserError(
-                f"{files.name}: an adapter of the family {quoted(family)}, which this version doesn't know."
-            )
-        return str(family)
+        return "blip2"
     model_type, _ = read_kind(files)
     if model_type not in FAMILY_OF:
-        raise UserError(
-            f"{files.name}: a model of type {quoted(model_type)}; choose a ViLT, a starter, a BLIP-2 or a model of "
-            f"images and text ({', '.join(CHAT_MODELS)})."
-        )
+        raise UserError(f"{files.name}: a model of type {quoted(model_type)}; choose a ViLT, a starter or a BLIP-2.")
     return FAMILY_OF[model_type]
 
 
@@ -60,9 +45,8 @@ def check_kind(files: ModelFiles, family: str, architectures: Collection[str], s
 
     Args:
         files: of the model.
-        family: as `modeling.families.FAMILIES` names it.
-        architectures: the classes of transformers, or ours, that fit. Where none are given all do, and a
-            config that names none is taken.
+        family: `vilt` or `blip2`.
+        architectures: the classes of transformers, or ours, that fit. A config that names none is taken.
         suggestion: a model that would do.
 
     Raises:
@@ -73,9 +57,9 @@ def check_kind(files: ModelFiles, family: str, architectures: Collection[str], s
     own = FAMILY_OF.get(model_type)
     if own is None:
         raise UserError(
-            f"{files.name}: a model of type {quoted(model_type)}, not {WANTED[family]}; choose {suggestion}."
+            f"{files.name}: a model of type {quoted(model_type)}, not {TITLES[family]}; choose {suggestion}."
         )
     if own != family:
-        raise UserError(f"{files.name}: {TITLES[own]} model, not {WANTED[family]}; add --model_type {own}.")
-    if named and architectures and not set(named) & set(architectures):
+        raise UserError(f"{files.name}: a {TITLES[own]} model, not {TITLES[family]}; add --model_type {own}.")
+    if named and not set(named) & set(architectures):
         raise UserError(f"{files.name}: a {quoted(named[0])}, which can't answer; choose {suggestion}.")

@@ -28,7 +28,7 @@ CONFIGS = {"vilt": ViltConfig(**SIZES["tiny"]), "opt": blip2("opt"), "t5": blip2
 @pytest.fixture
 def options(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("modeling.training.shared_arguments.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("modeling.training.arguments.cpu_has_bf16", lambda: False)
     return Options(str(tmp_path / "out"), steps=3, batch_size=8)
 
 

@@ -14,7 +14,7 @@ class Refusal(NamedTuple):
 
 
 # Command lines of two steps each, by field. What can't be combined stands in another line.
-ALL_FAMILIES: list[dict[str, str]] = [
+BOTH_FAMILIES: list[dict[str, str]] = [
     {
         "per_device_train_batch_size": "4",
         "per_device_eval_batch_size": "3",
@@ -127,11 +127,11 @@ ALL_FAMILIES: list[dict[str, str]] = [
 ]
 RUNS: dict[str, list[dict[str, str]]] = {
     "vilt": [
-        ALL_FAMILIES[0] | {"evidence_weight": "0.1"},
-        ALL_FAMILIES[1],
+        BOTH_FAMILIES[0] | {"evidence_weight": "0.1"},
+        BOTH_FAMILIES[1],
     ],
     "blip2": [
-        ALL_FAMILIES[0]
+        BOTH_FAMILIES[0]
         | {
             "generation_num_beams": "2",
             "lora_r": "4",
@@ -146,25 +146,7 @@ RUNS: dict[str, list[dict[str, str]]] = {
             "answer_candidates": "train",
             "merge_adapter": "True",
         },
-        ALL_FAMILIES[1],
-    ],
-    "vlm": [
-        ALL_FAMILIES[0]
-        | {
-            "generation_num_beams": "2",
-            "lora_r": "4",
-            "lora_alpha": "8",
-            "lora_dropout": "0.5",
-            "lora_targets": "attention",
-            "modules_to_save": "projector",
-            "prompt": "Q: {} A:",
-            "system_prompt": "You read X-rays.",
-            "evidence_weight": "0.1",
-            "max_new_tokens": "3",
-            "answer_candidates": "train",
-            "merge_adapter": "True",
-        },
-        ALL_FAMILIES[1],
+        BOTH_FAMILIES[1],
     ],
 }
 

@@ -1,1 +1,0 @@
-"""Image-text-to-text models of transformers: all frozen, LoRA on the language model."""

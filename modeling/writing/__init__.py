@@ -1,1 +1,0 @@
-"""What families share whose models write their answers token by token."""
