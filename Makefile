@@ -22,7 +22,7 @@ help:  ## list the commands
 demo: $(READY)  ## train a small model on generated images and print its figures (minutes, no download of data)
 	$(LAUNCH) recipes/vilt_starter_phantom.yaml --output_dir output/demo
 
-demo-blip2: $(READY)  ## the same with the BLIP-2 starter, for `make app` to compare
+demo-blip2: $(READY)  ## the same with the BLIP-2 starter (ten minutes), for `make app` to compare
 	$(LAUNCH) recipes/blip2_starter_phantom.yaml --output_dir output/demo-blip2
 
 test: $(READY)  ## run the tests; SLAKE_DIR and VQA_RAD_DIR add those on real data
