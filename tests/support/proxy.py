@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from urllib.parse import urlsplit
 
+POLL_SECONDS = 0.02  # as long may its end take
+
 
 @contextmanager
 def behind_proxy(url: str, forwarded_for: str) -> Iterator[str]:
@@ -38,9 +40,11 @@ def behind_proxy(url: str, forwarded_for: str) -> Iterator[str]:
         block_on_close = False
 
     with Proxy(("127.0.0.1", 0), Connection) as proxy:
-        Thread(target=proxy.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{proxy.server_address[1]}"
-        proxy.shutdown()
+        Thread(target=proxy.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_address[1]}"
+        finally:
+            proxy.shutdown()
 
 
 def _copy(read: Callable[[int], bytes], to: socket.socket) -> None:
