@@ -28,7 +28,7 @@ from transformers import Blip2Config
 from benchmarks.blip2_variants import CONFIG, GREEDY, PROMPT, VARIANTS, Project, add_lora, make_processor
 from benchmarks.options import at_least, rows_of_steps
 from modeling.blip2.network import Blip2ForQuestionAnswering
-from modeling.training.arguments import cpu_has_bf16
+from modeling.training.precision import cpu_has_bf16
 from processing.collators import Blip2Collator
 from processing.errors import UserError, run_command
 
@@ -64,7 +64,7 @@ def measure(variant: str, run: Run, threads: int) -> Result:
     transformers.logging.set_verbosity_error()
     result = Result()
     processor = make_processor(run.rows)
-    before = _peak_memory()
+    before = peak_memory()
     torch.manual_seed(0)
     model = add_lora(_untrained_model(VARIANTS[variant].model_class)).train()
     start = time.perf_counter()
@@ -73,7 +73,7 @@ def measure(variant: str, run: Run, threads: int) -> Result:
     result.features = time.perf_counter() - start
     batches = [run.rows[at : at + run.batch_size] for at in range(0, run.steps * run.batch_size, run.batch_size)]
     _train(side, batches, run.bf16, result)
-    result.peak_memory = _peak_memory() - before
+    result.peak_memory = peak_memory() - before
 
     model.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
@@ -86,7 +86,7 @@ def measure(variant: str, run: Run, threads: int) -> Result:
     return result
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

@@ -1,6 +1,7 @@
 """What a data set would cost, by counting: FLOPs of its questions, kept features, rows.
 
-python -m benchmarks.cost_model --images 149000 --questions 227000 --epochs 10 --tflops 120
+    python -m benchmarks.cost_model --images 149000 --questions 227000 --epochs 10 --tflops 120
+    python -m benchmarks.cost_model --model medgemma-4b --question_tokens 26
 
 The work is that of matrix products, with 2 FLOPs for each multiplication. `tests/benchmarks/test_cost_model.py`
 compares it with what PyTorch counts in the models themselves.
@@ -14,9 +15,12 @@ from typing import Any
 from transformers import Blip2Config
 
 from benchmarks.options import at_least
+from benchmarks.published_vlms import PUBLISHED, PublishedVlm
 from processing.errors import UserError, run_command
+from tests.support.tiny_vlms import MAKERS
 
 ROW_BYTES = 281  # of a row of SLAKE on disk, with its boxes: `dataset.data.nbytes / len(dataset)`
+BLIP2 = "blip2-opt-2.7b"
 OPT_27B = {  # facebook/opt-2.7b; the default of Blip2Config is a small OPT
     "model_type": "opt",
     "hidden_size": 2560,
@@ -39,6 +43,8 @@ class Layers:
         gated: whether the feed-forward part has three matrices, as in Llama, instead of two.
         cross_width: width of the states of another sequence that some layers attend to; 0 for none.
         cross_frequency: every how many layers attend to it, the first one included.
+        query_width: of all queries of a token together; 0 for that of the states.
+        key_width: of all its keys, and of all its values, which heads may share; 0 for that of the states.
     """
 
     count: int
@@ -47,6 +53,8 @@ class Layers:
     gated: bool = False
     cross_width: int = 0
     cross_frequency: int = 1
+    query_width: int = 0
+    key_width: int = 0
 
     def forward_flops(self, tokens: float, pairs: float, cross_tokens: float = 0) -> tuple[float, float]:
         """FLOPs of the products with weights, and of those among states.
@@ -56,8 +64,9 @@ class Layers:
             pairs: of tokens that attend to each other. Those that a mask hides count, as they are computed too.
             cross_tokens: of the other sequence.
         """
-        weights = 4 * self.width**2 + (3 if self.gated else 2) * self.width * self.inner_width
-        linear, attention = 2 * tokens * weights * self.count, 4 * pairs * self.width * self.count
+        queries, keys = self.query_width or self.width, self.key_width or self.width
+        weights = 2 * self.width * (queries + keys) + (3 if self.gated else 2) * self.width * self.inner_width
+        linear, attention = 2 * tokens * weights * self.count, 4 * pairs * queries * self.count
         if self.cross_width:
             crossing = len(range(0, self.count, self.cross_frequency))
             linear += crossing * (4 * tokens * self.width**2 + 4 * cross_tokens * self.cross_width * self.width)
@@ -111,9 +120,8 @@ def blip2_cost(
         text_linear, text_attention = text_layers.forward_flops(length, length**2)
         text_linear += 2 * scored * text.hidden_size * text.vocab_size
         projection = 2 * queries * qformer.hidden_size * text.hidden_size
-        # Backward: frozen weights need the gradient of their input only, products of states that of both factors.
         linear, attention = qformer_linear + text_linear + projection, qformer_attention + text_attention
-        return (2 * linear + 3 * attention) / questions
+        return _with_backward(linear, attention) / questions
 
     shared = queries + questions_per_image * question_tokens
     alone = queries + (longest or question_tokens)
@@ -125,6 +133,73 @@ def blip2_cost(
     )
 
 
+def _with_backward(linear: float, attention: float) -> float:
+    """FLOPs forward and backward, of those forward."""
+    # Frozen weights need the gradient of their input only, products of states that of both factors.
+    return 2 * linear + 3 * attention
+
+
+def vlm_cost(
+    model: PublishedVlm,
+    questions_per_image: float,
+    question_tokens: float,
+    answer_tokens: float = 2.5,
+    longest: float = 0,
+    trunk_words: float = 0,
+) -> Cost:
+    """The cost of an image-text-to-text model with LoRA on its language model.
+
+    The projector is left out, and so are the matrices of LoRA: each is 1 to 4 % of the whole.
+
+    Args:
+        model: an Idefics3, a Gemma 3, a Qwen2.5-VL or a Qwen3-VL.
+        questions_per_image: as for `blip2_cost`, and the arguments that follow.
+        trunk_words: tokens before the image.
+    """
+    config, _ = MAKERS[model.architecture](model.sizes)
+    text = config.get_text_config()
+    text_layers = Layers(
+        text.num_hidden_layers,
+        text.hidden_size,
+        text.intermediate_size,
+        gated=True,
+        query_width=text.num_attention_heads * text.head_dim,
+        key_width=text.num_key_value_heads * text.head_dim,
+    )
+    image, image_tokens = model.crops * _crop_flops(model, config.vision_config), model.crops * model.sizes.side**2
+
+    def training_flops(questions: float, length: float, scored: float) -> float:
+        linear, attention = text_layers.forward_flops(length, length**2)
+        return _with_backward(linear + 2 * scored * text.hidden_size * text.vocab_size, attention) / questions
+
+    levels = 1 + len(getattr(config.vision_config, "deepstack_visual_indexes", ()))
+    trunk = trunk_words + image_tokens
+    shared = trunk + questions_per_image * question_tokens
+    alone = trunk + (longest or question_tokens)
+    return Cost(
+        image=image,
+        feature_bytes=2 * levels * image_tokens * text.hidden_size,
+        training=training_flops(questions_per_image, shared, questions_per_image * answer_tokens),
+        training_plain=training_flops(1, alone, alone) + image,
+    )
+
+
+def _crop_flops(model: PublishedVlm, vision: Any) -> float:
+    """FLOPs of what sees, for one crop. Most layers of Qwen2.5-VL's attend within windows."""
+    patches = (model.sizes.side * model.sizes.merged) ** 2
+    embedding = 2 * patches * 3 * vision.patch_size**2 * vision.hidden_size
+    if model.architecture != "qwen2_5_vl":
+        layers = Layers(vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size)
+        return embedding + sum(layers.forward_flops(patches, patches**2))
+    whole = len(vision.fullatt_block_indexes)
+    window = min((vision.window_size // vision.patch_size) ** 2, patches)
+    flops = embedding
+    for count, seen in ((whole, patches), (vision.depth - whole, window)):
+        layers = Layers(count, vision.hidden_size, vision.intermediate_size, gated=True)
+        flops += sum(layers.forward_flops(patches, patches * seen))
+    return flops
+
+
 def main(argv: list[str]) -> None:
     """The command line.
 
@@ -132,8 +207,9 @@ def main(argv: list[str]) -> None:
         UserError: a number is not above 0.
     """
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.cost_model", description="What a data set would cost blip2-opt-2.7b."
+        "python -m benchmarks.cost_model", description="What a data set would cost to train on."
     )
+    parser.add_argument("--model", choices=[BLIP2, *PUBLISHED], default=BLIP2)
     parser.add_argument("--images", type=at_least(1), default=450)
     parser.add_argument("--questions", type=at_least(1), default=4918)
     parser.add_argument("--question_tokens", type=float, default=17, help="of a prompt and its answer")
@@ -145,7 +221,10 @@ def main(argv: list[str]) -> None:
         if not getattr(options, name) > 0:
             raise UserError(f"--{name} {getattr(options, name):g}: give a number above 0.")
     sharing = min(options.questions_per_image, options.questions / options.images)
-    cost = blip2_cost(Blip2Config(text_config=OPT_27B), sharing, options.question_tokens)
+    if options.model == BLIP2:
+        cost = blip2_cost(Blip2Config(text_config=OPT_27B), sharing, options.question_tokens)
+    else:
+        cost = vlm_cost(PUBLISHED[options.model], sharing, options.question_tokens)
     trained = options.questions * options.epochs
 
     def hours(flops: float) -> float:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu
 
-It needs one GPU, no network and under four minutes on a recent one. The models are ViLT-B/32, blip2-opt-2.7b and
-blip2-flan-t5-xl, made from their configurations; the weights and the order of rows are equal on both sides, so losses
-can be compared. The rows have SLAKE's shapes: images of 512 pixels with 12 questions each. At the end the tests of
-half precision run on the GPU. What is printed is a table in Markdown, for `docs/speed.md`.
+It needs one GPU and no network. The models are ViLT-B/32, blip2-opt-2.7b, blip2-flan-t5-xl, SmolVLM-500M,
+Qwen2.5-VL-3B and MedGemma-4B, made from their configurations; the weights and the order of rows are equal on both
+sides, so losses can be compared. The rows have SLAKE's shapes: images of 512 pixels with 12 questions each. At the end
+the tests of half precision run on the GPU. What is printed is a table in Markdown, for `docs/speed.md`.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from transformers import Blip2Config, TrainerCallback, ViltConfig
 from benchmarks.cost_model import OPT_27B
 from benchmarks.gpu_variants import Options, Side, build
 from benchmarks.options import at_least, rows_of_steps
+from benchmarks.published_vlms import PUBLISHED, PublishedVlm
 from processing.errors import UserError, run_command
 from processing.phantom.files import write_phantoms
 
@@ -53,8 +54,8 @@ FLAN_T5_XL = {
 }
 
 
-def full_size_models() -> dict[str, ViltConfig | Blip2Config]:
-    """The configurations of the published models, without dropout."""
+def full_size_models() -> dict[str, ViltConfig | Blip2Config | PublishedVlm]:
+    """The published models, without dropout."""
     opt = OPT_27B | TOKENS | {"dropout": 0.0}
     return {
         "ViLT-B/32": ViltConfig(),
@@ -62,6 +63,7 @@ def full_size_models() -> dict[str, ViltConfig | Blip2Config]:
         "blip2-flan-t5-xl": Blip2Config(
             text_config=FLAN_T5_XL | TOKENS, qformer_config=QFORMER, image_token_index=32100
         ),
+        **PUBLISHED,
     }
 
 
@@ -119,7 +121,7 @@ def compare(config: Any, dataset: datasets.DatasetDict, options: Options) -> dic
     """Measures both sides of a model, `plain` and `project`, one after the other; None where memory is too small.
 
     Args:
-        config: of the model.
+        config: of the model, as `full_size_models` has them.
         dataset: of `ordered_rows`.
     """
     results: dict[str, Result | None] = {}
@@ -226,8 +228,8 @@ def main(argv: list[str]) -> None:
     chosen = parser.parse_args(argv)
     if not torch.cuda.is_available():
         raise UserError(
-            "There is no GPU here, which this benchmark is about; python -m benchmarks.blip2_training and "
-            "benchmarks.vilt_training compare the same on a CPU."
+            "There is no GPU here, which this benchmark is about; python -m benchmarks.blip2_training, "
+            "benchmarks.vlm_training and benchmarks.vilt_training compare the same on a CPU."
         )
     if torch.cuda.device_count() > 1:
         raise UserError("Several GPUs are here and one is compared; choose it by CUDA_VISIBLE_DEVICES=0.")

@@ -7,6 +7,7 @@ each of its questions, questions padded to one length.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import datasets
@@ -15,20 +16,31 @@ import transformers
 from peft import PeftModel
 from torch import nn
 from transformers import Blip2Config, GenerationConfig, Trainer, TrainingArguments, ViltConfig, ViltProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
+from benchmarks import vlm_variants
 from benchmarks.blip2_variants import GREEDY, Plain, add_lora, make_processor
 from benchmarks.comparison import plain_batch
+from benchmarks.published_vlms import PublishedVlm
 from modeling.blip2 import family as blip2
-from modeling.blip2.adapter import frozen_dtype
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.parts.vocabulary import build_vocabulary, labels_of
-from modeling.training.arguments import AnyTrainingArguments, Blip2TrainingArguments, ViltTrainingArguments
+from modeling.training.arguments import (
+    AnyTrainingArguments,
+    Blip2TrainingArguments,
+    ViltTrainingArguments,
+    VlmTrainingArguments,
+)
 from modeling.vilt import family as vilt
 from modeling.vilt.network import ViltForQuestionAnswering
 from modeling.vilt.scratch import build_tokenizer
+from modeling.vlm import family as vlm
+from modeling.vlm.network import PrefixReader
+from modeling.writing.adapter import frozen_dtype
 from processing.collators import Blip2Collator
 from processing.row_values import counts_of
+from tests.support.tiny_vlms import MAKERS
 
 Rows = datasets.Dataset
 
@@ -83,10 +95,11 @@ def build(name: str, config: Any, dataset: datasets.DatasetDict, options: Option
 
     Args:
         name: plain or project.
-        config: a ViltConfig or a Blip2Config, without dropout.
+        config: a ViltConfig or a Blip2Config, without dropout, or a PublishedVlm.
         dataset: its split `train` is trained on in order.
     """
-    make = {"vilt": _vilt, "blip-2": _blip2}[config.model_type]
+    kind = "vlm" if isinstance(config, PublishedVlm) else config.model_type
+    make = {"vilt": _vilt, "blip-2": _blip2, "vlm": _vlm}[kind]
     return make(name == "project", copy.deepcopy(config), dataset, options)
 
 
@@ -132,6 +145,29 @@ def _blip2(project: bool, config: Blip2Config, dataset: datasets.DatasetDict, op
     return Side(trainer, _plain_generation(side, greedy, args), _precision(args))
 
 
+def _vlm(project: bool, published: PublishedVlm, dataset: datasets.DatasetDict, options: Options) -> Side:
+    rows = dataset["train"]
+    args = VlmTrainingArguments(**options.training(), lora_dropout=0.0)
+    if args.fp16:
+        args.leave_fp16("Models of this kind overflow in FP16")  # as `modeling.vlm.adapter` does
+    texts = (*rows["question"], *rows["answer"])
+    config, processor = MAKERS[published.architecture](replace(published.sizes, texts=texts))
+    model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    base = untrained(model_class, config, frozen_dtype(args), args.device)
+    base.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model = vlm_variants.add_lora(base)
+    if project:
+        base.evidence = None
+        PrefixReader(base).take_over()
+        trainer = vlm.build_trainer(args, model, processor, dataset)
+        return Side(trainer, trainer.predict, _precision(args))
+    side = vlm_variants.Plain(model, processor, list(rows))
+    trainer = _plain_trainer(model, args, side.batch, rows, options)
+    greedy = copy.deepcopy(vlm_variants.GREEDY)
+    greedy.max_new_tokens = max(len(side.chat.answer_ids(answer, side.end)) for answer in set(rows["answer"]))
+    return Side(trainer, _plain_generation(side, greedy, args), _precision(args))
+
+
 def untrained(model_class: Any, config: Any, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """A model of random weights, the same for each class, made where it computes."""
     torch.manual_seed(0)
@@ -159,7 +195,9 @@ def _plain_trainer(
     return Trainer(model, own, data_collator=collate, train_dataset=rows)
 
 
-def _plain_generation(side: Plain, config: GenerationConfig, args: AnyTrainingArguments) -> Callable[[Rows], Any]:
+def _plain_generation(
+    side: Plain | vlm_variants.Plain, config: GenerationConfig, args: AnyTrainingArguments
+) -> Callable[[Rows], Any]:
     def answer(rows: Rows) -> list[list[int]]:
         side.model.eval()
         answers = []

@@ -7,16 +7,17 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 aten = torch.ops.aten
 IN_FP32 = {"layer_norm", "cross_entropy", "binary_cross_entropy_with_logits", "pow", "rsqrt"}
-Batch = Mapping[str, torch.Tensor]
+Batch = Mapping[str, Any]  # tensors, and lists of them
 
 
 class MemoryCounter(TorchDispatchMode):
@@ -122,7 +123,8 @@ def train_steps(model: nn.Module, batch: Batch, dtype: torch.dtype) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=True)
     for _ in range(2):
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        half = dtype != torch.float32
+        with torch.autocast("cpu", dtype, enabled=half), disable_input_dtype_casting(model, half):
             loss = model(**batch).loss
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -150,9 +152,9 @@ def count(work: Callable, model: nn.Module, batch: Batch, dtype: torch.dtype, *m
     grid = batch["pixel_values"].shape[-1] // model.config.patch_size if "pixel_mask" in batch else 0
     with FakeTensorMode() as fake, ExitStack() as stack:
         model = _without_values(model)
-        batch = {name: fake.from_tensor(tensor) for name, tensor in batch.items()}
+        batch = tree_map_only(torch.Tensor, fake.from_tensor, dict(batch))
         counter = MemoryCounter(chosen, grid)
-        for tensor in (*model.parameters(), *model.buffers(), *batch.values()):
+        for tensor in (*model.parameters(), *model.buffers(), *tree_leaves(batch)):
             counter.count(tensor)
         for mode in (counter, *modes):
             stack.enter_context(mode)

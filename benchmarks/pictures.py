@@ -2,7 +2,7 @@
 
     python -m benchmarks.pictures output/demo [--only hero prefix app errors] [--folder docs]
 
-The cards and the drawing of the shared prefix are the same for the same model. The pages of the app and of the wrong
+The cards and the drawings of the shared prefix are the same for the same model. The pages of the app and of the wrong
 answers are taken in a browser, which must be installed.
 """
 
@@ -20,6 +20,7 @@ from benchmarks.canvas import save_small
 from benchmarks.hero import choose_cards, draw_cards
 from benchmarks.options import load_splits
 from benchmarks.prefix_drawing import draw_shared_prefix
+from benchmarks.vlm_prefix_drawing import draw_chat_prefix
 from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
 from tests.support.app_server import PATIENCE, ROOT, chromium, serve_app
@@ -40,8 +41,10 @@ def make_hero(model: Path, folder: Path) -> None:
 
 
 def make_prefix(model: Path, folder: Path) -> None:
-    """`shared_prefix.png`: how BLIP-2 reads several questions about an image; the same for every model."""
+    """`shared_prefix.png` and `shared_prefix_vlm.png`: how BLIP-2 and chat models read several questions about an
+    image; the same for every model."""
     save_small(draw_shared_prefix(), folder / "shared_prefix.png")
+    save_small(draw_chat_prefix(), folder / "shared_prefix_vlm.png")
 
 
 def make_app(model: Path, folder: Path) -> None:

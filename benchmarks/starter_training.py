@@ -19,7 +19,8 @@ from torch.utils.data import BatchSampler
 
 from benchmarks.comparison import Batch, Comparison, plain_batch
 from benchmarks.options import at_least, load_splits
-from modeling.training.arguments import ViltTrainingArguments, cpu_has_bf16
+from modeling.training.arguments import ViltTrainingArguments
+from modeling.training.precision import cpu_has_bf16
 from modeling.vilt.checkpoints import build_model
 from modeling.vilt.trainer import build_trainer
 from processing.errors import UserError, run_command

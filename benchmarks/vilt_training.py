@@ -21,7 +21,7 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 from benchmarks.comparison import Batch, Comparison, plain_batch
 from benchmarks.options import at_least, load_splits
 from modeling.parts.vocabulary import build_vocabulary, labels_of
-from modeling.training.arguments import cpu_has_bf16
+from modeling.training.precision import cpu_has_bf16
 from modeling.vilt.network import ViltForQuestionAnswering
 from modeling.vilt.scratch import build_tokenizer
 from processing.collators import ViltCollator

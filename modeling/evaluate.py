@@ -1,4 +1,4 @@
-"""`medical-vqa evaluate`: `train.py --do_train False` with a model of either family."""
+"""`medical-vqa evaluate`: `train.py --do_train False` with a model of any family."""
 
 import re
 from pathlib import Path

@@ -13,17 +13,16 @@ from modeling.parts.evidence import Evidence
 from modeling.parts.family_predictor import FamilyPredictor
 from modeling.parts.model_files import ModelFiles
 from modeling.vilt import family as vilt
+from modeling.vlm import family as vlm
 
 
 class Family(Protocol):
     """What a family's module `family` holds.
 
     Attributes:
-        MODEL_TYPES: the `model_type` of each config that the family loads.
         MAX_CASES: questions of each kind that a report shows with heat maps.
     """
 
-    MODEL_TYPES: tuple[str, ...]
     MAX_CASES: int
 
     def check_base(self, args: Any) -> None:
@@ -106,4 +105,4 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: dict[str, Family] = {"vilt": vilt, "blip2": blip2}
+FAMILIES: dict[str, Family] = {"vilt": vilt, "blip2": blip2, "vlm": vlm}

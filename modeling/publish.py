@@ -13,7 +13,7 @@ from pathlib import Path
 from modeling.hub.card import model_card
 from modeling.hub.client import PUSH_ERRORS, Destination, PublishError, check_access, find_model, push_files
 from modeling.hub.retries import reason
-from modeling.training.arguments import AnyTrainingArguments
+from modeling.training.arguments import AnyTrainingArguments, WritingTrainingArguments
 from modeling.training.record import RECIPE_FILE, RECORD_FILE, base_model_of, model_folder, read_record
 from processing.command_line import CommandParser
 from processing.errors import UserError, run_command
@@ -81,7 +81,8 @@ def pop_destination(args: AnyTrainingArguments) -> Destination | None:
     if not args.push_to_hub or args.hub_model_id is None:
         return None
     args.push_to_hub = False
-    if args.model_type == "blip2" and base_model_of(args.model_name_or_path) is None and not args.merge_adapter:
+    trains_adapter = isinstance(args, WritingTrainingArguments) and not args.merge_adapter
+    if trains_adapter and base_model_of(args.model_name_or_path) is None:
         raise UserError(
             f"--model_name_or_path {args.model_name_or_path}: an adapter over a folder can't be published, because "
             "nobody else has its base; add --merge_adapter True to publish the whole model, or start from a Hub id."

@@ -3,7 +3,8 @@
     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make lock
 
 pip chooses the files as it would in the Dockerfile's base image, Python 3.11 on x86-64 Linux, in the versions of
-constraints.txt. What only the BLIP-2 starter needs stands below `STARTER`.
+constraints.txt. What only the starters with a language model need stands below
+`STARTER`.
 """
 
 import json

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from huggingface_hub import SpaceCardData
+from huggingface_hub import ModelInfo, SpaceCardData
 
-from modeling.families import FAMILIES
 from modeling.hub.client import (
     PUSH_ERRORS,
     Destination,
@@ -29,6 +28,7 @@ from modeling.hub.client import (
     unreachable,
 )
 from modeling.hub.retries import reason, with_retries
+from modeling.parts.kinds import family_of
 from processing.command_line import CommandParser
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES
@@ -57,7 +57,7 @@ NOT_PUBLISHED = {"command_line.py", "publish.py", "lock.py", "requirements.py"} 
 PYTHON = "3.12"  # of a Gradio Space; ZeroGPU offers few versions
 CONFIG = "spaces_app/.streamlit/config.toml"
 OURS = (*(f"{package}/*" for package in PACKAGES), "app.py", "Dockerfile", "constraints.txt", "requirements.txt")
-BLIP2 = "blip-2"  # model_type of one that is no starter
+FREE_PARAMETERS = 3e9  # in float32 they take 12 GB of the 16 GB of a free Space
 MESSAGE = "Publish an app of Medical-VQA"
 
 
@@ -67,14 +67,14 @@ class Model:
 
     Attributes:
         id: on the Hub.
-        private: needs a token to be loaded.
-        large: a BLIP-2, which fits a free Space's memory in bfloat16 only.
-        needs_starter: is an adapter over the BLIP-2 starter.
+        closed: itself and its base, those of them that a token is needed for.
+        large: fits a free Space's memory in bfloat16 only.
+        needs_starter: is an adapter over a starter, whose language model is in a package.
         datasets: as its card states them.
     """
 
     id: str
-    private: bool
+    closed: list[str]
     large: bool
     needs_starter: bool
     datasets: list[str]
@@ -91,25 +91,28 @@ def preflight(destination: Destination, model: str) -> Model:
     names = {file.rfilename for file in info.siblings or []}
     is_adapter = "adapter_config.json" in names
     config = _read_config(destination, model, names)
-    model_type = config.get("model_type")
-    model_types = {name for family in FAMILIES.values() for name in family.MODEL_TYPES}
+    family = family_of(str(config.get("model_type")))
     has_weights = any(name.endswith(".safetensors") for name in names)
-    if not has_weights or not (is_adapter or model_type in model_types):
+    if not has_weights or not (is_adapter or family):
         raise UserError(
-            f"--model {model}: this is no ViLT, starter or BLIP-2 with safetensors weights; publish one with "
-            "`python -m modeling.publish`."
+            f"--model {model}: this is no ViLT, BLIP-2, image-text-to-text model or starter with safetensors weights; "
+            "publish one with `python -m modeling.publish`."
         )
-    needs_starter = config.get("base_model_name_or_path") == "starter"
+    base = str(config.get("base_model_name_or_path")) if is_adapter else model
+    needs_starter = base == "starter"
     if needs_starter and destination.space_sdk == "gradio":
         raise UserError(
             f"--model {model}: the language model of its base is in a package that a Gradio Space can't install; "
             "choose --sdk docker."
         )
+    repos = {model: info}
+    if is_adapter and not needs_starter:
+        repos[base] = find_model(destination, f"--model {model}, an adapter over", base)
     datasets = info.card_data.datasets if info.card_data else None
     return Model(
         id=model,
-        private=bool(info.private or info.gated),
-        large=not needs_starter if is_adapter else model_type == BLIP2,
+        closed=[name for name, repo in repos.items() if repo.private or repo.gated],
+        large=not needs_starter and family != "vilt" and _is_large(repos[base]),
         needs_starter=needs_starter,
         datasets=[datasets] if isinstance(datasets, str) else list(datasets or []),
     )
@@ -125,6 +128,11 @@ def _read_config(destination: Destination, model: str, names: set[str]) -> dict[
         return json.loads(Path(path).read_text())
     except PUSH_ERRORS as error:
         raise unreachable(model, error) from error
+
+
+def _is_large(info: ModelInfo) -> bool:
+    """Whether a model has more parameters than fit in float32; also where the Hub has not counted them."""
+    return info.safetensors is None or info.safetensors.total > FREE_PARAMETERS
 
 
 def publish(destination: Destination, model: Model) -> str:
@@ -147,11 +155,11 @@ def publish(destination: Destination, model: Model) -> str:
             f"`{_command(destination, model)}`."
         ) from error
     logger.info("Published: %s", destination.url)
-    if model.private:
+    for name in model.closed:
         logger.warning(
             "%s is not public: add a secret HF_TOKEN with a token that may read it at %s/settings, or the Space can't "
             "load it.",
-            model.id,
+            name,
             destination.url,
         )
     return destination.url
@@ -191,8 +199,8 @@ def _render(name: str, destination: Destination, model: Model) -> bytes:
         short_description="Ask a question about a medical image",
         models=[model.id],
         datasets=model.datasets or None,
-        preload_from_hub=None if model.private else [model.id],  # a build has no token
-        # half an hour, the default, is short for the download of a BLIP-2's base
+        preload_from_hub=None if model.id in model.closed else [model.id],  # a build has no token
+        # half an hour, the default, is short for the download of a large base
         startup_duration_timeout="1h" if model.large else None,
     )
     # Markdown and a Dockerfile are not HTML, so nothing is escaped
@@ -203,7 +211,7 @@ def _render(name: str, destination: Destination, model: Model) -> bytes:
         space=destination.repo_id,
         endpoint=destination.api.endpoint,
         model=model.id,
-        private=model.private,
+        closed=model.closed,
         large=model.large,
         packages=PACKAGES,
         burnt_in=BURNT_IN,

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLATFORMS = {"docker": "streamlit", "gradio": "gradio"}
 ONLY_TRAINING = {"evaluate", "shtab", "tensorboard"}  # of what setup.cfg requires
 LOCK = Path(__file__).with_name("requirements.lock")  # for docker, written by spaces_app.lock
-STARTER = "# Only for the BLIP-2 starter:"  # in the lock
+STARTER = "# Only for starters with a language model:"  # in the lock
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"  # for docker; ZeroGPU wants the CUDA one
 
 
@@ -23,7 +23,7 @@ def requirements(sdk: str, needs_starter: bool = False) -> str:
 
     Args:
         sdk: docker or gradio.
-        needs_starter: with the parts of the BLIP-2 starter.
+        needs_starter: with the parts of a starter that has a language model.
 
     Raises:
         UserError: this is no checkout of the project.
@@ -39,9 +39,11 @@ def requirements(sdk: str, needs_starter: bool = False) -> str:
 def needed_packages(sdk: str, needs_starter: bool) -> set[str]:
     """The packages of setup.cfg that an app needs to answer, without versions; arguments as for `requirements`."""
     setup = read_setup()
-    lines = setup["options"]["install_requires"].splitlines()
+    extras = setup["options.extras_require"]
+    # what SmolVLM's processor needs is so small that every Space has it
+    lines = [*setup["options"]["install_requires"].splitlines(), *extras["smolvlm"].splitlines()]
     if needs_starter:
-        lines += setup["options.extras_require"]["starter"].splitlines()
+        lines += extras["starter"].splitlines()
     else:
         lines.append(NETWORK_PACKAGE)
     names = {_normal(re.split(r"[\s<>=!~\[]", line)[0]) for line in lines if line.strip()}

@@ -83,6 +83,7 @@ RUNS = {
     "opt": [*BLIP2, "--prompt", "Q: {} A:", "--generation_num_beams", "2"],
     "llama": [*BLIP2, "--answer_candidates", "train", "--merge_adapter", "True", "--fp16", "False"],
     "t5": [*BLIP2, "--fp16", "False", "--max_steps", "60", "--learning_rate", "0.3"],
+    "smolvlm": ["--model_type", "vlm", "--fp16", "False", "--merge_adapter", "True"],
 }
 
 
@@ -92,6 +93,7 @@ def runs(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     import train
     from processing.data import load_vqa_dataset
     from tests.support.tiny_blip2 import tiny_blip2
+    from tests.support.tiny_vlms import save_tiny_vlm
 
     folder = tmp_path_factory.mktemp("runs")
     common = ["--dataset", str(phantoms), "--max_steps", "12", "--per_device_train_batch_size", "16"]
@@ -103,6 +105,8 @@ def runs(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             if name in ("opt", "llama", "t5"):
                 dataset = load_vqa_dataset(str(phantoms))
                 base = ["--model_name_or_path", str(tiny_blip2(name, dataset, folder / f"base-{name}"))]
+            elif name == "smolvlm":
+                base = ["--model_name_or_path", str(save_tiny_vlm(name, folder / f"base-{name}"))]
             train.main([*common, *RUNS[name], *base, "--output_dir", str(folder / name)])
         return folder / name
 

@@ -219,7 +219,7 @@ WRONG_EVALUATIONS = {
     ),
     "other-family": (
         "MODEL --dataset phantom --prompt x",
-        "Unknown argument --prompt: an option of --model_type blip2",
+        "Unknown argument --prompt: an option of --model_type blip2 or vlm alone.",
     ),
 }
 
@@ -271,8 +271,8 @@ def test_bash_completes_commands_flags_values_and_files(completion, tmp_path):
         "ask out --dtype fl": "float32 float16",
         "ask out --image sc": "scan.png",
         "train --leaks dr": "drop",
-        "train --model_type ": "blip2 vilt",
-        "train x.yaml --lora_t": "--lora_targets",  # of BLIP-2 alone
+        "train --model_type ": "blip2 vilt vlm",
+        "train x.yaml --lora_t": "--lora_targets",  # of models with an adapter alone
         "train x.yaml --enc": "--encoder_layers",  # of ViLT alone
     }
     ask = 'try() { COMP_WORDS=(medical-vqa "$@"); COMP_CWORD=$#; COMPREPLY=(); '

@@ -25,7 +25,11 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for
 NAMES = sorted(TEXTS)
 RESULTS = TEXTS["docs/results.md"]
 CARD = (ROOT / "docs" / "model_card" / "README.md").read_text(encoding="utf-8")
-REPORTS = {"starter, seed 43": "vilt_starter", "BLIP-2 starter": "blip2_starter"}
+REPORTS = {
+    "starter, seed 43": "vilt_starter",
+    "BLIP-2 starter, seed 42": "blip2_starter",
+    "LLaVA starter": "vlm_starter",
+}
 LONGEST = 250  # lines of a page
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 

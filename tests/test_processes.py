@@ -22,11 +22,13 @@ from processing.errors import UserError
 from tests.support import warm
 from tests.support.app_server import ROOT, free_port
 from tests.support.tiny_blip2 import tiny_blip2
+from tests.support.tiny_vlms import save_tiny_vlm
 
 NO_EVIDENCE = ["--evidence_weight", "0"]  # a mean over the targets that a process has, so losses would differ a little
 KINDS = {
     "vilt": ["--model_name_or_path", "scratch:tiny", "--learning_rate", "5e-3", *NO_EVIDENCE],
     "blip2": ["--model_type", "blip2", "--questions_per_image", "4", "--learning_rate", "5e-3", *NO_EVIDENCE],
+    "vlm": ["--model_type", "vlm", "--questions_per_image", "4", "--learning_rate", "5e-3", *NO_EVIDENCE],
 }
 COMMON = ["--max_steps", "8", "--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "8", "--do_predict"]
 COMMON += ["--eval_strategy", "no", "--disable_tqdm", "True", "--fp16", "False", "--use_cpu", "True"]
@@ -60,8 +62,9 @@ def run_in_one_process(phantoms, dataset, tmp_path_factory):
     def run(kind: str) -> Run:
         if kind not in made:
             flags = list(KINDS[kind])
-            if kind == "blip2":
-                base = tiny_blip2("opt", dataset, folder / "base")
+            if kind != "vilt":
+                base = folder / f"base-{kind}"
+                base = tiny_blip2("opt", dataset, base) if kind == "blip2" else save_tiny_vlm("qwen3_vl", base)
                 flags += ["--model_name_or_path", str(base), "--lora_dropout", "0"]
             options = ["--dataset", str(phantoms), "--output_dir", str(folder / kind)]
             with redirect_stdout(io.StringIO()) as output:
@@ -118,9 +121,10 @@ def check_same_result(one: Path, two: Path, dataset: datasets.DatasetDict) -> No
         assert [row["prediction"] for row in rows] == [row["prediction"] for row in expected]
 
 
-def test_two_processes_give_the_losses_and_answers_of_one(run_in_one_process, phantoms, dataset, tmp_path):
+@pytest.mark.parametrize("kind", ["blip2", "vlm"])
+def test_two_processes_give_the_losses_and_answers_of_one(run_in_one_process, phantoms, dataset, tmp_path, kind):
     """With questions packed by image and kept features; the test of FSDP does it with ViLT."""
-    one = run_in_one_process("blip2")
+    one = run_in_one_process(kind)
     two = run_in_two_processes(tmp_path / "run", phantoms, tmp_path / "cache", one.flags)
     check_same_result(one.folder, two.folder, dataset)
     for run in (one, two):
@@ -152,12 +156,13 @@ def test_fsdp_shards_a_model_resumes_from_shards_and_saves_it_whole(run_in_one_p
         torch.testing.assert_close(whole[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_blip2_with_fsdp_is_refused(monkeypatch):
-    with pytest.raises(UserError, match="BLIP-2 can't be spread by FSDP"):
-        parse_arguments(["--model_type", "blip2", "--fsdp", "full_shard"])
+@pytest.mark.parametrize(("family", "name"), [("blip2", "BLIP-2"), ("vlm", "A vision-language model")])
+def test_a_model_that_writes_is_refused_with_fsdp(monkeypatch, family, name):
+    with pytest.raises(UserError, match=f"{name} can't be spread by FSDP"):
+        parse_arguments(["--model_type", family, "--fsdp", "full_shard"])
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` does with such a config
-    with pytest.raises(UserError, match="BLIP-2 can't be spread by FSDP"):
-        parse_arguments(["--model_type", "blip2"])
+    with pytest.raises(UserError, match=f"{name} can't be spread by FSDP"):
+        parse_arguments(["--model_type", family])
 
 
 CONFIGS = {

@@ -20,7 +20,9 @@ from processing.data import load_vqa_dataset
 from tests.processing.test_hub_dataset import as_zip
 from tests.support.app_server import ROOT, free_port
 from tests.support.example_rows import load_example_rows
+from tests.support.files import contents
 from tests.support.hub_models import blip2_files, vilt_files
+from tests.support.tiny_vlms import save_tiny_vlm
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -45,11 +47,12 @@ class Pasted(NamedTuple):
 
 
 @pytest.fixture
-def real_repos(hub, phantoms, dataset):
+def real_repos(hub, phantoms, dataset, tmp_path):
     """The base models of the published recipes and SLAKE, on the Hub under their names."""
     texts = [text for row in dataset["train"] for text in (row["question"], row["answer"])]
     hub.repos["models/dandelin/vilt-b32-mlm"], _ = vilt_files(dataset["train"]["question"])
     hub.repos["models/Salesforce/blip2-opt-2.7b"], _ = blip2_files("opt", texts, 2026)
+    hub.repos["models/Qwen/Qwen3-VL-4B-Instruct"] = contents(save_tiny_vlm("qwen3_vl", tmp_path / "qwen3_vl"))
     rows = {f"{split}.json": (phantoms / f"{split}.json").read_bytes() for split in ("train", "validate", "test")}
     hub.repos["datasets/BoKelvin/SLAKE"] = rows | {"imgs.zip": as_zip(phantoms / "imgs")}
 
@@ -136,9 +139,12 @@ def pasted(real_repos, hub, token, tmp_path) -> Pasted:
 @pytest.mark.long
 def test_blocks_work_when_they_are_pasted_into_a_fresh_shell_in_order(pasted):
     figures = [json.loads(file.read_text()) for file in sorted(pasted.folder.glob("out*/*/all_results.json"))]
-    assert len(figures) == 5  # demo, SLAKE by the starter, ViLT and BLIP-2 of the Hub, own data
+    assert len(figures) == 6  # demo, SLAKE by the starter, three models of the Hub, own data
     assert all("eval_exact_match" in run for run in figures)
-    assert (pasted.folder / "out" / "blip2" / "adapter_model.safetensors").is_file()
+    for name in ("vilt", "blip2", "qwen"):
+        made = pasted.folder / "out" / name
+        assert json.loads((made / "run.json").read_text())["dataset"]["id"] == "BoKelvin/SLAKE"
+        assert (made / "adapter_model.safetensors").is_file() == (name != "vilt")
     answers = json.loads((pasted.folder / "out" / "own" / "config.json").read_text())["label2id"]
     with (pasted.folder / "answers.csv").open() as table:
         assert table.read().splitlines()[1].split(",")[2] in answers
@@ -172,7 +178,8 @@ def test_readme_is_a_front_door():
 
 HEADLINES = {  # rows of the README's table and of docs/results.md
     "**starter**": "starter, mean of three seeds",
-    "BLIP-2 starter": "BLIP-2 starter",
+    "BLIP-2 starter": "BLIP-2 starter, mean of two seeds",
+    "LLaVA starter": "LLaVA starter",
     "an MLP over": "MLP over",
     "the most frequent answer": "majority answer",
     "starter, by `make demo`": "`make demo`",

@@ -7,7 +7,7 @@ import torch
 from modeling.families import FAMILIES, Family
 from modeling.parts.kinds import find_family
 from modeling.parts.model_files import ADAPTER_CONFIG, ModelFiles, open_model
-from modeling.training.arguments import cpu_has_bf16
+from modeling.training.precision import cpu_has_bf16
 from processing.errors import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

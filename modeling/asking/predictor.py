@@ -24,7 +24,7 @@ from processing.choices import option_texts
 from processing.errors import UserError, describe_error, shorten
 from processing.image_source import label_of
 from processing.images import ImageSource, errors_name_image, open_image, read_image
-from processing.utils import MAX_QUESTION_CHARACTERS, resize
+from processing.utils import MAX_QUESTION_CHARACTERS
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,9 @@ class Predictor:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> "Predictor":
-        """Loads a ViLT, a starter, a BLIP-2 adapter with its base, or a whole BLIP-2. Its files say which it is.
+        """Loads a ViLT, a starter, an adapter with its base, or a whole BLIP-2 or image-text-to-text model.
+
+        Its files say which it is.
 
         Args:
             name: a folder, or a Hub id, served from the cache where there is no Hub.
@@ -218,7 +220,7 @@ class Predictor:
         """
         one_line = _one_line(question)
         encoded: dict[str, Any] = {}
-        fresh: dict[str, np.ndarray] = {}
+        fresh: dict[str, Any] = {}
         key = self._read(image, encoded, fresh)
         with self._lock:
             with torch.inference_mode():
@@ -242,7 +244,7 @@ class Predictor:
         rows: dict[int, Row] = {}
         keys: dict[Hashable, str] = {}
         encoded: dict[str, Any] = {}
-        fresh: dict[str, np.ndarray] = {}
+        fresh: dict[str, Any] = {}
         for number, (image, question, options) in enumerate(zip(images, questions, choices, strict=True)):
             try:
                 one_line = _one_line(question)
@@ -261,7 +263,7 @@ class Predictor:
         return [_answer_or_user_error(results[number], images[number]) for number in range(len(questions))]
 
     def _rank(
-        self, rows: list[Row], encoded: dict[str, Any], fresh: dict[str, np.ndarray], top_k: int
+        self, rows: list[Row], encoded: dict[str, Any], fresh: dict[str, Any], top_k: int
     ) -> list[Answer | Exception]:
         """The answers to rows whose images are in `encoded` or `fresh`; if they fail together, each is asked alone."""
         if not rows:
@@ -295,10 +297,10 @@ class Predictor:
         unlike = self.question_words is not None and self.question_words.are_unlike(question)
         return Answer(text, confidence, tuple(Alternative(*other) for other in others), cut, silent, evidence, unlike)
 
-    def _read(self, source: ImageSource, encoded: dict[str, Any], fresh: dict[str, np.ndarray]) -> str:
+    def _read(self, source: ImageSource, encoded: dict[str, Any], fresh: dict[str, Any]) -> str:
         """The key of an image, a digest of its content.
 
-        An encoding that is kept goes into `encoded`; else the resized pixels go into `fresh`.
+        An encoding that is kept goes into `encoded`; else what is to be encoded goes into `fresh`.
         """
         source = open_image(source) if isinstance(source, Image.Image) else read_image(source)
         if isinstance(source, Image.Image):
@@ -311,11 +313,11 @@ class Predictor:
                     encoded[key] = self._keep(key, self._kept[key][1])
             if key not in encoded:
                 with errors_name_image(source):
-                    fresh[key] = resize(self.processor.image_processor, open_image(source))
+                    fresh[key] = self.backend.prepare_image(open_image(source))
         return key
 
-    def _encode(self, encoded: dict[str, Any], fresh: dict[str, np.ndarray]) -> None:
-        """Encodes the pixels in `fresh` into `encoded`, and keeps the last few encodings."""
+    def _encode(self, encoded: dict[str, Any], fresh: dict[str, Any]) -> None:
+        """Encodes what is in `fresh` into `encoded`, and keeps the last few encodings."""
         pixels = list(fresh.values())
         encodings: list[Any] = []
         for start in range(0, len(pixels), IMAGE_BATCH_SIZE):

@@ -1,27 +1,34 @@
 """The LoRA adapter on a BLIP-2: new, of a folder, merged."""
 
-import functools
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import datasets
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils import ModulesToSaveWrapper
 from transformers import Blip2Processor
-from transformers.utils import is_bitsandbytes_available
 
-from modeling.blip2.answering import Answering
 from modeling.blip2.base import check_base_kind, is_encoder_decoder, load_base
-from modeling.blip2.evidence import MODULE
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint, blip2_starter_folders
 from modeling.parts.evidence_targets import evidence_config
-from modeling.parts.loading import SHOWN_KEYS, load_adapter_config
+from modeling.parts.loading import load_adapter_config
 from modeling.parts.model_files import ModelFiles, open_model
-from modeling.training.arguments import Blip2TrainingArguments, instead_of_fp16
+from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.checks import check_starter
+from modeling.training.precision import instead_of_fp16
+from modeling.writing.adapter import (
+    Base,
+    check_shape,
+    frozen_dtype,
+    load_adapter,
+    quantization_here,
+    saved_evidence,
+    saving_adapters_alone,
+    with_fp32_copies,
+)
+from modeling.writing.answering import Answering
+from modeling.writing.evidence import MODULE
 from processing.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -34,20 +41,6 @@ LORA_TARGETS = {
     "language_model": r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj|out_proj|q|k|v|o|fc1|fc2"
     r"|gate_proj|up_proj|down_proj|wi|wi_0|wi_1|wo)",
 }
-
-
-class Base(NamedTuple):
-    """What a name stands for: a whole model, or an adapter and the model under it.
-
-    Attributes:
-        model: the files of the whole model.
-        own: the files of the name itself: the adapter's, or the whole model's.
-        adapter: the adapter's config, whose revision is the commit of the whole model.
-    """
-
-    model: ModelFiles
-    own: ModelFiles
-    adapter: LoraConfig | None = None
 
 
 def check_base(args: Blip2TrainingArguments) -> None:
@@ -77,7 +70,7 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
     with args.main_process_first(desc="finding the base model"):
         base = open_base(name, args.model_revision)
         if base.adapter is not None and args.do_train:
-            _check_shape(args, base.adapter)
+            check_shape(args, base.adapter, _targets(args), args.modules_to_save)
             if "lora_dropout" in args.recipe:
                 base.adapter.lora_dropout = args.lora_dropout
         base.model.weights(read_pickled=True)
@@ -96,15 +89,7 @@ def build_model(args: Blip2TrainingArguments, dataset: datasets.DatasetDict) -> 
         peft_model = _new_adapter(model, args, revision)
     else:
         peft_model = load_adapter(model, base.adapter, base.own, args.do_train)
-    # No embeddings are trained; left to itself PEFT asks the Hub about the base's at every save.
-    save = functools.partial(peft_model.save_pretrained, save_embedding_layers=False)
-    peft_model.save_pretrained = save  # type: ignore[method-assign]  # the Trainer offers no option for it
-    return peft_model, processor
-
-
-def saved_evidence(base: Base) -> dict[str, Any] | None:
-    """What the config of a base is to say of the evidence head of its adapter; None for a whole model."""
-    return None if base.adapter is None else {"evidence_labels": Answering.from_pretrained(base.own).evidence_labels}
+    return saving_adapters_alone(peft_model), processor
 
 
 def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments, revision: str | None) -> PeftModel:
@@ -117,42 +102,11 @@ def _new_adapter(model: Blip2ForQuestionAnswering, args: Blip2TrainingArguments,
         target_modules=_targets(args),
         modules_to_save=whole or None,
     )
-    return _with_fp32_copies(get_peft_model(model, config))
+    return with_fp32_copies(get_peft_model(model, config))
 
 
 def _targets(args: Blip2TrainingArguments) -> str:
     return "|".join(rf".*{LORA_TARGETS[target]}" for target in args.lora_targets)
-
-
-def _check_shape(args: Blip2TrainingArguments, adapter: LoraConfig) -> None:
-    """Refuses another shape than that of the adapter that training goes on with.
-
-    Raises:
-        UserError: the recipe asks for it.
-    """
-    whole = sorted(set(adapter.modules_to_save or []) - {MODULE})
-    shapes = {
-        "lora_r": (args.lora_r, adapter.r),
-        "lora_alpha": (args.lora_alpha, adapter.lora_alpha),
-        "lora_targets": (_targets(args), adapter.target_modules),
-        "modules_to_save": (sorted(args.modules_to_save or []), whole),
-    }
-    for name, (asked, own) in shapes.items():
-        if name in args.recipe and asked != own:
-            value = args.recipe[name]
-            shown = " ".join(value) if isinstance(value, list) else value
-            raise UserError(
-                f"--{name} {shown}: the adapter {args.model_name_or_path} was made with another value, which can't be "
-                "changed any more. Leave the flag out, or start from the adapter's base model."
-            )
-
-
-def _with_fp32_copies(model: PeftModel) -> PeftModel:
-    """The model with what is trained whole in FP32, also over a base in half precision; PEFT sees to LoRA alone."""
-    for name, parameter in model.named_parameters():
-        if ".modules_to_save." in name:
-            parameter.data = parameter.data.float()
-    return model
 
 
 def open_base(name: str, revision: str | None = None) -> Base:
@@ -197,41 +151,6 @@ def find_base(own: ModelFiles) -> Base:
     return Base(ModelFiles("starter", blip2_starter_checkpoint(folders[adapter.revision])), own, adapter)
 
 
-def load_adapter(model: Any, config: LoraConfig, files: ModelFiles, trainable: bool = False) -> PeftModel:
-    """Puts an adapter on its base model.
-
-    The adapter's evidence head is left out where the model is to have none. A model whose adapter has none keeps its
-    own, which is a new one.
-
-    Raises:
-        UserError: it does not fit, or its weights are pickled.
-    """
-    files.adapter_weights()
-    config.inference_mode = not trainable  # saved as True, by which PEFT would freeze all of it
-    whole = config.modules_to_save or []
-    if model.evidence is None:
-        config.modules_to_save = [name for name in whole if name != MODULE] or None
-    try:
-        peft_model = _with_fp32_copies(PeftModel(model, config))  # before they are read, or they would be rounded
-        loaded = peft_model.load_adapter(str(files.root), "default", is_trainable=trainable, use_safetensors=True)
-        own = ("lora_", ".modules_to_save.")
-        wrong = [key for key in loaded.missing_keys if any(part in key for part in own)]
-        wrong += [key for key in loaded.unexpected_keys if model.evidence is not None or f".{MODULE}." not in key]
-        if model.evidence is not None and MODULE not in whole:
-            if not trainable:
-                wrong.append(MODULE)
-            config.modules_to_save = [*whole, MODULE]  # only now, as PEFT fails at a module that has no weights
-            model.evidence = ModulesToSaveWrapper(model.evidence, "default")
-            model.evidence.set_adapter("default")
-        if wrong:  # PEFT only warns, and the base would answer
-            raise ValueError(f"not in both: {', '.join(sorted(wrong)[:SHOWN_KEYS])}")
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".:")
-        base = config.base_model_name_or_path
-        raise UserError(f"{files.name}: this adapter does not fit its base model {base} ({reason}).") from error
-    return _with_fp32_copies(peft_model)
-
-
 def load_trained(files: ModelFiles, dtype: torch.dtype) -> tuple[Blip2ForQuestionAnswering, Blip2Processor]:
     """A trained model to ask: an adapter in its base, or a whole model.
 
@@ -241,16 +160,7 @@ def load_trained(files: ModelFiles, dtype: torch.dtype) -> tuple[Blip2ForQuestio
     base = find_base(files)
     if dtype == torch.float16 and is_encoder_decoder(base.model):
         dtype = instead_of_fp16()  # as in training
-    quantization = Answering.from_pretrained(files).quantization
-    if quantization is not None and not is_bitsandbytes_available():
-        logger.warning(
-            "%s: trained over a base in %s, which needs bitsandbytes; without it the base is in %s and answers may "
-            "differ.",
-            files.name,
-            quantization,
-            str(dtype).removeprefix("torch."),
-        )
-        quantization = None
+    quantization = quantization_here(files, dtype)
     model, processor = load_base(base.model, dtype, quantization, evidence=saved_evidence(base))
     if base.adapter is not None:
         load_adapter(model, base.adapter, base.own)  # its layers now stand in the base
@@ -266,10 +176,3 @@ def merge(folder: str, args: Blip2TrainingArguments) -> None:
     merged = load_adapter(model, base.adapter, base.own).merge_and_unload()
     merged.save_pretrained(Path(folder) / "merged")
     processor.save_pretrained(Path(folder) / "merged")
-
-
-def frozen_dtype(args: Blip2TrainingArguments) -> torch.dtype:
-    """The precision of frozen weights in training."""
-    if args.fp16:
-        return torch.float16
-    return torch.bfloat16 if args.bf16 else torch.float32

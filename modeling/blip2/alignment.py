@@ -19,7 +19,6 @@ from torch.utils.data import Sampler
 from transformers import Blip2Processor, ViltProcessor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from modeling.blip2.evidence import evidence_targets, loss_of_evidence
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering
 from modeling.parts.evidence_targets import WithEvidence
 from modeling.parts.kept_features import one_per_question
@@ -30,6 +29,7 @@ from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.checkpoints import StopOnSigterm, TrainedRows, find_checkpoint, training_settings
 from modeling.training.progress import show_progress
 from modeling.training.trainers import EvaluatesEveryRow, grouped_by_image, set_learning_rate
+from modeling.writing.evidence import evidence_targets, loss_of_evidence
 from processing.batch_images import FeatureLookup
 from processing.collators import ViltCollator
 from processing.other_words import InOtherWords

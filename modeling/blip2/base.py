@@ -4,16 +4,16 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoTokenizer, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from modeling.blip2.evidence import MODULE, WEIGHTS, label_vectors
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, DetectingEvidenceHead
 from modeling.parts.kinds import check_kind
 from modeling.parts.loading import load_config, load_pretrained, load_weights, loading_errors, no_report_of_weights
 from modeling.parts.model_files import ModelFiles
+from modeling.parts.quantization import let_gradients_through, quantization_options
+from modeling.writing.evidence import MODULE, WEIGHTS, label_vectors
 from processing.errors import UserError
 
 MODELS = {"blip-2": Blip2ForQuestionAnswering, "blip2_starter": Blip2StarterForQuestionAnswering}
@@ -57,15 +57,13 @@ def load_base(
     with loading_errors(name):
         config = load_config(files.root)
         model_class = MODELS[config.model_type]
-        options = _quantization(quantization, dtype)
+        options = quantization_options(quantization, dtype, UNQUANTIZED)
         if evidence is not None:
             config.update(evidence)
             options |= {"new": WEIGHTS, "ignored": WEIGHTS}
         with nullcontext() if evidence is None else no_report_of_weights():
             model, _ = load_weights(model_class, config, files, dtype, read_pickled=read_pickled, **options)
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False  # bitsandbytes' for inference: no gradient flows through it
+        let_gradients_through(model)
         tokenizer = load_pretrained(AutoTokenizer, files.root, padding_side="left")
         image_processor = load_pretrained(BlipImageProcessorPil, files.root)
         processor = Blip2Processor(image_processor, tokenizer, config.num_query_tokens)
@@ -80,6 +78,12 @@ def load_base(
     return model, processor
 
 
+def max_length(model: Any) -> int | None:
+    """How many tokens the language model can read and write after an image; None where its positions are relative."""
+    places = getattr(model.config.text_config, "max_position_embeddings", None)
+    return None if places is None else places - model.config.num_query_tokens
+
+
 def is_encoder_decoder(files: ModelFiles) -> bool:
     """Whether the language model of a whole BLIP-2 is one, as Flan-T5 is.
 
@@ -89,20 +93,3 @@ def is_encoder_decoder(files: ModelFiles) -> bool:
     with loading_errors(files.name):
         config = load_config(files.root)
     return not getattr(config, "use_decoder_only_language_model", True)
-
-
-def _quantization(bits: str | None, dtype: torch.dtype) -> dict[str, Any]:
-    if bits is None:
-        return {}
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"--quantization {bits}: needs bitsandbytes; pip install bitsandbytes.") from error
-    config = transformers.BitsAndBytesConfig(
-        load_in_4bit=bits == "4bit",
-        load_in_8bit=bits == "8bit",
-        llm_int8_skip_modules=UNQUANTIZED,  # of 4 bit too, for all its name
-        bnb_4bit_compute_dtype=dtype,  # fp32 by default, which a GPU is slow at
-        bnb_4bit_quant_type="nf4",  # for normally distributed weights, https://arxiv.org/abs/2305.14314
-    )
-    return {"quantization_config": config}

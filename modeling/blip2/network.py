@@ -9,11 +9,12 @@ from torch import nn
 from transformers import Blip2Config, GenerationConfig, initialization
 from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGenerationModelOutput
 
-from modeling.blip2.candidates import AnswerTrie, score_by_decoder, score_by_encoder_decoder
-from modeling.blip2.decoding import decode_greedily, mean_probabilities, prefix_cache, shared_prefix_mask
-from modeling.blip2.evidence import MODULE, as_maps, loss_of_evidence
+from modeling.parts.efficientnet_tokens import as_maps
 from modeling.parts.evidence import GRID, EvidenceHead
 from modeling.parts.kept_features import one_per_question
+from modeling.writing.candidates import AnswerTrie, score_by_decoder, score_by_encoder_decoder
+from modeling.writing.decoding import CausalReader, decode_greedily, mean_probabilities, shared_prefix_mask
+from modeling.writing.evidence import MODULE, loss_of_evidence
 
 
 class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
@@ -108,6 +109,19 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         dtype = self.evidence.places.dtype  # FP32, but for --bf16_full_eval and the like
         return self.evidence.embed_images(self.vision_maps(vision_states).to(dtype))
 
+    @torch.no_grad()
+    def places_of_images(self, image_index: torch.Tensor, **images: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the evidence head sees of the images of a batch, and which of them each row is about.
+
+        Args:
+            image_index: of the batch, ``(B,)``.
+            images: its `pixel_values` or `image_embeds`.
+        """
+        states, _ = self.vision_states(images.get("pixel_values"), images.get("image_embeds"))
+        places = self.evidence_places(states)
+        assert places is not None  # there is a head
+        return places, image_index
+
     def query_states(self, vision_states: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
         """The Q-Former's last states of images, ``(I, num_query_tokens, Q-Former width)``.
 
@@ -150,7 +164,7 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
             visible: decoder-only: which tokens of its row each token sees, ``(S, L, L)``.
             pixel_values: as for `vision_states`.
             image_embeds: as for `vision_states`.
-            evidence: what the evidence head is to find, as `modeling.blip2.evidence.evidence_targets` says.
+            evidence: what the evidence head is to find, as `modeling.writing.evidence.evidence_targets` says.
             num_items_in_batch: answer tokens in all batches of an optimizer step; the loss is divided by it.
 
         Returns:
@@ -216,11 +230,12 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         decoder_only, num_beams = self.config.use_decoder_only_language_model, generation_config.num_beams
         model = self.language_model
         if decoder_only and num_beams == 1:
-            cache = prefix_cache(model, prefix, image_index)
-            return decode_greedily(model, cache, input_ids, mask, generation_config)
+            reader = CausalReader(model)
+            cache = reader.prefix_cache(prefix).select(image_index)
+            return decode_greedily(reader, cache, input_ids, attention_mask, generation_config)
         options = {"generation_config": generation_config, "return_dict_in_generate": True, "output_scores": True}
         if decoder_only:
-            cache = prefix_cache(model, prefix, image_index.repeat_interleave(num_beams))
+            cache = CausalReader(model).prefix_cache(prefix).select(image_index.repeat_interleave(num_beams)).states
             # generate counts the tokens of the cache; those of the image are never read
             ids = nn.functional.pad(input_ids, (length, 0), value=0)
             output = model.generate(ids, attention_mask=mask, past_key_values=cache, **options)
@@ -248,10 +263,11 @@ class Blip2ForQuestionAnswering(transformers.Blip2ForConditionalGeneration):
         beginning. Rows with fewer answers than others end in -inf.
         """
         prefix = self.image_prefix(pixel_values, image_embeds)
-        mask = nn.functional.pad(attention_mask, (prefix.shape[1], 0), value=1)
         if self.config.use_decoder_only_language_model:
-            cache = prefix_cache(self.language_model, prefix, image_index)
-            return score_by_decoder(self.language_model, tries, cache, input_ids, mask)
+            reader = CausalReader(self.language_model)
+            cache = reader.prefix_cache(prefix).select(image_index)
+            return score_by_decoder(reader, tries, cache, input_ids, attention_mask)
+        mask = nn.functional.pad(attention_mask, (prefix.shape[1], 0), value=1)
         text = self.get_input_embeddings()(input_ids)
         inputs_embeds = torch.cat([prefix[image_index].to(text.dtype), text], dim=1)
         return score_by_encoder_decoder(self.language_model, tries, inputs_embeds, mask)

@@ -7,29 +7,27 @@ Nothing aligns the Q-Former with the language model yet. A recipe that starts he
 the language model (`modeling.blip2.alignment`).
 """
 
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Blip2Processor
+from transformers import AutoConfig, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2VisionConfig
 
-from modeling.blip2.evidence import MODULE, as_maps
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.parts.efficientnet import (
     PREPROCESSING,
     EfficientNetFields,
-    efficientnet,
     load_efficientnet,
     moved,
     training_moves,
 )
+from modeling.parts.efficientnet_tokens import PLACE_CHANNELS, EfficientNetVisionModel, as_maps
 from modeling.parts.evidence import DETECTION_FACTS, GRID, EvidenceHead, detection_facts
-from modeling.parts.loading import load_config, load_pretrained
+from modeling.parts.language_model import read_language_config, read_language_model, read_language_tokenizer
 from modeling.parts.minilm import MINILM, minilm_weights
 from modeling.parts.packages import (
     LANGUAGE_MODEL,
@@ -37,11 +35,9 @@ from modeling.parts.packages import (
     VISION_WEIGHTS,
     cached_checkpoint,
     checkpoint_folder,
-    missing_package,
-    part_path,
 )
+from modeling.writing.evidence import MODULE
 
-PLACE_CHANNELS = 64
 DETECTION_CHANNELS = 64  # of a token of detections, before its projection
 ASSEMBLY = 2  # counts the changes of what is assembled
 QFORMERS = (  # the newest first; adapters over the others load, too
@@ -70,25 +66,6 @@ class Blip2StarterConfig(Blip2Config):
     }
 
     detection_tokens: int = 4
-
-
-class EfficientNetVisionModel(nn.Module):
-    """Maps of an EfficientNet-Lite at strides 8, 16 and 32 as one token a place, with the place beside them.
-
-    The network up to the map of `frozen_stride`, `vision`, makes the features that are kept of an image.
-    """
-
-    places: torch.Tensor
-
-    def __init__(self, config: Blip2StarterVisionConfig) -> None:
-        super().__init__()
-        self.vision, self.vision_top = efficientnet(config)
-        self.register_buffer("places", _sines(self.vision_top.grid, PLACE_CHANNELS // 4))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features ``(B, channels, h, w)`` of `vision` to tokens ``(B, patches, hidden_size)``."""
-        tokens = self.vision_top(features).flatten(2).transpose(1, 2)
-        return torch.cat([tokens, self.places.expand(len(tokens), -1, -1)], dim=2)
 
 
 class DetectingEvidenceHead(EvidenceHead):
@@ -188,14 +165,6 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
         return self.vision_model.vision_top.unfold(as_maps(vision_states[..., :-PLACE_CHANNELS]))
 
 
-def _sines(grid: int, count: int) -> torch.Tensor:
-    """Sines and cosines of `count` wavelengths for row and column of each place, ``(grid * grid, 4 * count)``."""
-    angles = torch.arange(grid)[:, None] / grid * math.pi * (torch.arange(count) + 1) / 2
-    code = torch.cat([angles.sin(), angles.cos()], dim=1)
-    rows, columns = code[:, None].expand(-1, grid, -1), code[None].expand(grid, -1, -1)
-    return torch.cat([rows, columns], dim=2).flatten(0, 1)
-
-
 def blip2_starter_folders() -> dict[Path, dict[str, Any]]:
     """Where each base checkpoint that this version assembles lies, the newest first, and its config."""
     folders = {}
@@ -224,21 +193,13 @@ def blip2_starter_checkpoint(folder: Path | None = None) -> Path:
     settings = folders[folder]
 
     def assemble(folder: Path) -> None:
-        language_file = part_path(LANGUAGE_MODEL)
-        if importlib.util.find_spec("gguf") is None:
-            raise missing_package("gguf")
-        options = {"gguf_file": language_file.name}
-        text_config = load_config(language_file.parent, **options)
-        text_config._name_or_path = ""  # the package's folder on this machine
+        text_config = read_language_config()
         config = Blip2StarterConfig(**settings, text_config=text_config, image_token_index=text_config.vocab_size)
         model = Blip2StarterForQuestionAnswering(config).eval()
         size = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
         image_processor = BlipImageProcessorPil(size=size, **PREPROCESSING)
         load_efficientnet(model.vision_model.vision, model.vision_model.vision_top, image_processor)
-        language_model = load_pretrained(
-            AutoModelForCausalLM, language_file.parent, config=text_config, dtype=torch.bfloat16, **options
-        )
-        model.language_model.load_state_dict(language_model.state_dict())
+        model.language_model.load_state_dict(read_language_model(text_config).state_dict())
         _load_qformer(model.qformer, minilm_weights())
         _draw_cross_attention(model.qformer)
         nn.init.normal_(model.queries)  # the stock class starts all queries alike, and they would stay so
@@ -247,8 +208,7 @@ def blip2_starter_checkpoint(folder: Path | None = None) -> Path:
         nn.init.normal_(model.language_projection.weight, std=float(embeddings.std()) / width**0.5)
         model.language_model.to(torch.bfloat16)
         model.save_pretrained(folder)
-        tokenizer = load_pretrained(AutoTokenizer, language_file.parent, padding_side="left", **options)
-        Blip2Processor(image_processor, tokenizer, config.num_query_tokens).save_pretrained(folder)
+        Blip2Processor(image_processor, read_language_tokenizer(), config.num_query_tokens).save_pretrained(folder)
 
     return cached_checkpoint(folder, assemble)
 

@@ -54,6 +54,13 @@ FAMILY_TEXTS = {
         published={"exact_match": "75.77", "f1": "79.57"},
         installs=(INSTALL, INSTALL_LANGUAGE_MODEL),
     ),
+    "vlm": FamilyText(
+        name="VLM",
+        description="model of images and text that writes the answer to a question about a medical image",
+        limit="It writes its answers, and may write one that is in no training row.",
+        published={},
+        installs=(INSTALL, INSTALL_LANGUAGE_MODEL),
+    ),
 }
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from modeling.parts.evidence import Evidence
-from processing.utils import normalize
+from processing.utils import normalize, resize
 
 Row = dict[str, Any]
 RankedAnswers = list[tuple[str, float]]  # answers and their confidence, the best first
@@ -37,12 +38,17 @@ class FamilyPredictor(ABC):
     def fit_question(self, question: str) -> tuple[str, bool]:
         """The question in the length that the model reads, and whether it was cut."""
 
+    def prepare_image(self, image: Image.Image) -> Any:
+        """What is to be encoded of an RGB image: by default its pixels in the model's size, ``(3, height, width)``
+        uint8."""
+        return resize(self.processor.image_processor, image)
+
     @abstractmethod
-    def encode_images(self, images: list[np.ndarray]) -> Sequence[Any]:
+    def encode_images(self, images: list[Any]) -> Sequence[Any]:
         """What the model makes of images without the question, one entry an image.
 
         Args:
-            images: resized, ``(3, height, width)`` uint8.
+            images: as `prepare_image` gives them.
         """
 
     @abstractmethod

@@ -1,8 +1,8 @@
 """The features of a frozen vision network, computed once per image and kept on disk.
 
 A frozen network gives an image the same features at every question and epoch, and SLAKE asks 11 questions an image.
-Features are keyed by the image's content, the code that opens it, its preprocessing, the network, its weights and the
-kind of processor, so none is ever stale.
+Features are keyed by the image's content, the code that opens it, its preprocessing, the network, its weights, what
+else sets them, and the kind of processor, so none is ever stale.
 
 On disk a set of features is a folder named after all of these but the image. It holds safetensors shards, each written
 atomically, with a checksum for every image. Several processes may add shards at the same time.
@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_AFTER = 2  # seconds until a progress bar is shown
 BATCH_SIZE = 16  # images a forward
-SHARD_SIZE = 512  # images a file
+SHARD_SIZE = 512  # images a file at most
+SHARD_BYTES = 500_000_000  # from which on a file takes no further batch
 PACKAGES = ("numpy", "pillow", "pydicom", "transformers")  # what opens and resizes images beside our own code
 
 
@@ -54,6 +55,9 @@ def one_per_question(states: torch.Tensor, image_index: torch.Tensor) -> torch.T
     return states.index_select(0, image_index)
 
 
+Kept = torch.Tensor | dict[str, torch.Tensor]  # of an image: one tensor, or several by their name
+
+
 class KeptFeatures:
     """Features of images by their path, ``(channels, height, width)``.
 
@@ -63,19 +67,30 @@ class KeptFeatures:
         max_gb: limit for all features on disk, in 10^9 bytes. The sets of other networks make room first, beginning
             with the least recently used one. What still does not fit is computed at every use.
         dtype: precision in which they are kept.
+        facts: what sets the features beside these.
     """
 
     def __init__(
-        self, network: nn.Module, image_processor: Any, max_gb: float, dtype: torch.dtype = torch.float16
+        self,
+        network: nn.Module,
+        image_processor: Any,
+        max_gb: float,
+        dtype: torch.dtype = torch.float16,
+        facts: Any = None,
     ) -> None:
         self.network = network.eval()
         self.image_processor = image_processor
         self.max_bytes = int(max_gb * 1e9)
         self.dtype = dtype
-        self.folder = cache_dir() / "features" / _fingerprint(network, image_processor.to_dict(), dtype)
+        self.facts = [image_processor.to_dict(), str(dtype), facts]
         self._storing = True
         self._digests: dict[str, str] = {}
         self._shards: dict[str, Any] = {}  # the open shard that holds an image, by the image's digest
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where they are kept."""
+        return cache_dir() / "features" / _fingerprint(self.network, self.facts)
 
     def fill(self, images: Iterable[str]) -> None:
         """Computes the features that are not on disk yet, with a progress bar, and logs how many were computed."""
@@ -84,14 +99,17 @@ class KeptFeatures:
         self._open_shards(wanted.keys())
         missing = [(digest, image) for digest, image in wanted.items() if digest not in self._shards]
         bar = tqdm(total=len(missing), desc="Image features", unit="image", disable=not missing)
-        for start in range(0, len(missing), SHARD_SIZE):
-            shard: dict[str, torch.Tensor] = {}
-            for at in range(start, min(start + SHARD_SIZE, len(missing)), BATCH_SIZE):
-                batch = missing[at : min(at + BATCH_SIZE, start + SHARD_SIZE)]
-                features = self._compute([image for _, image in batch])
-                shard |= dict(zip((digest for digest, _ in batch), features, strict=True))
-                bar.update(len(batch))
-            self._store(shard)
+        shard: dict[str, Kept] = {}
+        for start in range(0, len(missing), BATCH_SIZE):
+            batch = missing[start : start + BATCH_SIZE]
+            features = self._compute([image for _, image in batch])
+            shard |= dict(zip((digest for digest, _ in batch), features, strict=True))
+            bar.update(len(batch))
+            is_last = start + BATCH_SIZE >= len(missing)
+            size = sum(part.nbytes for entry in shard.values() for part in _parts(entry).values())
+            if is_last or len(shard) >= SHARD_SIZE or size >= SHARD_BYTES:
+                self._store(shard)
+                shard = {}
             if not self._storing:
                 break
         bar.close()
@@ -99,11 +117,11 @@ class KeptFeatures:
         kept = len(wanted) - len(missing)
         logger.info("Image features: %d computed, %d read from %s", len(missing), kept, self.folder)
 
-    def __getitem__(self, image: str) -> torch.Tensor:
+    def __getitem__(self, image: str) -> Any:
         """The features of the image at a path."""
         digest = self._digest(image)
         if digest in self._shards:
-            return self._shards[digest].get_tensor(digest)
+            return _read_entry(self._shards[digest], digest)
         return self._compute([image])[0]
 
     def _digest(self, image: str) -> str:
@@ -113,7 +131,7 @@ class KeptFeatures:
         return self._digests[image]
 
     @torch.inference_mode()
-    def _compute(self, images: Sequence[str]) -> torch.Tensor:
+    def _compute(self, images: Sequence[str]) -> Sequence[Kept]:
         pixels = []
         for image in images:
             with errors_name_image(image):
@@ -131,7 +149,7 @@ class KeptFeatures:
                 shard = safe_open(file, "pt")
                 checksums = json.loads(shard.metadata()["crc32"])
                 found = wanted & checksums.keys()
-                if any(_checksum(shard.get_tensor(digest)) != checksums[digest] for digest in found):
+                if any(_checksum(_read_entry(shard, digest)) != checksums[digest] for digest in found):
                     raise ValueError("wrong checksum")
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 logger.warning("%s is damaged (%s): its features are computed again.", file, error)
@@ -140,9 +158,11 @@ class KeptFeatures:
             self._shards |= dict.fromkeys(found, shard)
             wanted -= found
 
-    def _store(self, shard: dict[str, torch.Tensor]) -> None:
-        checksums = {digest: _checksum(features) for digest, features in shard.items()}
-        content = save(shard, metadata={"crc32": json.dumps(checksums)})
+    def _store(self, shard: dict[str, Kept]) -> None:
+        checksums = {digest: _checksum(entry) for digest, entry in shard.items()}
+        names = {name for entry in shard.values() for name in _parts(entry)}
+        tensors = {f"{digest}{name}": part for digest, entry in shard.items() for name, part in _parts(entry).items()}
+        content = save(tensors, metadata={"crc32": json.dumps(checksums), "parts": json.dumps(sorted(names))})
         if not self._make_room(len(content)):
             self._storing = False
             logger.warning(
@@ -172,13 +192,15 @@ class KeptFeatures:
         return own + sum(sets.values()) + size <= self.max_bytes
 
 
-def _fingerprint(network: nn.Module, preprocessing: dict[str, Any], dtype: torch.dtype) -> str:
+def _fingerprint(network: nn.Module, facts: list[Any]) -> str:
     # Another kind of processor rounds differently, and a run is to have the features that it would compute itself.
     processor = next(network.parameters()).device.type, torch.backends.cpu.get_cpu_capability()
-    facts = [preprocessing, str(dtype), processor]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps([*facts, processor], sort_keys=True, default=str).encode())
     digest.update(_code_that_opens_images())
-    digest.update(inspect.getsource(sys.modules[type(network).__module__]).encode())
+    modules = {type(part).__module__ for part in network.modules()}
+    ours = {name for name in modules if name.startswith("modeling.")} | {type(network).__module__}
+    for module in sorted(ours):
+        digest.update(inspect.getsource(sys.modules[module]).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())  # numpy has no bf16
@@ -206,8 +228,25 @@ def _imported(source: str, package: str) -> Iterator[str]:
             yield str(node.module)
 
 
-def _checksum(features: torch.Tensor) -> int:
-    return zlib.crc32(features.contiguous().numpy().tobytes())
+def _parts(entry: Kept) -> dict[str, torch.Tensor]:
+    """The tensors of an entry, by what follows the image's digest in their names."""
+    if isinstance(entry, torch.Tensor):
+        return {"": entry}
+    return {f".{name}": part for name, part in sorted(entry.items())}
+
+
+def _read_entry(shard: Any, digest: str) -> Kept:
+    names = json.loads(shard.metadata().get("parts", '[""]'))  # earlier versions kept one tensor an image
+    if names == [""]:
+        return shard.get_tensor(digest)
+    return {name.removeprefix("."): shard.get_tensor(f"{digest}{name}") for name in names}
+
+
+def _checksum(entry: Kept) -> int:
+    value = 0
+    for part in _parts(entry).values():
+        value = zlib.crc32(part.contiguous().flatten().view(torch.uint8).numpy().tobytes(), value)
+    return value
 
 
 def _size(folder: Path) -> int:

@@ -16,7 +16,7 @@ from processing.errors import UserError, quoted
 from processing.hub_errors import HUB_ERRORS, hub_error
 from processing.sources import HUB_ID
 
-SMALL_FILES = ["*.json", "*.txt", "*.model"]  # at the top of a repo: configs and tokenizers, nothing that can run code
+SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]  # at the top of a repo: no code; templates run in a sandbox
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"  # which file of a sharded model holds which weight
 PICKLED_WEIGHTS = "pytorch_model.bin"

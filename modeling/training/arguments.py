@@ -1,211 +1,22 @@
-"""The arguments of a run: the data, and the recipe of each model family with its published defaults."""
+"""The recipe of each model family, with its published defaults."""
 
-import logging
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
-from transformers.trainer_utils import SchedulerType
-from transformers.utils import is_torch_bf16_gpu_available
+from transformers import Seq2SeqTrainingArguments
+from transformers.utils import is_bitsandbytes_available
 
-from modeling.training.checks import (
-    check_adapter,
-    check_metric,
-    check_start,
-    check_together,
-    read_json,
-    read_words,
-    warn_of_idle_steps,
-)
+from modeling.training.checks import check_adapter
 from modeling.training.ranges import check_values, option_text
-from modeling.training.recipe import recipe_values
-from modeling.training.trial import METRIC_SCHEDULERS, try_options
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class SharedTrainingArguments(TrainingArguments):
-    """Defaults and fields that the families have in common."""
-
-    output_dir: str = field(
-        default="output", metadata={"help": "Folder for checkpoints, the model, figures and predictions."}
-    )
-    do_train: bool = field(default=True, metadata={"help": "Train on the train split."})
-    do_eval: bool = field(default=True, metadata={"help": "Evaluate on the validation split."})
-    do_predict: bool = field(default=False, metadata={"help": "Evaluate on the test split too."})
-    per_device_train_batch_size: int = field(
-        default=64, metadata={"help": "Training batch size of one device, in questions."}
-    )
-    per_device_eval_batch_size: int = field(
-        default=64, metadata={"help": "Evaluation batch size of one device, in questions."}
-    )
-    fp16: bool = field(
-        default=True,
-        metadata={
-            "help": "FP16 mixed precision; --bf16 True switches it off. Without a GPU the run takes bf16 autocast or "
-            "fp32 and says so, and so does an encoder-decoder language model on a GPU, as FP16 overflows in it."
-        },
-    )
-    eval_strategy: str = field(
-        default="epoch",
-        metadata={"help": "When to evaluate on validation while training.", "choices": ["no", "steps", "epoch"]},
-    )
-    save_strategy: str = field(
-        default="epoch",
-        metadata={"help": "When to save a checkpoint.", "choices": ["no", "steps", "epoch", "best"]},
-    )
-    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep; 0 keeps all."})
-    logging_steps: float = field(
-        default=10, metadata={"help": "Optimizer steps between log lines (below 1: share of all steps)."}
-    )
-    metric_for_best_model: str | None = field(
-        default="exact_match", metadata={"help": "Validation metric that decides which checkpoint is best."}
-    )
-    report_to: list[str] = field(
-        default_factory=lambda: ["none"],
-        metadata={"help": "Trackers to report to, such as tensorboard or wandb; all for those that are installed."},
-    )
-    include_num_input_tokens_seen: str = field(
-        default="no",
-        metadata={
-            "help": "Count the input tokens of training: all, non_padding or no.",
-            "nargs": "?",
-            "const": "all",
-        },
-    )
-    parallelism_config: str | None = field(
-        default=None, metadata={"help": "Must be left out: the models are not split over processes."}
-    )
-    liger_kernel_config: str | None = field(
-        default=None, metadata={"help": "Must be left out: Liger has no kernels for these models."}
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator needs the raw columns."}
-    )
-    model_revision: str | None = field(
-        default=None,
-        metadata={"help": "Branch, tag or commit of --model_name_or_path on the Hub; main by default."},
-    )
-    questions_per_image: int = field(
-        default=1,
-        metadata={"help": "Questions about an image that stay together in training and share its computation."},
-    )
-    other_words: float = field(
-        default=0.0,
-        metadata={
-            "help": "Share of training questions that are asked in other words, drawn anew at each epoch, such as "
-            "0.5; as SLAKE's questions may be worded, and as people type them."
-        },
-    )
-    box_questions: bool = field(
-        default=False,
-        metadata={"help": "Also train on questions, worded as in SLAKE, that the boxes of training images answer."},
-    )
-    implied_questions: bool = field(
-        default=False,
-        metadata={
-            "help": "Also train on questions that the modality and location of training images, and people's other "
-            "answers about them, imply: Is this an MRI? Is this image normal?"
-        },
-    )
-    evidence_weight: float = field(
-        default=0.5,
-        metadata={
-            "help": "Weight of the loss of the evidence head, which learns from the boxes of the training images to "
-            "show where the answer is; 0 makes no such head."
-        },
-    )
-    feature_cache_gb: float = field(
-        default=10.0,
-        metadata={"help": "Limit for kept features of frozen vision networks on disk, in GB; 0 keeps none."},
-    )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={
-            "help": "Stop after this many evaluations without a better metric; needs --load_best_model_at_end True."
-        },
-    )
-
-    target_risk: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share of given answers that may be wrong, such as 0.05. Below a certain confidence, the model "
-            "then gives no answer; the validation rows decide where, with 95 %% certainty."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        read_json(self, self._VALID_DICT_FIELDS)
-        self.recipe = recipe_values(self)  # transformers' own __post_init__ changes many
-        if self.push_to_hub and not (self.do_train and self.hub_model_id and "/" in self.hub_model_id):
-            raise ValueError(
-                "--push_to_hub needs a training run and --hub_model_id user/name; python -m modeling.publish pushes a "
-                "model that is trained."
-            )
-        if not (self.do_train and self.do_eval):
-            self.eval_strategy = "no"  # else transformers turns do_eval on
-        if not self.do_train:
-            self.load_best_model_at_end, self.early_stopping_patience = False, None
-            self.lr_scheduler_type = SchedulerType.LINEAR  # else one that follows the evaluations would be refused
-        if self.target_risk is not None and not 0 < self.target_risk < 1:
-            raise ValueError("--target_risk must be between 0 and 1, such as 0.05.")
-        read_words(self)
-        check_values(self)
-        check_together(self)
-        check_metric(self)
-        check_start(self)
-        self._choose_precision()
-        super().__post_init__()
-        try_options(self)
-        if self.lr_scheduler_type in METRIC_SCHEDULERS:
-            mode = {"mode": "max" if self.greater_is_better else "min"}
-            self.lr_scheduler_kwargs: dict[str, Any] = mode | (self.lr_scheduler_kwargs or {})
-        warn_of_idle_steps(self)
-
-    def _choose_precision(self) -> None:
-        """BF16 where a flag or `accelerate launch` asks for it, else FP16, which is for GPUs.
-
-        On a CPU bf16 autocast is the fast mode where `cpu_has_bf16`, else fp32.
-        """
-        launched = os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by `accelerate launch` from its config file
-        self.bf16: bool = self.bf16 or launched == "bf16"
-        self.fp16 = self.fp16 and not self.bf16
-        on_gpu = torch.accelerator.is_available() and not self.use_cpu
-        if launched == "fp16" and not (on_gpu and self.fp16):
-            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # else Accelerate takes it, and refuses it on a CPU
-        if on_gpu:
-            return
-        self.use_cpu: bool = True
-        if self.fp16:
-            self.fp16, self.bf16 = False, cpu_has_bf16()
-            if os.environ.get("LOCAL_RANK", "0") == "0":
-                precision = "bf16 autocast" if self.bf16 else "fp32"
-                logger.warning("No GPU here: using %s instead of FP16.", precision)
-
-    def leave_fp16(self, reason: str) -> None:
-        """Takes bf16 in the place of FP16, or fp32 where the device has none, and says so.
-
-        Args:
-            reason: the first half of what is said.
-        """
-        dtype = instead_of_fp16()
-        self.fp16, self.bf16 = False, dtype == torch.bfloat16
-        self.mixed_precision = "bf16" if self.bf16 else "no"
-        if self.fp16_full_eval:
-            self.fp16_full_eval: bool = False
-            self.bf16_full_eval: bool = self.bf16
-        if self.process_index == 0:
-            logger.warning("%s: using %s instead.", reason, "bf16" if self.bf16 else "fp32")
+from modeling.training.shared_arguments import SharedTrainingArguments
+from processing.errors import UserError
 
 
 @dataclass
 class ViltTrainingArguments(SharedTrainingArguments):
     """The published ViLT recipe: batch 64, 2e-5, 3 epochs, FP16 on one A100."""
 
-    model_type: str = field(default="vilt", metadata={"help": "Model family: vilt or blip2.", "choices": ["vilt"]})
+    model_type: str = field(default="vilt", metadata={"help": "Family: vilt, blip2 or vlm.", "choices": ["vilt"]})
     model_name_or_path: str = field(
         default="dandelin/vilt-b32-mlm",
         metadata={
@@ -236,10 +47,57 @@ class ViltTrainingArguments(SharedTrainingArguments):
 
 
 @dataclass
-class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
+class WritingTrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
+    """What families have in common that write their answers and train an adapter."""
+
+    lora_r: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA scale: updates are multiplied by alpha / r."})
+    lora_dropout: float = field(default=0.1, metadata={"help": "Dropout probability on the input of LoRA layers."})
+    merge_adapter: bool = field(
+        default=False, metadata={"help": "Also write the whole model, adapter merged, into output_dir/merged."}
+    )
+    prompt: str = field(default="{}", metadata={"help": "What the language model reads, with {} for the question."})
+    questions_per_image: int = field(
+        default=16,
+        metadata={"help": "Questions about an image that stay together in training and share its computation."},
+    )
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Longest answer in tokens; by default the length of the longest training answer."},
+    )
+    answer_candidates: str | None = field(
+        default=None,
+        metadata={
+            "help": "train: the answer is the likeliest of all training answers; the generated one is scored too.",
+            "choices": ["train"],
+        },
+    )
+    quantization: str | None = field(
+        default=None,
+        metadata={"help": "Load the frozen base in 4bit or 8bit (needs bitsandbytes).", "choices": ["4bit", "8bit"]},
+    )
+    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate generated answers."})
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if str(self.fsdp or False).lower() != "false" or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            name = "BLIP-2" if self.model_type == "blip2" else "A vision-language model"
+            raise ValueError(
+                f"{name} can't be spread by FSDP, as its processes write answers of different lengths; its base is "
+                "frozen, so use recipes/accelerate/multi_gpu.yaml, and --quantization 4bit for one that is too large."
+            )
+        if self.prompt.count("{}") != 1:
+            raise ValueError(f"--prompt {option_text(repr(self.prompt))}: needs one {{}}, where the question goes.")
+        if self.quantization is not None and not is_bitsandbytes_available():
+            raise UserError(f"--quantization {self.quantization}: needs bitsandbytes; pip install bitsandbytes.")
+        super().__post_init__()
+
+
+@dataclass
+class Blip2TrainingArguments(WritingTrainingArguments):
     """The published BLIP-2 recipe: batch 64, 2e-3, 10 epochs, FP16 on one A100, LoRA on the Q-Former."""
 
-    model_type: str = field(default="blip2", metadata={"help": "Model family: vilt or blip2.", "choices": ["blip2"]})
+    model_type: str = field(default="blip2", metadata={"help": "Family: vilt, blip2 or vlm.", "choices": ["blip2"]})
     model_name_or_path: str = field(
         default="Salesforce/blip2-opt-2.7b",
         metadata={
@@ -249,9 +107,6 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
     )
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
     num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
-    lora_r: int = field(default=8, metadata={"help": "Rank of the LoRA matrices."})
-    lora_alpha: int = field(default=32, metadata={"help": "LoRA scale: updates are multiplied by alpha / r."})
-    lora_dropout: float = field(default=0.1, metadata={"help": "Dropout probability on the input of LoRA layers."})
     lora_targets: list[str] = field(
         default_factory=lambda: ["attention"],
         metadata={
@@ -286,64 +141,70 @@ class Blip2TrainingArguments(SharedTrainingArguments, Seq2SeqTrainingArguments):
         default=None,
         metadata={"help": "Batch size of those passes of one device, in questions; by default that of training."},
     )
-    merge_adapter: bool = field(
-        default=False, metadata={"help": "Also write the whole model, adapter merged, into output_dir/merged."}
-    )
     prompt: str = field(
         default="Question: {} Answer:", metadata={"help": "What the language model reads, with {} for the question."}
     )
-    questions_per_image: int = field(
-        default=16,
-        metadata={"help": "Questions about an image that stay together in training and share its computation."},
-    )
-    max_new_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Longest answer in tokens; by default the length of the longest training answer."},
-    )
-    answer_candidates: str | None = field(
-        default=None,
-        metadata={
-            "help": "train: the answer is the likeliest of all training answers; the generated one is scored too.",
-            "choices": ["train"],
-        },
-    )
-    quantization: str | None = field(
-        default=None,
-        metadata={"help": "Load the frozen base in 4bit or 8bit (needs bitsandbytes).", "choices": ["4bit", "8bit"]},
-    )
-    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate generated answers."})
 
     def __post_init__(self) -> None:
         check_values(self)
-        if str(self.fsdp or False).lower() != "false" or os.environ.get("ACCELERATE_USE_FSDP") == "true":
-            raise ValueError(
-                "BLIP-2 can't be spread by FSDP, as its processes write answers of different lengths; its base is "
-                "frozen, so use recipes/accelerate/multi_gpu.yaml, and --quantization 4bit for one that is too large."
-            )
-        if self.prompt.count("{}") != 1:
-            raise ValueError(f"--prompt {option_text(repr(self.prompt))}: needs one {{}}, where the question goes.")
         check_adapter(self)
         super().__post_init__()
 
 
-TRAINING_ARGUMENTS = {"vilt": ViltTrainingArguments, "blip2": Blip2TrainingArguments}
-AnyTrainingArguments = ViltTrainingArguments | Blip2TrainingArguments
+@dataclass
+class VlmTrainingArguments(WritingTrainingArguments):
+    """A recipe for image-text-to-text models: batch 64, 2e-4, 3 epochs, BF16, LoRA on the language model."""
+
+    model_type: str = field(default="vlm", metadata={"help": "Family: vilt, blip2 or vlm.", "choices": ["vlm"]})
+    model_name_or_path: str = field(
+        default="HuggingFaceTB/SmolVLM-500M-Instruct",
+        metadata={
+            "help": "Image-text-to-text model to start from, or adapter to continue or evaluate: a Hub id, a folder, "
+            "or starter for the base made of pretrained parts in registry packages."
+        },
+    )
+    learning_rate: float = field(default=2e-4, metadata={"help": "Peak learning rate."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training rows."})
+    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout probability on the input of LoRA layers."})
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["attention", "dense"],
+        metadata={
+            "help": "What the LoRA matrices are added to: the language model's attention, its dense layers, the "
+            "projector from what is seen to the language model.",
+            "choices": ["attention", "dense", "projector"],
+        },
+    )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Parts that are trained whole and saved with the adapter.",
+            "choices": ["projector"],
+        },
+    )
+    prompt: str = field(
+        default="{} Answer with one word or a short phrase.",
+        metadata={"help": "What the user says, with {} for the question."},
+    )
+    system_prompt: str | None = field(
+        default=None,
+        metadata={"help": "What the model is told before the question; by default what its chat template says."},
+    )
+
+    max_pixels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pixels of an image at most, where a model's tokens grow with it, as Qwen's do; by default "
+            "1,048,576 (1024 x 1024). Larger images are made smaller."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if self.modules_to_save and "projector" in self.lora_targets:
+            raise UserError("--lora_targets projector: --modules_to_save projector trains all of it; drop one.")
+        super().__post_init__()
 
 
-def instead_of_fp16() -> torch.dtype:
-    """bf16 where the GPU multiplies it by itself, as NVIDIA's do from Ampere on; else fp32."""
-    if torch.cuda.is_available():
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bf16 = is_torch_bf16_gpu_available()
-    return torch.bfloat16 if has_bf16 else torch.float32
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices faster than fp32 ones: by AMX, or an AMD by AVX512-BF16.
-
-    By AVX512-BF16 a Xeon takes twice as long as in fp32, and an EPYC a quarter of it (docs/speed.md).
-    """
-    cpu = torch.cpu.get_capabilities()
-    is_amd = str(cpu.get("cpu_name", "")).startswith("AMD")
-    return bool(cpu.get("amx_bf16") or (is_amd and cpu.get("avx512_bf16")))
+TRAINING_ARGUMENTS = {"vilt": ViltTrainingArguments, "blip2": Blip2TrainingArguments, "vlm": VlmTrainingArguments}
+AnyTrainingArguments = ViltTrainingArguments | Blip2TrainingArguments | VlmTrainingArguments

@@ -12,7 +12,6 @@ from typing import Any
 from accelerate.utils import GradientAccumulationPlugin, is_deepspeed_available
 from datasets import DatasetDict
 from transformers.trainer_pt_utils import AcceleratorConfig
-from transformers.utils import is_bitsandbytes_available
 
 from metrics.calibration import MIN_ANSWERS
 from metrics.vqa import score_answers
@@ -175,10 +174,8 @@ def check_adapter(args: Any) -> None:
     """Checks what BLIP-2 trains whole and what its LoRA matrices are added to.
 
     Raises:
-        UserError: they are the same, an option needs something that is not trained, or a package is missing.
+        UserError: they are the same, or an option needs something that is not trained.
     """
-    if args.quantization is not None and not is_bitsandbytes_available():
-        raise UserError(f"--quantization {args.quantization}: needs bitsandbytes; pip install bitsandbytes.")
     whole = set(args.modules_to_save or [])
     if args.alignment_epochs > 0 and "qformer" not in whole:
         raise UserError("--alignment_epochs needs --modules_to_save qformer: else nothing would be aligned.")

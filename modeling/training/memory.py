@@ -33,7 +33,7 @@ def explain_out_of_memory(args: AnyTrainingArguments, training: bool) -> Iterato
             mends = [halved] if batch > 1 else []
             if not args.gradient_checkpointing:
                 mends.append("--gradient_checkpointing True")
-            if args.model_type == "blip2" and args.quantization is None:
+            if args.model_type != "vilt" and args.quantization is None:
                 mends.append("--quantization 4bit")
         else:
             batch = args.per_device_eval_batch_size

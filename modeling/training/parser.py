@@ -52,8 +52,8 @@ REPLACED = {
     "push_to_hub_model_id": "use --hub_model_id user/name",
     "push_to_hub_organization": "use --hub_model_id organization/name",
     "push_to_hub_token": "use --hub_token, or set HF_TOKEN",
-    "load_in_4bit": "use --model_type blip2 --quantization 4bit",
-    "load_in_8bit": "use --model_type blip2 --quantization 8bit",
+    "load_in_4bit": "use --quantization 4bit with --model_type blip2 or vlm",
+    "load_in_8bit": "use --quantization 8bit with --model_type blip2 or vlm",
     "model": "use --model_name_or_path",
     "lr": "use --learning_rate",
     "epochs": "use --num_train_epochs",
@@ -73,8 +73,8 @@ examples:
       train the starter on generated images: no download, no GPU
   {prog} recipes/vilt_starter_slake.yaml --dataset path/to/SLAKE --output_dir out
       train it on SLAKE; the same command again resumes a run that was stopped
-  {prog} --model_type blip2 --help
-      list the flags of BLIP-2
+  {prog} --model_type vlm --help
+      list the flags of image-text-to-text models; blip2 lists those of BLIP-2
 """
 
 
@@ -195,7 +195,6 @@ def _instead(name: str, model_type: str, prefix: str = "") -> str:
     name = name.replace("-", "_")
     if name in REPLACED:
         return f": {REPLACED[name]}."
-    for other in TRAINING_ARGUMENTS:
-        if name in _field_names(other):
-            return f": an option of --model_type {other} alone."
+    if others := [other for other in TRAINING_ARGUMENTS if name in _field_names(other)]:
+        return f": an option of --model_type {' or '.join(others)} alone."
     return did_you_mean(name, _field_names(model_type), prefix)

@@ -89,6 +89,7 @@ RANGES = {
     "lora_r": COUNT,
     "lora_alpha": COUNT,
     "lora_dropout": BELOW_ONE,
+    "max_pixels": Range(1024, 2**28),
     "max_new_tokens": Range(1, 1024),  # of OPT's 2,048 places
     "generation_num_beams": Range(1, 100),
 }
@@ -105,8 +106,8 @@ FIXED = {
     "eval_do_concat_batches": "the figures are of all answers together",
     "eval_use_gather_object": "answers are tensors, and as objects some would be lost",
     "length_column_name": "rows have no column of lengths",
-    "use_liger_kernel": "Liger has no kernels for ViLT and BLIP-2",
-    "liger_kernel_config": "Liger has no kernels for ViLT and BLIP-2",
+    "use_liger_kernel": "Liger has no kernels for these models",
+    "liger_kernel_config": "Liger has no kernels for these models",
     "parallelism_config": "the models are not split over processes; accelerate launch --multi_gpu copies them",
     "enable_jit_checkpoint": "SIGTERM leaves a checkpoint in any case",
     "sortish_sampler": "--questions_per_image orders the rows",

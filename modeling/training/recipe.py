@@ -43,6 +43,8 @@ RECIPE_FIELDS = frozenset(
         "modules_to_save",
         "merge_adapter",
         "prompt",
+        "system_prompt",
+        "max_pixels",
         # order and size of batches
         "per_device_train_batch_size",
         "per_device_eval_batch_size",

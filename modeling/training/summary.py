@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLUMNS = 80
 LABEL = 12  # characters of a label, the spaces after it included
 SMALL_PART = 0.01  # of all parameters
-KIND = {"vilt": "ViLT", "blip2": "BLIP-2"}
+KIND = {"vilt": "ViLT", "blip2": "BLIP-2", "vlm": "Image-text-to-text model"}
 
 
 def summarize(

@@ -17,7 +17,7 @@ from modeling.parts.evidence import Evidence
 from modeling.parts.model_files import ModelFiles
 from modeling.parts.vocabulary import labels_of
 from modeling.vilt import evidence as vilt_evidence
-from modeling.vilt.checkpoints import MODELS, AnyVilt, build_model, check_base, load_checkpoint
+from modeling.vilt.checkpoints import AnyVilt, build_model, check_base, load_checkpoint
 from modeling.vilt.confidence import calibrated_confidences
 from modeling.vilt.heat import vilt_heat
 from modeling.vilt.predictor import ViltPredictor
@@ -25,7 +25,6 @@ from modeling.vilt.trainer import ViltTrainer, build_trainer
 
 __all__ = [
     "MAX_CASES",
-    "MODEL_TYPES",
     "abstention_threshold",
     "build_model",
     "build_trainer",
@@ -39,7 +38,6 @@ __all__ = [
     "set_abstention_threshold",
     "vocabulary",
 ]
-MODEL_TYPES = tuple(MODELS)
 MAX_CASES = 250
 
 

@@ -6,9 +6,11 @@ from transformers import Blip2Config, ViltConfig
 
 from benchmarks import gpu
 from benchmarks.gpu_variants import Options
+from benchmarks.published_vlms import PublishedVlm
 from modeling.vilt.scratch import SIZES
 from processing.errors import UserError
 from tests.support.tiny_blip2 import text_config
+from tests.support.tiny_vlms import TINY
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -22,13 +24,18 @@ def blip2(kind: str) -> Blip2Config:
     )
 
 
-CONFIGS = {"vilt": ViltConfig(**SIZES["tiny"]), "opt": blip2("opt"), "t5": blip2("t5")}
+CONFIGS = {
+    "vilt": ViltConfig(**SIZES["tiny"]),
+    "opt": blip2("opt"),
+    "t5": blip2("t5"),
+    **{name: PublishedVlm(name, TINY) for name in ("idefics3", "qwen2_5_vl", "gemma3")},
+}
 
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("modeling.training.arguments.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("modeling.training.shared_arguments.cpu_has_bf16", lambda: False)
     return Options(str(tmp_path / "out"), steps=3, batch_size=8)
 
 

@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_leaves
 from transformers import Blip2Config, ViltConfig
 
 from benchmarks import memory
 from benchmarks.memory_counter import AsOnGpu, count, train_steps
 from benchmarks.options import load_splits, rows_of_steps
+from benchmarks.published_vlms import PublishedVlm
 from tests.support.tiny_blip2 import text_config
+from tests.support.tiny_vlms import TINY, Sizes
 
 SMALL = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -23,10 +26,12 @@ def blip2(kind: str) -> Blip2Config:
     )
 
 
+WIDER = {"hidden_size": 64, "intermediate_size": 256, "head_dim": 16}
 CONFIGS = {
     "vilt": ViltConfig(**SMALL, vocab_size=2000, image_size=128, patch_size=32),
     "opt": blip2("opt"),
     "t5": blip2("t5"),
+    "chat": PublishedVlm("gemma3", Sizes(text=TINY.text | WIDER, vision=SMALL, std=None, vocabulary=2000)),
 }
 
 
@@ -48,7 +53,7 @@ def measured(model: nn.Module, batch: dict[str, torch.Tensor], dtype: torch.dtyp
     """The most bytes that PyTorch had allocated at a time, the model and the batch included."""
     own = {
         tensor.data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in (*model.parameters(), *model.buffers(), *batch.values())
+        for tensor in (*model.parameters(), *model.buffers(), *tree_leaves(batch))
     }
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         train_steps(model, batch, dtype)

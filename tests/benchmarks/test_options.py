@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import blip2_training, cost_model, plain_baseline, starter_training, vilt_training
+from benchmarks import blip2_training, cost_model, plain_baseline, starter_training, vilt_training, vlm_training
 from benchmarks.options import at_least, load_splits
 from processing.errors import UserError
 
@@ -18,14 +18,14 @@ def test_whole_numbers():
 @pytest.mark.parametrize(
     ("number", "reason"), [("1", "1 is too small; give 2 or more."), ("many", "many is not a whole number.")]
 )
-@pytest.mark.parametrize("benchmark", [vilt_training, starter_training, blip2_training])
+@pytest.mark.parametrize("benchmark", [vilt_training, starter_training, blip2_training, vlm_training])
 def test_too_few_steps_are_refused(benchmark, number, reason, capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["--steps", number])
     assert f"argument --steps: {reason}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("benchmark", [starter_training, blip2_training])
+@pytest.mark.parametrize("benchmark", [starter_training, blip2_training, vlm_training])
 def test_more_steps_than_there_are_rows_for_are_refused(benchmark, phantoms):
     with pytest.raises(UserError, match=r"--steps 99: .* give fewer steps or a smaller --batch_size."):
         benchmark.main(["--dataset", str(phantoms), "--steps", "99"])
@@ -36,7 +36,7 @@ def test_a_machine_without_speed_is_refused():
         cost_model.main(["--tflops", "0"])
 
 
-@pytest.mark.parametrize("benchmark", [plain_baseline, vilt_training, starter_training, blip2_training])
+@pytest.mark.parametrize("benchmark", [plain_baseline, vilt_training, starter_training, blip2_training, vlm_training])
 def test_data_without_training_rows_is_refused(benchmark, phantoms, tmp_path):
     for file in phantoms.iterdir():
         if file.name != "train.json":

@@ -1,7 +1,7 @@
 """The pictures of README and documentation say what the model answers and show what training does."""
 
 import re
-from itertools import pairwise
+from itertools import groupby, pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +14,17 @@ from transformers import Blip2Processor, PreTrainedTokenizerFast
 from benchmarks import pictures
 from benchmarks.canvas import save_small, text_width, wrap
 from benchmarks.hero import SLOTS, UNSURE, Card, choose_cards, draw_cards
-from benchmarks.prefix_drawing import END, PROMPT, QUESTIONS, draw_shared_prefix, explanations, lay_out
+from benchmarks.prefix_drawing import (
+    END,
+    IMAGE,
+    PROMPT,
+    QUESTIONS,
+    SHARED,
+    draw_shared_prefix,
+    explanations,
+    lay_out,
+)
+from benchmarks.vlm_prefix_drawing import WINDOW, lay_out_chat
 from metrics.grounding import named_boxes, point
 from modeling.blip2.network import Blip2ForQuestionAnswering
 from modeling.predictor import Predictor
@@ -146,10 +156,40 @@ def test_each_question_of_the_drawing_sees_the_image_and_its_own_words_alone():
     assert draw_shared_prefix().width == 1800
 
 
-def test_the_drawing_needs_no_model(tmp_path):
+@pytest.mark.parametrize("architecture", ["smolvlm", "gemma3"])
+def test_each_question_of_a_chat_model_sees_the_trunk_and_its_own_words_alone(architecture):
+    layout = lay_out_chat(architecture)
+    seen = layout.visible | layout.beyond
+    for place, (token, owner) in enumerate(zip(layout.tokens, layout.owners, strict=True)):
+        if token in ("No", "Yes", "Liver"):
+            question, answer = QUESTIONS[owner]
+            read = [layout.tokens[column] for column in np.flatnonzero(seen[place])]
+            assert read == ["User:", "i1", "i2", "i3", "i4", *question.split(), "Assistant:", answer]
+            assert [layout.positions[column] for column in np.flatnonzero(seen[place])] == [*range(len(read))]
+            assert layout.labels[place - 1 : place + 1] == [answer, END]
+    assert sum(label is not None for label in layout.labels) == 2 * len(QUESTIONS)
+    assert (layout.plain_tokens, len(layout.tokens)) == (33, 21)
+    assert [owner for owner, _ in groupby(layout.owners)] == [SHARED, IMAGE, SHARED, 0, 1, 2]
+
+
+def test_gemma_differs_by_images_that_see_all_and_by_a_window_along_the_conversation():
+    most, gemma = lay_out_chat("smolvlm"), lay_out_chat("gemma3")
+    assert not most.beyond.any()
+    assert (gemma.tokens, gemma.positions) == (most.tokens, most.positions)
+    image, positions = np.array(most.owners) == IMAGE, np.array(most.positions)
+    whole = gemma.visible | gemma.beyond
+    assert (whole == (most.visible | np.outer(image, image))).all()
+    assert whole.sum() - most.visible.sum() == 6  # pairs of four image tokens, the later one seen by the earlier
+    assert (gemma.beyond == (whole & (positions[:, None] - positions >= WINDOW))).all()
+    assert (gemma.beyond.any(axis=1) == (positions >= WINDOW)).all()  # as if each question stood alone
+
+
+def test_the_drawings_need_no_model(tmp_path):
     pictures.main([str(tmp_path), "--only", "prefix", "--folder", str(tmp_path / "docs")])
-    with Image.open(tmp_path / "docs" / "shared_prefix.png") as picture:
-        assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    for name in ("shared_prefix.png", "shared_prefix_vlm.png"):
+        with Image.open(tmp_path / "docs" / name) as picture:
+            assert picture.width == 1800
+            assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_a_model_without_a_report_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from tests.support.hub_data_sets import omni_med_vqa, pmc_vqa
 from tests.support.tiny_blip2 import tiny_blip2
+from tests.support.tiny_vlms import save_tiny_vlm
 
 COMMON = ["--max_steps", "3", "--disable_tqdm", "True", "--fp16", "False", "--use_cpu", "True", "--logging_steps", "1"]
 COMMON += ["--per_device_eval_batch_size", "3"]
@@ -71,7 +72,8 @@ def test_vilt_learns_from_pmc_vqa_and_is_judged_by_choice_accuracy(tmp_path, cap
     assert [answer.confidence for answer in answers] == pytest.approx(expected, rel=1e-3)
 
 
-def test_blip2_answers_omnimedvqa_among_its_options_and_so_does_the_command_line(tmp_path, capsys):
+@pytest.mark.parametrize("family", ["blip2", "vlm"])
+def test_models_that_write_answer_omnimedvqa_among_its_options_and_so_does_the_command_line(tmp_path, capsys, family):
     """The rows of four options have two right ones here, as if two people had answered."""
     files = omni_med_vqa()
     entries = json.loads(files["ACRIMA.json"])
@@ -81,10 +83,11 @@ def test_blip2_answers_omnimedvqa_among_its_options_and_so_does_the_command_line
     files["ACRIMA.json"] = json.dumps(entries).encode()
     data = write(files, tmp_path / "data")
     dataset = load_vqa_dataset(str(data / "ACRIMA.json"))
-    base = tiny_blip2("opt", dataset, tmp_path / "base")
+    base = tmp_path / "base"
+    base = tiny_blip2("opt", dataset, base) if family == "blip2" else save_tiny_vlm("llava", base)
     flags = [
         "--model_type",
-        "blip2",
+        family,
         "--model_name_or_path",
         str(base),
         "--do_predict",

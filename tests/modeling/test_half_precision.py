@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from modeling.asking.predictor import Predictor
 from modeling.blip2 import adapter, alignment
 from modeling.families import FAMILIES
-from modeling.training import arguments as training_arguments
+from modeling.training import shared_arguments
 from tests.modeling.blip2.tiny_runs import EVERYTHING, arguments, starter_arguments
 from tests.modeling.vilt.arguments import arguments as vilt_arguments
 from tests.support.fp16_on_cpu import INITIAL_SCALE, use_fp16
@@ -148,7 +148,7 @@ def test_encoder_decoder_trains_in_bf16_or_fp32_and_says_so(
     assert overflows  # as Flan-T5's; transformers cuts it off where it can
     overflows.clear()
 
-    monkeypatch.setattr(training_arguments, "instead_of_fp16", lambda: dtype)
+    monkeypatch.setattr(shared_arguments, "instead_of_fp16", lambda: dtype)
     args = use_fp16(arguments_of(overflowing), monkeypatch)
     caplog.set_level(logging.WARNING)
     trainer, losses = train(args, dataset)

@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from modeling.predictor import Predictor
-from spaces_app.content import DISCLAIMER, NOT_SEEN, UNLIKE_TRAINING
+from spaces_app.content import DISCLAIMER, NOT_SEEN, UNLIKE_TRAINING, what_is_seen
 from tests.support.app_page import QUESTION, ask, confidence, upload, upload_table
 from tests.support.evidence import surer_starter
 from tests.support.image_files import dicom
@@ -233,14 +233,16 @@ def test_a_bad_file_is_one_sentence(open_page, runs, tmp_path):
     expect(page.get_by_text("Traceback")).to_have_count(0)
 
 
-def test_two_models_stand_side_by_side_and_differences_are_marked(open_page, runs, image):
-    page = open_page(runs("vilt"), runs("llama"))
+@pytest.mark.parametrize("other", ["llama", "smolvlm"])
+def test_two_models_stand_side_by_side_and_differences_are_marked(open_page, runs, image, other):
+    page = open_page(runs(other), runs("vilt"))  # the first of them has its heat map shown
     upload(page, image)
-    answers = [Predictor.from_pretrained(runs(name)).answer(str(image), QUESTION).answer for name in ("vilt", "llama")]
+    found = [Predictor.from_pretrained(runs(name)).answer(str(image), QUESTION) for name in (other, "vilt")]
     ask(page)
-    expect(page.locator(".answer")).to_have_text(answers)
-    expect(page.locator(".model")).to_have_text(["vilt", "llama"])
-    expect(page.get_by_text("The models differ")).to_have_count(int(len(set(answers)) > 1))
+    expect(page.locator(".answer")).to_have_text([one.answer for one in found])
+    expect(page.locator(".model")).to_have_text([other, "vilt"])
+    expect(page.locator(".seen")).to_have_text([what_is_seen(one.evidence) for one in found])
+    expect(page.get_by_text("The models differ")).to_have_count(int(found[0].answer != found[1].answer))
     page.get_by_text("What moved the answer", exact=True).click()
     expect(page.get_by_alt_text("with a heat map of what moved the answer")).to_be_visible()
 

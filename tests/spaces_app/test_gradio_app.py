@@ -250,6 +250,20 @@ def test_documented_call_works_as_printed(url, image, expected, tmp_path, monkey
     assert [entry["label"] for entry in label["confidences"]] == ranked
 
 
+def test_a_model_of_images_and_text_is_asked_like_any_other(runs, image, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    predictor = Predictor.from_pretrained(runs("smolvlm"), dtype="float32")
+    expected = predictor.answer(image, QUESTION)
+    app, url = gradio_app.launch(predictor, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    try:
+        _, details = Client(url, verbose=False).predict(handle_file(image), QUESTION, api_name="/answer")
+    finally:
+        app.close()
+    assert details["answer"] == expected.answer
+    assert details["confidence"] == pytest.approx(expected.confidence, rel=1e-3)
+    np.testing.assert_allclose(details["evidence"]["cells"], expected.evidence.cells, atol=1e-3)
+
+
 @pytest.mark.parametrize("format", ["png", "jpeg", "tiff", "bmp", "webp", "dicom"])
 def test_every_format_is_answered(client, image, tmp_path, format):
     file = tmp_path / f"x.{format}"

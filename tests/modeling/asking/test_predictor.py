@@ -15,7 +15,9 @@ from tests.conftest import RUNS
 pytestmark = pytest.mark.xdist_group("predictor")  # one worker trains the models
 
 
-@pytest.mark.parametrize("name", ["vilt", "starter", "opt", "llama", "llama/merged", "t5"])
+@pytest.mark.parametrize(
+    "name", ["vilt", "starter", "opt", "llama", "llama/merged", "t5", "smolvlm", "smolvlm/merged"]
+)
 def test_answers_equal_those_of_the_evaluation(runs, dataset, name):
     run, _, part = name.partition("/")
     lines = (runs(run) / "predictions_validation.jsonl").read_text().splitlines()
@@ -31,7 +33,7 @@ def test_answers_equal_those_of_the_evaluation(runs, dataset, name):
     assert not any(answer.alternatives or answer.question_cut for answer in answers)
 
 
-@pytest.mark.parametrize("name", ["vilt", "starter", "opt", "llama", "t5"])
+@pytest.mark.parametrize("name", ["vilt", "starter", "opt", "llama", "t5", "smolvlm"])
 def test_alternatives_are_other_answers_in_their_order(trained_predictor, dataset, name):
     predictor = trained_predictor(name)
     rows = dataset["validation"][:6]
@@ -73,7 +75,7 @@ def test_more_questions_than_a_batch_are_answered_in_their_order(vilt, dataset, 
     assert [answer.answer for answer in parts] == [answer.answer for answer in whole]
 
 
-@pytest.mark.parametrize("name", ["vilt", "opt", "t5"])
+@pytest.mark.parametrize("name", ["vilt", "opt", "t5", "smolvlm"])
 def test_long_question_is_cut_with_a_warning(trained_predictor, images, caplog, name):
     predictor = trained_predictor(name)
     short, long = "Is this a CT scan?", "脑" * 990  # three bytes each, a token each
@@ -89,7 +91,7 @@ def test_empty_question_is_refused(vilt, images, question):
         vilt.answer(images[0], question)
 
 
-@pytest.mark.parametrize("name", ["vilt", "llama", "llama/merged"])
+@pytest.mark.parametrize("name", ["vilt", "llama", "llama/merged", "smolvlm"])
 def test_a_question_unlike_the_training_is_marked(runs, images, name):
     run, _, part = name.partition("/")
     predictor = Predictor.from_pretrained(runs(run) / part)

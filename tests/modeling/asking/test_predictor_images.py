@@ -112,7 +112,7 @@ def test_a_thread_forgets_without_another_question_and_holds_no_model(vilt, imag
     assert there() is None
 
 
-@pytest.mark.parametrize("name", ["vilt", "starter", "llama"])
+@pytest.mark.parametrize("name", ["vilt", "starter", "llama", "smolvlm"])
 def test_threads_never_mix_up_images(trained_predictor, images, monkeypatch, name):
     monkeypatch.setattr(module, "KEPT_IMAGES", 2)  # images come and go all the time
     predictor = trained_predictor(name)

@@ -106,10 +106,12 @@ def test_harmless_changes_change_little_and_not_nothing(rows):
         assert 0.3 < np.abs(changed - plain).mean() < 45, name
 
 
-def test_command_line_leaves_a_table(trained, phantoms, rows, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["vilt", "smolvlm"])
+def test_command_line_leaves_a_table(runs, name, phantoms, rows, tmp_path, capsys):
+    model = str(runs(name))
     wordings = tmp_path / "wordings.csv"
     wordings.write_text(f"question_id,wording\n{rows[0]['question_id']},Say it in a word\n")
-    main([str(trained), "--dataset", str(phantoms), "--output", str(tmp_path / "out"), "--wordings", str(wordings)])
+    main([model, "--dataset", str(phantoms), "--output", str(tmp_path / "out"), "--wordings", str(wordings)])
     text = capsys.readouterr().out.strip()
     assert text == (tmp_path / "out" / "probe.md").read_text().strip()
     for head in ("## Images changed", "## Questions in other words", "## Answers that exclude each other"):
@@ -122,4 +124,4 @@ def test_command_line_leaves_a_table(trained, phantoms, rows, tmp_path, capsys):
     unchanged = [json.loads(line) for line in (tmp_path / "out" / "unchanged.jsonl").read_text().splitlines()]
     assert all(SHUFFLED in row["unchanged"] for row in unchanged)
     with pytest.raises(UserError, match="it has no dev split; choose train, validation, test"):
-        main([str(trained), "--dataset", str(phantoms), "--split", "dev"])
+        main([model, "--dataset", str(phantoms), "--split", "dev"])

@@ -31,7 +31,12 @@ REFUSED = {
     ),
     "llava-hf/llava-1.5-7b-hf": (
         ("llava", ["LlavaForConditionalGeneration"], "blip2"),
-        f"a model of type 'llava', not BLIP-2; choose {OPT}.",
+        "an image-text-to-text model, not BLIP-2; add --model_type vlm.",
+    ),
+    "google/paligemma-3b-mix-224": (
+        ("paligemma", ["PaliGemmaForConditionalGeneration"], "vlm"),
+        "a model of type 'paligemma', not one of smolvlm, idefics3, gemma3, qwen2_5_vl, qwen3_vl, internvl, llava, "
+        "llava_onevision; choose HuggingFaceTB/SmolVLM-500M-Instruct.",
     ),
     OPT: (("blip-2", ["Blip2ForConditionalGeneration"], "vilt"), "a BLIP-2 model, not ViLT; add --model_type blip2."),
     MLM: (("vilt", ["ViltForMaskedLM"], "blip2"), "a ViLT model, not BLIP-2; add --model_type vilt."),

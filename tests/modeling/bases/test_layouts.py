@@ -7,10 +7,10 @@ import torch
 
 from modeling.blip2.adapter import build_model as build_blip2
 from modeling.blip2.adapter import open_base
-from modeling.blip2.answering import end_tokens, max_length
-from modeling.blip2.base import load_base
+from modeling.blip2.base import load_base, max_length
 from modeling.parts.model_files import open_model
 from modeling.vilt.checkpoints import build_model, load_checkpoint
+from modeling.writing.answering import end_tokens
 from processing.errors import UserError
 from tests.modeling.bases.conftest import MLM, VQA
 from tests.modeling.blip2.tiny_runs import arguments as blip2_arguments

@@ -8,10 +8,9 @@ import torch
 import transformers
 
 from modeling.asking.predictor import Predictor
-from modeling.blip2 import adapter
 from modeling.blip2.adapter import build_model
-from modeling.blip2.answering import Answering, decode_with
 from modeling.training.arguments import Blip2TrainingArguments
+from modeling.writing.answering import Answering, decode_with
 from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import EVERYTHING, KINDS, arguments, trained, untrained
 
@@ -120,7 +119,7 @@ def test_missing_base_is_named(dataset, tmp_path, hub):
 
 
 def test_quantization_without_bitsandbytes_says_what_to_install(bases, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling.training.checks.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("modeling.training.arguments.is_bitsandbytes_available", lambda: False)
     with pytest.raises(UserError, match="--quantization 4bit: needs bitsandbytes"):
         build_model(arguments(bases["opt"], tmp_path, quantization="4bit"), dataset)
 
@@ -130,7 +129,7 @@ def test_model_of_a_quantized_base_is_asked_whole_without_bitsandbytes_and_says_
 ):
     folder = shutil.copytree(bases["opt"], tmp_path / "model")
     Answering(quantization="8bit").save(folder)
-    monkeypatch.setattr(adapter, "is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("modeling.writing.adapter.is_bitsandbytes_available", lambda: False)
     predictor = Predictor.from_pretrained(folder, dtype="float32")
     assert {p.dtype for p in predictor.model.language_model.parameters()} == {torch.float32}
     assert f"{folder}: trained over a base in 8bit, which needs bitsandbytes; without it the base is in float32" in (

@@ -1,9 +1,9 @@
-"""modeling.blip2.candidates: likelihoods of many answers at once."""
+"""modeling.writing.candidates: likelihoods of many answers at once."""
 
 import pytest
 import torch
 
-from modeling.blip2.candidates import AnswerTrie
+from modeling.writing.candidates import AnswerTrie
 from tests.modeling.blip2.tiny_runs import stock_inputs
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from modeling.asking.predictor import Predictor
-from modeling.blip2.candidates import AnswerTrie, trie_of_choices
 from modeling.blip2.family import load_predictor, read_answers
 from modeling.parts.model_files import ModelFiles
+from modeling.writing.candidates import AnswerTrie, trie_of_choices
 from tests.modeling.blip2.tiny_runs import stock_inputs, untrained
 
 OPTIONS = {  # by the number of the row; two begin alike, and some are of one token more

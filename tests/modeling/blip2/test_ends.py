@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from modeling.asking.predictor import Predictor
-from modeling.blip2.answering import Answering, end_tokens
 from modeling.blip2.base import load_base
 from modeling.blip2.family import read_answers
 from modeling.parts.model_files import open_model
+from modeling.writing.answering import Answering, end_tokens
 from tests.modeling.blip2.tiny_runs import untrained
 from tests.support.hub_models import NEW_LINE, blip2_files, write_files
 

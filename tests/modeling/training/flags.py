@@ -14,7 +14,7 @@ class Refusal(NamedTuple):
 
 
 # Command lines of two steps each, by field. What can't be combined stands in another line.
-BOTH_FAMILIES: list[dict[str, str]] = [
+ALL_FAMILIES: list[dict[str, str]] = [
     {
         "per_device_train_batch_size": "4",
         "per_device_eval_batch_size": "3",
@@ -127,11 +127,11 @@ BOTH_FAMILIES: list[dict[str, str]] = [
 ]
 RUNS: dict[str, list[dict[str, str]]] = {
     "vilt": [
-        BOTH_FAMILIES[0] | {"evidence_weight": "0.1"},
-        BOTH_FAMILIES[1],
+        ALL_FAMILIES[0] | {"evidence_weight": "0.1"},
+        ALL_FAMILIES[1],
     ],
     "blip2": [
-        BOTH_FAMILIES[0]
+        ALL_FAMILIES[0]
         | {
             "generation_num_beams": "2",
             "lora_r": "4",
@@ -146,7 +146,25 @@ RUNS: dict[str, list[dict[str, str]]] = {
             "answer_candidates": "train",
             "merge_adapter": "True",
         },
-        BOTH_FAMILIES[1],
+        ALL_FAMILIES[1],
+    ],
+    "vlm": [
+        ALL_FAMILIES[0]
+        | {
+            "generation_num_beams": "2",
+            "lora_r": "4",
+            "lora_alpha": "8",
+            "lora_dropout": "0.5",
+            "lora_targets": "attention",
+            "modules_to_save": "projector",
+            "prompt": "Q: {} A:",
+            "system_prompt": "You read X-rays.",
+            "evidence_weight": "0.1",
+            "max_new_tokens": "3",
+            "answer_candidates": "train",
+            "merge_adapter": "True",
+        },
+        ALL_FAMILIES[1],
     ],
 }
 
@@ -194,6 +212,7 @@ REFUSED: dict[str, Refusal] = {
     "predict_with_generate": Refusal("False", "--predict_with_generate must stay True: evaluation scores"),
     "generation_max_length": Refusal("3", "--generation_max_length must be left out: --max_new_tokens limits"),
     "generation_config": Refusal("nowhere", "--generation_config must be left out: --generation_num_beams and"),
+    "max_pixels": Refusal("65536", "--max_pixels: the tokens of a llava don't grow with its images"),
     "alignment_epochs": Refusal("1", "--alignment_epochs needs --modules_to_save qformer"),
     "alignment_batch_size": Refusal("8", "--alignment_batch_size needs --alignment_epochs"),
     "quantization": Refusal("2bit", "--quantization: invalid choice: '2bit'"),

@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from modeling.training.arguments import (
+    TRAINING_ARGUMENTS,
     Blip2TrainingArguments,
-    SharedTrainingArguments,
     ViltTrainingArguments,
-    cpu_has_bf16,
+    WritingTrainingArguments,
 )
 from modeling.training.data_arguments import DataArguments
+from modeling.training.precision import cpu_has_bf16
+from modeling.training.shared_arguments import SharedTrainingArguments
 
-OWN_CLASSES = (DataArguments, SharedTrainingArguments, ViltTrainingArguments, Blip2TrainingArguments)
+OWN_CLASSES = (DataArguments, SharedTrainingArguments, WritingTrainingArguments, *TRAINING_ARGUMENTS.values())
 
 
 def test_vilt_defaults_are_the_published_recipe(tmp_path):
@@ -69,7 +71,7 @@ def test_bf16_is_taken_on_cpus_that_are_faster_at_it(monkeypatch, name, instruct
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here: FP16 is kept")
 def test_fp16_becomes_fp32_on_a_cpu_without_bf16(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("modeling.training.arguments.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("modeling.training.shared_arguments.cpu_has_bf16", lambda: False)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     args = ViltTrainingArguments(output_dir=str(tmp_path))
     assert (args.fp16, args.bf16, args.mixed_precision) == (False, False, "no")
@@ -118,7 +120,7 @@ def test_precision_on_a_gpu(gpu, monkeypatch, tmp_path, flags, launched, expecte
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here")
 @pytest.mark.parametrize(("flags", "launched"), [({"bf16": True}, "fp16"), ({}, "bf16"), ({"fp16": False}, "bf16")])
 def test_bf16_that_is_asked_for_is_kept_on_a_cpu(monkeypatch, tmp_path, caplog, flags, launched):
-    monkeypatch.setattr("modeling.training.arguments.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("modeling.training.shared_arguments.cpu_has_bf16", lambda: False)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
     args = ViltTrainingArguments(output_dir=str(tmp_path), **flags)
     assert (args.fp16, args.bf16, args.mixed_precision) == (False, True, "bf16")
@@ -127,7 +129,7 @@ def test_bf16_that_is_asked_for_is_kept_on_a_cpu(monkeypatch, tmp_path, caplog, 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here")
 def test_fp16_false_wins_over_the_launch_on_a_cpu(monkeypatch, tmp_path):
-    monkeypatch.setattr("modeling.training.arguments.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("modeling.training.shared_arguments.cpu_has_bf16", lambda: True)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     args = ViltTrainingArguments(output_dir=str(tmp_path), fp16=False)
     assert (args.fp16, args.bf16, args.mixed_precision) == (False, False, "no")

@@ -1,4 +1,4 @@
-"""Every flag of both families works in a run of two steps, or is refused in a sentence before anything is written."""
+"""Every flag of each family works in a run of two steps, or is refused in a sentence before anything is written."""
 
 import dataclasses
 import os
@@ -19,6 +19,7 @@ from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from tests.modeling.training.flags import REFUSED, RUNS
 from tests.support.tiny_blip2 import tiny_blip2
+from tests.support.tiny_vlms import save_tiny_vlm
 
 pytestmark = pytest.mark.xdist_group("flags")  # one worker makes the tiny BLIP-2
 FIELDS = {
@@ -32,9 +33,11 @@ FEW = "--max_steps 2 --max_train_samples 12 --max_eval_samples 7 --per_device_tr
 def models(phantoms, tmp_path_factory) -> dict[str, list[str]]:
     """What chooses a tiny model of each family."""
     base = tiny_blip2("opt", load_vqa_dataset(str(phantoms)), tmp_path_factory.mktemp("base"))
+    vlm = save_tiny_vlm("llava", tmp_path_factory.mktemp("vlm"))
     return {
         "vilt": ["--model_name_or_path", "scratch:tiny"],
         "blip2": ["--model_type", "blip2", "--model_name_or_path", str(base)],
+        "vlm": ["--model_type", "vlm", "--model_name_or_path", str(vlm)],
     }
 
 

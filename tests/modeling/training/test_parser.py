@@ -146,7 +146,7 @@ def test_what_takes_a_place_exists():
 
 
 def test_flag_of_the_other_family_names_it():
-    with pytest.raises(UserError, match="Unknown argument --lora_r: an option of --model_type blip2 alone."):
+    with pytest.raises(UserError, match="Unknown argument --lora_r: an option of --model_type blip2 or vlm alone."):
         parse_arguments(["--lora_r", "4"])
     with pytest.raises(UserError, match="Unknown argument --encoder_layers: an option of --model_type vilt alone."):
         parse_arguments(["--model_type", "blip2", "--encoder_layers", "2"])

@@ -10,7 +10,7 @@ import transformers.modeling_utils
 import train
 from metrics.abstention import SILENT_EVERYWHERE
 from modeling.asking.predictor import Predictor
-from modeling.blip2.answering import Answering
+from modeling.writing.answering import Answering
 from tests.support.killed import Killed
 from tests.support.tiny_blip2 import tiny_blip2
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
 from tests.support.hub.cards import read_card
 from tests.support.hub.protocol import REPO, REV, Answer, Request, json_answer, route
-from tests.support.hub.repo import GIT_ATTRIBUTES, HubError
+from tests.support.hub.repo import GIT_ATTRIBUTES, File, HubError
 
 
 @route("GET", "/api/whoami-v2")
@@ -81,7 +83,22 @@ def _info(request: Request, kind: str, id: str, revision: str | None) -> Answer:
     }
     data |= {"id": id, "author": id.partition("/")[0], "sha": commit.oid, "lastModified": commit.date}
     data |= {"private": name in request.hub.private, "gated": False, "siblings": siblings}
+    if counts := _parameters(commit.files):
+        data["safetensors"] = {"parameters": counts, "total": counts.total()}
     return json_answer(data | {"cardData": card or None, "tags": card.get("tags", [])})
+
+
+def _parameters(files: dict[str, File]) -> Counter[str]:
+    """Numbers of parameters by their type, as the headers of safetensors files have them."""
+    counts: Counter[str] = Counter()
+    for path, file in files.items():
+        if path.endswith(".safetensors"):
+            with suppress(ValueError):  # a test puts anything there
+                header = json.loads(file.content[8 : 8 + int.from_bytes(file.content[:8], "little")])
+                header.pop("__metadata__", None)
+                for tensor in header.values():
+                    counts[tensor["dtype"]] += math.prod(tensor["shape"])
+    return counts
 
 
 @route("GET", f"{REPO}/tree/{REV}(?:/(?P<path>.+))?")

@@ -1,6 +1,5 @@
-"""The evidence head of a BLIP-2: what it sees, what its texts are, and what it finds."""
+"""The evidence head of a model that writes its answers: what its texts are, and what it finds."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,12 +15,6 @@ from processing.packing import padded
 
 MODULE = "evidence"  # of the model, in the names of its weights
 WEIGHTS = rf"^{MODULE}\."
-
-
-def as_maps(vision_states: torch.Tensor) -> torch.Tensor:
-    """States of patches ``(I, patches, channels)`` as ``(I, channels, side, side)``, without a ViT's [CLS]."""
-    side = math.isqrt(vision_states.shape[1])
-    return vision_states[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
 
 
 class TextTokens:
@@ -107,8 +100,8 @@ def loss_of_evidence(
     """What finding the targets adds to the loss of a batch.
 
     Args:
-        model: a BLIP-2 with an evidence head.
-        places: of its `evidence_places`, ``(I, width, grid, grid)``.
+        model: with an evidence head, `evidence`, and its `config`.
+        places: what the head sees of images, ``(I, width, grid, grid)``.
         moves: of the images, ``(I, 2, 3)``; None where they are as they were.
         targets: of `evidence_targets`.
         embeddings: of the language model.
@@ -123,22 +116,22 @@ def loss_of_evidence(
 
 @torch.no_grad()
 def find_evidence(
-    model: Any, tokenizer: PreTrainedTokenizerBase, images: Mapping[str, torch.Tensor], rows: Rows
+    model: Any, tokenizer: PreTrainedTokenizerBase, places: torch.Tensor, image_index: torch.Tensor, rows: Rows
 ) -> list[Evidence]:
     """Where a model with an evidence head finds the answers to questions.
 
     Args:
+        model: as for `loss_of_evidence`.
         tokenizer: of the language model.
-        images: of the rows as `BatchImages` gives them, on the model's device.
+        places: as for `loss_of_evidence`.
+        image_index: which of the images each row is about, ``(B,)``.
         rows: `question` and `answer` of each.
     """
-    index, labels, head = images["image_index"], model.config.evidence_labels, model.evidence
-    states, _ = model.vision_states(images.get("pixel_values"), images.get("image_embeds"))
-    places = model.evidence_places(states)
+    labels, head = model.config.evidence_labels, model.evidence
     texts = [*(row["question"] for row in rows), *(row["answer"] for row in rows), *labels]
-    tokens = {name: ids.to(index.device) for name, ids in TextTokens(tokenizer)(texts).items()}
+    tokens = {name: ids.to(image_index.device) for name, ids in TextTokens(tokenizer)(texts).items()}
     vectors = text_vectors(model.get_input_embeddings(), **tokens).to(places.dtype)
     questions, answers, named = vectors.split([len(rows), len(rows), len(labels)])
-    maps = head(places, head.embed_texts(questions, answers), index)
+    maps = head(places, head.embed_texts(questions, answers), image_index)
     of_labels = head.all_pairs(places, head.embed_texts(torch.zeros_like(named), named))
-    return evidence_of_answers(rows, maps, of_labels, labels, index)
+    return evidence_of_answers(rows, maps, of_labels, labels, image_index)

@@ -1,4 +1,4 @@
-"""How a trained BLIP-2 is asked, and how its tokens become answers."""
+"""How a trained model that writes answers is asked, and how its tokens become answers."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Blip2Processor, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from metrics.abstention import SILENT_EVERYWHERE
 from metrics.calibration import scaled
@@ -34,6 +34,9 @@ class Answering:
         threshold: the model gives no answer whose confidence is below it. Above 1 it never gives one.
         quantization: of the base under it, 4bit or 8bit.
         evidence_labels: of the boxes that its evidence head learned from; None without a head.
+        family: of the model, as `modeling.families.FAMILIES` names it; None stands for blip2.
+        system: what a chat model is told before the question; None for what its template says by itself.
+        max_pixels: of an image at most, where a model's tokens grow with it; None for what is usual.
     """
 
     prompt: str = Blip2TrainingArguments.prompt
@@ -45,6 +48,9 @@ class Answering:
     end_token_id: int | None = None
     quantization: str | None = None
     evidence_labels: list[str] | None = None
+    family: str | None = None
+    system: str | None = None
+    max_pixels: int | None = None
 
     def calibrated(self, confidences: np.ndarray) -> np.ndarray:
         """Confidences of the model, 0 to 1, by `confidence_scale`."""
@@ -57,7 +63,7 @@ class Answering:
         num_beams: int | None = None,
         num_return_sequences: int = 1,
     ) -> GenerationConfig:
-        """What `Blip2ForQuestionAnswering.generate` takes.
+        """What a model's `generate` takes.
 
         Args:
             tokenizer: its padding token fills the answers up.
@@ -77,8 +83,9 @@ class Answering:
     def save(self, folder: str | Path) -> None:
         """Writes it into a model's folder."""
         values = asdict(self)
-        if self.evidence_labels is None:
-            del values["evidence_labels"]  # which versions before evidence heads would not know
+        for name in ("evidence_labels", "family", "system", "max_pixels"):
+            if values[name] is None:
+                del values[name]  # which earlier versions would not know
         write_atomically(Path(folder) / ANSWERING_FILE, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
@@ -100,11 +107,13 @@ class Answering:
             if answering.quantization not in (None, "4bit", "8bit"):
                 raise ValueError
             answering.calibrated(np.array([0.5]))
-            if not isinstance(answering.end_token_id, int | None):
+            if not all(isinstance(number, int | None) for number in (answering.end_token_id, answering.max_pixels)):
                 raise TypeError
             labels = answering.evidence_labels
             if labels is not None and not (labels and all(isinstance(label, str) for label in labels)):
                 raise ValueError
+            if not all(isinstance(text, str | None) for text in (answering.family, answering.system)):
+                raise TypeError
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{file}: it does not say how to ask the model; save the model again.") from error
         return answering
@@ -116,7 +125,7 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     BLIP-2 over OPT learned to end at a new line, which its `generation_config.json` says and its tokenizer does not.
 
     Args:
-        model: a BLIP-2.
+        model: with a generation config.
         tokenizer: of the model.
     """
     own = model.generation_config.eos_token_id
@@ -126,13 +135,7 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [*own, tokenizer.eos_token_id]
 
 
-def max_length(model: Any) -> int | None:
-    """How many tokens the language model can read and write after an image; None where its positions are relative."""
-    places = getattr(model.config.text_config, "max_position_embeddings", None)
-    return None if places is None else places - model.config.num_query_tokens
-
-
-def decode_with(processor: Blip2Processor, ends: Sequence[int]) -> Callable[[Any], list[str]]:
+def decode_with(processor: ProcessorMixin, ends: Sequence[int]) -> Callable[[Any], list[str]]:
     """A function from tokens ``(N, T)`` to answers, without the tokens that end them."""
 
     def decode(tokens: Any) -> list[str]:

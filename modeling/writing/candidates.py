@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from modeling.blip2.decoding import additive_mask
+from modeling.writing.decoding import PrefixCache, Reader
 from processing.collators import Blip2Collator
 
 
@@ -75,44 +74,32 @@ def select_prompts(batch: Mapping[str, torch.Tensor], rows: list[int]) -> dict[s
 
 
 def score_by_decoder(
-    language_model: Any,
+    reader: Reader,
     tries: Sequence[AnswerTrie],
-    cache: transformers.Cache,
+    cache: PrefixCache,
     input_ids: torch.Tensor,
-    mask: torch.Tensor,
+    attention_mask: torch.Tensor,
 ) -> torch.Tensor:
     """The log-likelihood of each answer in a prompt's trie after the prompt, ``(B, answers)``.
 
     One pass reads all tries. Rows with fewer answers than others end in -inf.
 
     Args:
-        language_model: decoder-only.
+        reader: the language model.
         tries: one a prompt.
         cache: of what each row reads before its prompt.
         input_ids: the prompts ``(B, L)``, padded on the left.
-        mask: 1 for real tokens, of the cache and of the prompt.
+        attention_mask: 1 for real tokens, ``(B, L)``.
     """
-    device = input_ids.device
-    inner, depths, ancestors = (part.to(device) for part in _inner_nodes(tries))
-    last = language_model.base_model(
-        input_ids=input_ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1)[:, -input_ids.shape[1] :].clamp_min(0),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state[:, -1:]
-    prompts = mask.bool()[:, None].expand(-1, inner.shape[1], -1)
-    visible = torch.cat([prompts, ancestors], dim=2)
-    hidden = language_model.base_model(
-        input_ids=inner,
-        attention_mask=additive_mask(visible, language_model.dtype)[:, None],
-        position_ids=mask.sum(1, keepdim=True) + depths,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
+    inner, depths, ancestors = (part.to(input_ids.device) for part in _inner_nodes(tries))
+    last = reader.read(cache, input_ids, *cache.go_on(attention_mask.bool()))[:, -1:]
+    before = cache.mask[:, None].expand(-1, inner.shape[1], -1)
+    order = cache.mask.sum(1, keepdim=True) + depths
+    hidden = reader.read(cache, inner, torch.cat([before, ancestors], dim=2), order)
     states = torch.cat([last, hidden], dim=1)
-    head = language_model.get_output_embeddings()
-    scores = [trie.likelihoods(head(row[: 1 + len(trie.inner)])) for trie, row in zip(tries, states, strict=True)]
+    scores = [
+        trie.likelihoods(reader.logits(row[: 1 + len(trie.inner)])) for trie, row in zip(tries, states, strict=True)
+    ]
     return pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
 
 

@@ -1,0 +1,1 @@
+"""Image-text-to-text models of transformers: all frozen, LoRA on the language model."""

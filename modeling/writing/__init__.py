@@ -1,0 +1,1 @@
+"""What families share whose models write their answers token by token."""
