@@ -22,12 +22,12 @@ from modeling.parts.language_model import read_language_config, read_language_mo
 from modeling.parts.packages import LANGUAGE_MODEL, VISION_WEIGHTS, cached_checkpoint, checkpoint_folder
 
 IMAGE_TOKEN = "<image>"
-# One line a turn. SmolLM2's own has five tokens between question and answer, which no two questions share: a third of
-# what a question about an image takes.
+# An image, the question, the answer. SmolLM2's own has six tokens between question and answer, which no two questions
+# share: a third of what a question about an image takes.
 CHAT_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "{% if message['role'] == 'assistant' %}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if message['role'] == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
 )
 SETTINGS: dict[str, Any] = {"hidden_size": 1408 + PLACE_CHANNELS, "image_size": 224, "patch_size": 32}
 ASSEMBLY = 1  # counts the changes of what is assembled

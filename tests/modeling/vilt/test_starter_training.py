@@ -94,8 +94,9 @@ def test_training_transforms_images_and_drops_tokens_but_evaluation_does_not(sta
     torch.testing.assert_close(without_augmentation, evaluated[0], atol=2e-3, rtol=2e-3)
 
 
-def test_images_are_not_transformed_for_a_frozen_network(starter, dataset, tmp_path):
+def test_images_are_not_transformed_for_a_frozen_network(starter, dataset, tmp_path, monkeypatch):
     model, processor = starter
+    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))  # other tests keep other batches
     # The images that were kept as one batch: another number of them rounds otherwise on some processors.
     first = {row["image"]: row for row in reversed(list(dataset["train"]))}
     rows = [first[image] for image in list(dict.fromkeys(dataset["train"]["image"]))[:BATCH_SIZE]]
