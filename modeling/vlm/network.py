@@ -317,7 +317,7 @@ class PrefixReader:
         generation_config: GenerationConfig,
         **images: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Answers prompts; each image is read once, but for several beams.
+        """Answers prompts; each image is read once, but for several beams or where nothing is shared.
 
         Args:
             input_ids: what follows the trunk, padded on the left, ``(B, L)``.
@@ -332,7 +332,7 @@ class PrefixReader:
             probability of each answer's tokens ``(B * R,)``.
         """
         trunks = self.trunks(**images)
-        if generation_config.num_beams in (None, 1):
+        if self.shares_prefix and generation_config.num_beams in (None, 1):
             cache = self.prefix_cache(trunks).select(image_index)
             return decode_greedily(self, cache, input_ids, attention_mask, generation_config)
         return self.generate_by_stock(trunks.of(image_index), input_ids, attention_mask, generation_config)

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from modeling.vlm.architectures import ARCHITECTURES, Architecture
@@ -75,19 +74,6 @@ class SeparateReader(PrefixReader):
         losses, logits = self.answer_losses(self.trunks(**images).of(image_index), input_ids, real, labels)
         count = answered.sum() if num_items_in_batch is None else num_items_in_batch
         return CausalLMOutputWithPast(loss=losses.sum() / count, logits=logits)
-
-    @torch.no_grad()
-    def generate(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        image_index: torch.Tensor,
-        generation_config: GenerationConfig,
-        **images: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `PrefixReader` says."""
-        trunks = self.trunks(**images).of(image_index)
-        return self.generate_by_stock(trunks, input_ids, attention_mask, generation_config)
 
     @torch.no_grad()
     def score(
