@@ -1,7 +1,6 @@
 """Trains BLIP-2: its first stage, the learning rates of its parts, and what its Trainer is made of."""
 
 import shutil
-from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -14,7 +13,6 @@ from metrics.vqa import generation_metrics
 from modeling.blip2.adapter import merge, open_base
 from modeling.blip2.alignment import align, first_stage_folder
 from modeling.blip2.base import max_length
-from modeling.parts.evidence_targets import WithEvidence
 from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import Blip2TrainingArguments
 from modeling.training.trainers import (
@@ -25,11 +23,9 @@ from modeling.training.trainers import (
     training_rows,
 )
 from modeling.writing.answering import ANSWERING_FILE, Answering, decode_with, end_tokens
-from modeling.writing.evidence import evidence_targets
 from modeling.writing.trainer import WritingTrainer, limit_answers
 from processing.collators import Blip2Collator
 from processing.errors import UserError
-from processing.other_words import InOtherWords
 from processing.row_values import counts_of
 
 
@@ -98,7 +94,7 @@ def build_trainer(
     candidates = build_vocabulary(counts_of(dataset["train"], "answer")) if args.answer_candidates == "train" else []
     gold = gold_answers(dataset)
     rows = training_rows(args, dataset)
-    trainer = Blip2Trainer(
+    return Blip2Trainer(
         model,
         args,
         data_collator=collator,
@@ -110,14 +106,5 @@ def build_trainer(
         ends=ends,
         gold=gold,
         candidates=candidates,
+        saved=saved,
     )
-    if args.do_train and base.evidence is not None:
-        targets = evidence_targets(base.config.evidence_labels, base.evidence.grid, processor.tokenizer)
-        trainer.training_collator = WithEvidence(collator, targets)
-    if args.other_words:
-        trainer.training_collator = InOtherWords(trainer.training_collator or collator, args.other_words, args.seed)
-    if saved is not None:
-        trainer.answering = replace(
-            trainer.answering, confidence_scale=saved.confidence_scale, threshold=saved.threshold
-        )
-    return trainer

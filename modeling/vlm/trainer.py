@@ -2,14 +2,12 @@
 
 import logging
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import datasets
 from peft import PeftModel
 
 from metrics.vqa import generation_metrics
-from modeling.parts.evidence_targets import WithEvidence
 from modeling.parts.vocabulary import build_vocabulary
 from modeling.training.arguments import VlmTrainingArguments
 from modeling.training.trainers import gold_answers, stopping_callbacks, training_rows
@@ -18,12 +16,10 @@ from modeling.vlm.images import keep_images
 from modeling.vlm.network import PrefixReader
 from modeling.vlm.self_test import check_shared_prefix, evaluating
 from modeling.writing.answering import ANSWERING_FILE, Answering, decode_with, end_tokens
-from modeling.writing.evidence import evidence_targets
 from modeling.writing.trainer import WritingTrainer, limit_answers
 from processing.chat import ChatPrompts
 from processing.chat_collator import ChatCollator
 from processing.errors import UserError
-from processing.other_words import InOtherWords
 from processing.row_values import counts_of
 
 logger = logging.getLogger(__name__)
@@ -90,7 +86,7 @@ def build_trainer(
     limit_answers(args, collator, dataset)
     candidates = build_vocabulary(counts_of(dataset["train"], "answer")) if args.answer_candidates == "train" else []
     gold = gold_answers(dataset)
-    trainer = VlmTrainer(
+    return VlmTrainer(
         model,
         args,
         data_collator=collator,
@@ -102,15 +98,6 @@ def build_trainer(
         ends=ends,
         gold=gold,
         candidates=candidates,
+        saved=saved,
         asked={"family": "vlm", "system": args.system_prompt, "max_pixels": args.max_pixels},
     )
-    if args.do_train and base.evidence is not None:
-        targets = evidence_targets(base.config.evidence_labels, base.evidence.grid, processor.tokenizer)
-        trainer.training_collator = WithEvidence(collator, targets)
-    if args.other_words:
-        trainer.training_collator = InOtherWords(trainer.training_collator or collator, args.other_words, args.seed)
-    if saved is not None:
-        trainer.answering = replace(
-            trainer.answering, confidence_scale=saved.confidence_scale, threshold=saved.threshold
-        )
-    return trainer

@@ -4,6 +4,7 @@ import logging
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -15,11 +16,14 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Seq2SeqTrainer
 
 from metrics.abstention import SILENT_EVERYWHERE
+from modeling.parts.evidence_targets import WithEvidence
 from modeling.training.arguments import WritingTrainingArguments
 from modeling.training.trainers import EvaluatesEveryRow, grouped_by_image
 from modeling.writing.answering import Answering
 from modeling.writing.candidates import AnswerTrie, select_prompts, trie_of_choices
+from modeling.writing.evidence import evidence_targets
 from processing.errors import UserError
+from processing.other_words import InOtherWords
 from processing.row_values import counts_of
 
 logger = logging.getLogger(__name__)
@@ -33,6 +37,7 @@ class WritingTrainer(EvaluatesEveryRow, Seq2SeqTrainer):
         gold: rows by their number, some with `choices`.
         candidates: the answers to choose among where a row has no choices; empty for generated ones.
         asked: what else `Answering` holds.
+        saved: how the model answers that is evaluated; its confidence scale and threshold stay.
     """
 
     data_collator: Any
@@ -44,10 +49,19 @@ class WritingTrainer(EvaluatesEveryRow, Seq2SeqTrainer):
         gold: Mapping[int, Mapping[str, Any]],
         candidates: Sequence[str] = (),
         asked: Mapping[str, Any] | None = None,
+        saved: Answering | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.ends = list(ends)
+        base: Any = self.model.get_base_model()
+        if self.args.do_train and base.evidence is not None:
+            tokenizer = self.processing_class.tokenizer
+            targets = evidence_targets(base.config.evidence_labels, base.evidence.grid, tokenizer)
+            self.training_collator = WithEvidence(self.data_collator, targets)
+        if self.args.other_words:
+            asked_otherwise = self.training_collator or self.data_collator
+            self.training_collator = InOtherWords(asked_otherwise, self.args.other_words, self.args.seed)
         self.gold = gold
         self.has_choices = any("choices" in row for row in gold.values())
         self.candidates = list(candidates)
@@ -59,9 +73,13 @@ class WritingTrainer(EvaluatesEveryRow, Seq2SeqTrainer):
             threshold=0.0 if self.args.target_risk is None else SILENT_EVERYWHERE,  # until one is chosen
             end_token_id=self.data_collator.end_token_id,
             quantization=self.args.quantization,
-            evidence_labels=getattr(self.model.get_base_model().config, "evidence_labels", None),
+            evidence_labels=getattr(base.config, "evidence_labels", None),
             **(asked or {}),
         )
+        if saved is not None:
+            self.answering = replace(
+                self.answering, confidence_scale=saved.confidence_scale, threshold=saved.threshold
+            )
         self.trie = None
         if candidates:
             self.trie = AnswerTrie([self.data_collator.answer_ids(answer) for answer in candidates])

@@ -18,7 +18,8 @@ from modeling.writing.evidence import TextTokens, loss_of_evidence, text_vectors
 from processing.errors import UserError
 from processing.images import open_image
 from processing.wordings import training_wordings
-from tests.modeling.blip2.tiny_runs import trained, untrained, weights
+from tests.modeling.blip2.tiny_runs import trained, untrained
+from tests.support.short_runs import weights
 
 EVIDENCE = {"evidence_weight": 0.5, "feature_cache_gb": 1}
 LEARNING = {"max_steps": 30, "per_device_train_batch_size": 16, "lr_scheduler_type": "constant", "learning_rate": 3e-3}

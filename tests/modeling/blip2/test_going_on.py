@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from processing.errors import UserError
-from tests.modeling.blip2.tiny_runs import trained, untrained, weights
+from tests.modeling.blip2.tiny_runs import trained, untrained
+from tests.support.short_runs import weights
 
 WHOLE = {"modules_to_save": ["qformer", "language_projection"], "lora_targets": ["language_model"]}
 

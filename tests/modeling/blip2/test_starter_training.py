@@ -18,7 +18,8 @@ from modeling.parts.model_files import ModelFiles, open_model
 from modeling.training.summary import describe_parameters, parts_of
 from modeling.writing.evidence import loss_of_evidence
 from processing.errors import UserError
-from tests.modeling.blip2.tiny_runs import starter_arguments, weights
+from tests.modeling.blip2.tiny_runs import starter_arguments
+from tests.support.short_runs import weights
 
 PARTS = {"qformer", "language_projection", "language_model"}
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it

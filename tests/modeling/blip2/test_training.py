@@ -12,7 +12,8 @@ from modeling.blip2.family import build_trainer
 from modeling.parts.model_files import open_model
 from modeling.writing.answering import Answering
 from processing.errors import UserError
-from tests.modeling.blip2.tiny_runs import EVERYTHING, arguments, trained, untrained, weights
+from tests.modeling.blip2.tiny_runs import EVERYTHING, arguments, trained, untrained
+from tests.support.short_runs import weights
 
 
 def test_accumulated_batches_give_the_adapter_of_one_large_batch(bases, dataset, tmp_path):

@@ -14,6 +14,7 @@ from modeling.blip2.trainer import Blip2Trainer
 from modeling.training.arguments import Blip2TrainingArguments
 from processing.collators import Blip2Collator
 from processing.utils import normalize
+from tests.support import short_runs
 from tests.support.tiny_blip2 import QUERIES
 
 KINDS = ("opt", "llama", "t5")
@@ -68,22 +69,7 @@ def untrained(base: Path | str, folder: Path, dataset: datasets.DatasetDict, **c
 
 def trained(base: Path, folder: Path, dataset: datasets.DatasetDict, **changes: Any) -> Blip2Trainer:
     """The trainer of a model after six steps."""
-    options = {
-        "max_steps": 6,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 0.01,
-        "save_strategy": "no",
-        "eval_strategy": "no",
-    }
-    transformers.set_seed(1)
-    trainer = untrained(base, folder, dataset, **(options | changes))
-    trainer.train(resume_from_checkpoint=changes.get("resume_from_checkpoint"))
-    return trainer
-
-
-def weights(trainer: Blip2Trainer) -> dict[str, torch.Tensor]:
-    """Copies of what trains."""
-    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    return short_runs.trained(untrained, base, folder, dataset, **changes)
 
 
 def stock_inputs(tiny: TinyModel, row: dict[str, Any], answer: str | None = None) -> dict[str, torch.Tensor]:

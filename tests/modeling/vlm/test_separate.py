@@ -4,12 +4,13 @@ import logging
 
 import pytest
 
-from modeling.parts.kinds import family_of
+from modeling.parts.kinds import CHAT_MODELS, family_of
+from modeling.vlm.architectures import ARCHITECTURES
 from modeling.vlm.images import VisionPart
 from modeling.vlm.separate import make_reader
 from processing.errors import UserError
 from tests.modeling.vlm.tiny_runs import trained
-from tests.support.tiny_vlms import save_tiny_vlm, tiny_vlm
+from tests.support.tiny_vlms import MAKERS, save_tiny_vlm, tiny_vlm
 
 OTHER_KINDS = {"mistral3": "vlm", "paligemma": None, "mllama": None, "instructblip": None, "git": None, "bert": None}
 
@@ -46,3 +47,7 @@ def test_a_model_that_can_not_be_asked_so_is_refused(monkeypatch):
 @pytest.mark.parametrize(("model_type", "family"), OTHER_KINDS.items())
 def test_families_of_other_kinds(model_type, family):
     assert family_of(model_type) == family
+
+
+def test_every_model_that_shares_its_prefix_is_known_and_tested():
+    assert tuple(ARCHITECTURES) == tuple(MAKERS) == CHAT_MODELS

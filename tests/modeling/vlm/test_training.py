@@ -20,10 +20,11 @@ from modeling.vlm.base import load_base, load_processor
 from modeling.vlm.images import VisionPart
 from processing.errors import UserError
 from processing.images import open_image
-from tests.modeling.vlm.tiny_runs import trained, untrained, weights
+from tests.modeling.vlm.tiny_runs import trained, untrained
 from tests.support.app_server import ROOT
 from tests.support.files import contents
 from tests.support.hub.cards import check_card, read_card
+from tests.support.short_runs import weights
 from tests.support.tiny_vlms import MAKERS, OTHERS, save_tiny_vlm, tiny_vlm
 
 FLAGS = ["--model_type", "vlm", "--disable_tqdm", "True", "--eval_strategy", "no", "--save_strategy", "no"]
