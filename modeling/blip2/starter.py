@@ -40,9 +40,11 @@ from modeling.writing.evidence import MODULE
 
 DETECTION_CHANNELS = 64  # of a token of detections, before its projection
 ASSEMBLY = 2  # counts the changes of what is assembled
-QFORMERS = (  # the newest first; adapters over the others load, too
-    MINILM | {"num_hidden_layers": 3, "cross_attention_frequency": 1},
-    MINILM,
+SHALLOW = MINILM | {"num_hidden_layers": 3, "cross_attention_frequency": 1}
+ASSEMBLIES: tuple[dict[str, Any], ...] = (  # the newest first; adapters over the others load, too
+    {"qformer_config": SHALLOW, "text_token_first": True},
+    {"qformer_config": SHALLOW},
+    {"qformer_config": MINILM},
 )
 
 
@@ -58,6 +60,7 @@ class Blip2StarterConfig(Blip2Config):
 
     Args:
         detection_tokens: number of tokens that tell the queries where the evidence head finds each label.
+        text_token_first: the language model reads the token that begins its texts before the query tokens.
     """
 
     model_type = "blip2_starter"
@@ -66,6 +69,7 @@ class Blip2StarterConfig(Blip2Config):
     }
 
     detection_tokens: int = 4
+    text_token_first: bool = False
 
 
 class DetectingEvidenceHead(EvidenceHead):
@@ -160,6 +164,18 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
             queries = torch.cat([queries, self.evidence.detections(places).to(queries.dtype)], dim=1)
         return self.qformer(query_embeds=queries, encoder_hidden_states=vision_states).last_hidden_state[:, :count]
 
+    def _projected(self, vision_states: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+        """With the token before them that begins a text.
+
+        A language model turns to its first token whatever that is (Xiao et al. 2023, https://arxiv.org/abs/2309.17453,
+        section 3.1). A query token in that place would be lost.
+        """
+        states = super()._projected(vision_states, places)
+        if not self.config.text_token_first:
+            return states
+        first = self.get_input_embeddings().weight[self.config.text_config.bos_token_id].to(states.dtype)
+        return torch.cat([first.expand(len(states), 1, -1), states], dim=1)
+
     def vision_maps(self, vision_states: torch.Tensor) -> torch.Tensor:
         """The network's maps, unfolded to a grid twice as fine and without the places beside them."""
         return self.vision_model.vision_top.unfold(as_maps(vision_states[..., :-PLACE_CHANNELS]))
@@ -168,11 +184,11 @@ class Blip2StarterForQuestionAnswering(Blip2ForQuestionAnswering):
 def blip2_starter_folders() -> dict[Path, dict[str, Any]]:
     """Where each base checkpoint that this version assembles lies, the newest first, and its config."""
     folders = {}
-    for qformer in QFORMERS:
+    for assembly in ASSEMBLIES:
         settings: dict[str, Any] = {
             "vision_config": {"hidden_size": 1408 + PLACE_CHANNELS, "num_hidden_layers": 0},
-            "qformer_config": qformer,
             "num_query_tokens": 16,
+            **assembly,
         }
         key = settings | {"assembly": ASSEMBLY}
         folders[checkpoint_folder("blip2", key, (TEXT_WEIGHTS, VISION_WEIGHTS, LANGUAGE_MODEL))] = settings

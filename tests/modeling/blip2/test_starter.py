@@ -77,6 +77,18 @@ def test_query_tokens_differ_from_each_other(model):
     assert torch.cdist(model.queries[0], model.queries[0]).fill_diagonal_(9).min() > 1
 
 
+def test_the_language_model_reads_the_beginning_of_a_text_before_the_query_tokens(model):
+    tokenizer = AutoTokenizer.from_pretrained(blip2_starter_checkpoint())
+    [first] = tokenizer("<|im_start|>")["input_ids"]
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        prefix = model.image_prefix(pixels)
+        states = model.language_projection(model.query_states(model.vision_states(pixels)[0]))
+    assert prefix.shape == (2, 17, 576)
+    torch.testing.assert_close(prefix[:, 1:], states)
+    torch.testing.assert_close(prefix[:, 0], model.get_input_embeddings().weight[first].expand(2, -1))
+
+
 def test_an_assembled_base_is_found_without_the_packages(model, monkeypatch):
     known = blip2_starter_checkpoint()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

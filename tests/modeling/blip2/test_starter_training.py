@@ -187,10 +187,11 @@ def test_adapter_over_another_build_of_the_base_is_refused(trained, dataset, tmp
         build_model(starter_arguments(tmp_path, model_name_or_path=str(tmp_path), do_train=False), dataset)
 
 
-def test_adapter_over_an_older_base_loads_over_that_one(tmp_path):
-    older = list(blip2_starter_folders())[-1]
+@pytest.mark.parametrize(("assembly", "layers"), [(-2, 3), (-1, 6)])
+def test_adapter_over_an_older_base_loads_over_that_one(assembly, layers, tmp_path):
+    older = list(blip2_starter_folders())[assembly]
     model, _ = load_base(ModelFiles("starter", blip2_starter_checkpoint(older)), torch.float32)
-    assert len(model.qformer.encoder.layer) == 6
+    assert len(model.qformer.encoder.layer) == layers
     config = LoraConfig(r=1, target_modules="language_projection", revision=older.name, init_lora_weights=False)
     adapter = get_peft_model(model, config)
     adapter.save_pretrained(tmp_path, save_embedding_layers=False)
@@ -200,6 +201,7 @@ def test_adapter_over_an_older_base_loads_over_that_one(tmp_path):
     pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, prefix = adapter.eval().get_base_model().image_prefix(pixels), loaded.eval().image_prefix(pixels)
+    assert prefix.shape == (1, 16, 576)  # no token of text comes first
     torch.testing.assert_close(prefix, expected)
 
 

@@ -1,0 +1,39 @@
+"""Six steps of a training, long enough to move every weight that trains."""
+
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import datasets
+import torch
+import transformers
+
+Made = TypeVar("Made", bound=transformers.Trainer, covariant=True)
+
+
+class MakesTrainer(Protocol[Made]):
+    """Makes the trainer of a model before its training."""
+
+    def __call__(self, base: Path, folder: Path, dataset: datasets.DatasetDict, **changes: Any) -> Made:
+        """A trainer of the model at `base` that writes to `folder`."""
+
+
+def trained(
+    untrained: MakesTrainer[Made], base: Path, folder: Path, dataset: datasets.DatasetDict, **changes: Any
+) -> Made:
+    """The trainer of a model after six steps."""
+    options = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 0.01,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+    }
+    transformers.set_seed(1)
+    trainer = untrained(base, folder, dataset, **(options | changes))
+    trainer.train(resume_from_checkpoint=changes.get("resume_from_checkpoint"))
+    return trainer
+
+
+def weights(trainer: transformers.Trainer) -> dict[str, torch.Tensor]:
+    """Copies of what trains."""
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
