@@ -27,7 +27,7 @@ RESULTS = TEXTS["docs/results.md"]
 CARD = (ROOT / "docs" / "model_card" / "README.md").read_text(encoding="utf-8")
 REPORTS = {
     "starter, seed 43": "vilt_starter",
-    "BLIP-2 starter, seed 42": "blip2_starter",
+    "BLIP-2 starter, seed 43": "blip2_starter",
     "LLaVA starter": "vlm_starter",
 }
 LONGEST = 250  # lines of a page
