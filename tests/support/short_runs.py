@@ -1,26 +1,22 @@
 """Six steps of a training, long enough to move every weight that trains."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import datasets
 import torch
 import transformers
 
-Made = TypeVar("Made", bound=transformers.Trainer, covariant=True)
-
-
-class MakesTrainer(Protocol[Made]):
-    """Makes the trainer of a model before its training."""
-
-    def __call__(self, base: Path, folder: Path, dataset: datasets.DatasetDict, **changes: Any) -> Made:
-        """A trainer of the model at `base` that writes to `folder`."""
-
 
 def trained(
-    untrained: MakesTrainer[Made], base: Path, folder: Path, dataset: datasets.DatasetDict, **changes: Any
-) -> Made:
-    """The trainer of a model after six steps."""
+    untrained: Callable[..., Any], base: Path | str, folder: Path, dataset: datasets.DatasetDict, **changes: Any
+) -> Any:
+    """The trainer of a model after six steps.
+
+    Args:
+        untrained: makes it from the other arguments.
+    """
     options = {
         "max_steps": 6,
         "per_device_train_batch_size": 8,

