@@ -81,7 +81,8 @@ def load_base(
 def max_length(model: Any) -> int | None:
     """How many tokens the language model can read and write after an image; None where its positions are relative."""
     places = getattr(model.config.text_config, "max_position_embeddings", None)
-    return None if places is None else places - model.config.num_query_tokens
+    taken = model.config.num_query_tokens + getattr(model.config, "text_token_first", False)
+    return None if places is None else places - taken
 
 
 def is_encoder_decoder(files: ModelFiles) -> bool:

