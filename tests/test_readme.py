@@ -178,7 +178,7 @@ def test_readme_is_a_front_door():
 
 HEADLINES = {  # rows of the README's table and of docs/results.md
     "**starter**": "starter, mean of three seeds",
-    "BLIP-2 starter": "BLIP-2 starter, seed 43",
+    "BLIP-2 starter": "BLIP-2 starter, mean of two seeds",
     "LLaVA starter": "LLaVA starter",
     "an MLP over": "MLP over",
     "the most frequent answer": "majority answer",
