@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ from processing.dicom_header import (
     values_of,
 )
 from processing.file_kinds import IMAGES, describe_kind
-from processing.pixels import ImageFacts, check_size
+from processing.pixels import ImageFacts, check_number, check_size
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -112,11 +113,14 @@ def is_dicom(data: bytes, name: str) -> bool:
     return name.lower().endswith((".dcm", ".dicom")) and not data.startswith(IMAGES) and describe_kind(data) is None
 
 
-def read_dicom(data: bytes, label: str, max_pixels: int) -> "Dataset":
-    """Reads a file whose first frame can be decoded safely; only the tags of its pixels are kept.
+def read_dicom(data: bytes, label: str, max_pixels: int, number: int = 1) -> "Dataset":
+    """Reads a file of which one frame can be decoded safely; only the tags of its pixels are kept.
+
+    Args:
+        number: of the frame, from 1.
 
     Raises:
-        ImageError: it has no pixels or too many.
+        ImageError: it has no pixels or too many, or no such frame.
         HeaderError: it is encoded in a way that is not supported, or its header can't be used.
         Exception: whatever pydicom raises for a damaged file.
     """
@@ -137,8 +141,9 @@ def read_dicom(data: bytes, label: str, max_pixels: int) -> "Dataset":
         raise HeaderError(f"its transfer syntax {name} is not supported", CONVERT)
     sign_is_known = first_value(dataset, "PixelRepresentation") is not None
     complete_header(dataset, syntax in NATIVE_SYNTAXES)
+    check_number(number, dataset.NumberOfFrames, label)
     if syntax not in NATIVE_SYNTAXES:
-        signed = _check_compressed_frame(dataset, syntax)
+        signed = _check_compressed_frame(dataset, syntax, number - 1)
         if not sign_is_known:
             dataset.PixelRepresentation = int(signed)
     return dataset
@@ -174,25 +179,34 @@ def _native_syntax(dataset: "Dataset") -> str:
     return EXPLICIT_LITTLE_ENDIAN if little else EXPLICIT_BIG_ENDIAN
 
 
-def draw_dicom(dataset: "Dataset", window: Window | None) -> Image.Image:
-    """The first frame as RGB; `window` ``(center, width)`` replaces that of the header.
+def draw_dicom(dataset: "Dataset", window: Window | None, number: int = 1) -> Image.Image:
+    """A frame as RGB.
+
+    Args:
+        window: ``(center, width)``, instead of that of the header.
+        number: of the frame, from 1.
 
     Raises:
         HeaderError: an element of the header can't be read.
     """
+    frame = number - 1
     if dataset.SamplesPerPixel == 3:
-        return Image.fromarray(_colours(dataset))
-    stored = _stored_values(dataset)
+        return Image.fromarray(_colours(dataset, frame))
+    stored = _stored_values(dataset, frame)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         tables = [lookup_table(dataset, f"{palette}Descriptor", f"{palette}Data") for palette in PALETTES]
         channels = [look_up(stored, table, is_little_endian(dataset)) for table in tables if table is not None]
         bits = dataset.RedPaletteColorLookupTableDescriptor[2]
         return Image.fromarray(high_8_bits(np.stack(channels, axis=-1), bits))
-    return Image.fromarray(render_grey(stored, _padding(stored, dataset), dataset, window)).convert("RGB")
+    grey = render_grey(stored, _padding(stored, dataset, frame), dataset, window, frame)
+    return Image.fromarray(grey).convert("RGB")
 
 
-def describe_dicom(dataset: "Dataset") -> ImageFacts:
-    """The facts of a file and, of a grey one, the window and the values of its first frame.
+def describe_dicom(dataset: "Dataset", number: int = 1) -> ImageFacts:
+    """The facts of a file and, of a grey one, the window and the values of a frame.
+
+    Args:
+        number: of the frame, from 1.
 
     Raises:
         HeaderError: an element of the header can't be read.
@@ -204,27 +218,26 @@ def describe_dicom(dataset: "Dataset") -> ImageFacts:
         numbers = [as_number(value) for value in values_of(dataset, keyword)]
         if any(numbers) and all(map(math.isfinite, numbers)):
             details[name] = " x ".join(f"{number:g}" for number in numbers) + " mm"
-    if dataset.NumberOfFrames > 1:
-        details["Frames"] = f"{dataset.NumberOfFrames}, of which the first is shown"
+    facts = ImageFacts("DICOM", details, slices=int(dataset.NumberOfFrames))
     if dataset.PhotometricInterpretation not in MONOCHROME:
-        return ImageFacts("DICOM", details)
-    stored = _stored_values(dataset)
-    found = window_and_range(stored, _padding(stored, dataset), dataset)
-    return ImageFacts("DICOM", details) if found is None else ImageFacts("DICOM", details, *found)
+        return facts
+    stored = _stored_values(dataset, number - 1)
+    found = window_and_range(stored, _padding(stored, dataset, number - 1), dataset, number - 1)
+    return facts if found is None else replace(facts, window=found[0], value_range=found[1])
 
 
-def _colours(dataset: "Dataset") -> np.ndarray:
-    """The first frame of an image of three samples as RGB, ``(rows, columns, 3)`` of uint8."""
+def _colours(dataset: "Dataset", frame: int) -> np.ndarray:
+    """A frame of an image of three samples as RGB, ``(rows, columns, 3)`` of uint8."""
     from pydicom.pixels.processing import convert_color_space
 
     if dataset.BitsAllocated == 8 or dataset.PhotometricInterpretation not in ("YBR_FULL", "YBR_FULL_422"):
-        return high_8_bits(_stored_values(dataset), dataset.BitsStored)
+        return high_8_bits(_stored_values(dataset, frame), dataset.BitsStored)
     # pydicom turns YBR to RGB in 8 bits only
-    colours = high_8_bits(_stored_values(dataset, as_rgb=False), dataset.BitsStored)
+    colours = high_8_bits(_stored_values(dataset, frame, as_rgb=False), dataset.BitsStored)
     return convert_color_space(colours, "YBR_FULL", "RGB")
 
 
-def _padding(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
+def _padding(stored: np.ndarray, dataset: "Dataset", frame: int) -> np.ndarray:
     """Boolean mask of the pixels that only fill the rectangle."""
     from pydicom.pixels import pixel_array
 
@@ -235,12 +248,12 @@ def _padding(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
     if "PixelData" in dataset and dataset.file_meta.TransferSyntaxUID in (*NATIVE_SYNTAXES, RLE_SYNTAX):
         lowest, highest = stored_range(dataset)
         if low < lowest or high > highest:  # it is told by bits that are not of the stored ones
-            stored = pixel_array(dataset, index=0, bits_stored=dataset.BitsAllocated)
+            stored = pixel_array(dataset, index=frame, bits_stored=dataset.BitsAllocated)
     return (stored >= low) & (stored <= high)
 
 
-def _stored_values(dataset: "Dataset", as_rgb: bool = True) -> np.ndarray:
-    """The numbers of the first frame, ``(rows, columns)`` or ``(rows, columns, 3)``, YBR as RGB if `as_rgb`.
+def _stored_values(dataset: "Dataset", frame: int, as_rgb: bool = True) -> np.ndarray:
+    """The numbers of a frame, ``(rows, columns)`` or ``(rows, columns, 3)``, YBR as RGB if `as_rgb`.
 
     They are the `BitsStored` bits up to `HighBit`. Other bits may hold overlays.
     """
@@ -251,11 +264,11 @@ def _stored_values(dataset: "Dataset", as_rgb: bool = True) -> np.ndarray:
         unused = dataset.HighBit + 1 - dataset.BitsStored  # bits below
         if unused:
             # pydicom takes the lowest bits. Told of some more, it takes all up to HighBit, and extends the sign.
-            values = pixel_array(dataset, index=0, bits_stored=dataset.HighBit + 1, as_rgb=as_rgb)
+            values = pixel_array(dataset, index=frame, bits_stored=dataset.HighBit + 1, as_rgb=as_rgb)
             if not _is_right_aligned(values, unused, dataset.BitsStored):
                 return values >> unused
     try:
-        return pixel_array(dataset, index=0, as_rgb=as_rgb)
+        return pixel_array(dataset, index=frame, as_rgb=as_rgb)
     except RuntimeError:  # pydicom's word for any failure of a decoder
         problem = "it is cut off or damaged, or compressed in a way that Pillow can't read"
         raise HeaderError(problem, f"{AGAIN} or {CONVERT}") from None
@@ -267,8 +280,8 @@ def _is_right_aligned(values: np.ndarray, unused: int, bits: int) -> bool:
     return bool(used) and values.max() < 2**bits and values.min() >= -(2 ** (bits - 1))
 
 
-def _check_compressed_frame(dataset: "Dataset", syntax: str) -> bool:
-    """Refuses a compressed first frame that Pillow can't decode, or that would inflate beyond the header's size.
+def _check_compressed_frame(dataset: "Dataset", syntax: str, number: int) -> bool:
+    """Refuses a compressed frame that Pillow can't decode, or that would inflate beyond the header's size.
 
     Returns:
         Whether the frame says that its numbers are signed, as JPEG 2000 can.
@@ -276,7 +289,7 @@ def _check_compressed_frame(dataset: "Dataset", syntax: str) -> bool:
     from pydicom.encaps import get_frame
     from pydicom.pixels.utils import get_j2k_parameters
 
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=dataset.NumberOfFrames)
+    frame = get_frame(dataset.PixelData, number, number_of_frames=dataset.NumberOfFrames)
     rows, columns, samples = dataset.Rows, dataset.Columns, dataset.SamplesPerPixel
     if syntax == RLE_SYNTAX:
         # PackBits adds at most 1 byte to 128; the header of a frame is 64 bytes.

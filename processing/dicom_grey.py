@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 Window = tuple[float, float]  # centre and width
 
 
-def render_grey(stored: np.ndarray, padding: np.ndarray, dataset: "Dataset", window: Window | None) -> np.ndarray:
+def render_grey(
+    stored: np.ndarray, padding: np.ndarray, dataset: "Dataset", window: Window | None, frame: int = 0
+) -> np.ndarray:
     """Stored values to uint8, both ``(rows, columns)``.
 
     Without a window or a table, values of more than 8 bits are stretched between their percentiles. Others are drawn
@@ -30,17 +32,18 @@ def render_grey(stored: np.ndarray, padding: np.ndarray, dataset: "Dataset", win
     Args:
         padding: boolean mask of the pixels that only fill the rectangle.
         window: replaces that of the header.
+        frame: number of the frame, from 0.
 
     Raises:
         HeaderError: an element of the pipeline can't be read.
     """
-    _use_first_frame_groups(dataset)
+    _use_groups_of_frame(dataset, frame)
     values = _rescale(stored, dataset)
     function = "LINEAR"
     if window is None:
         window, function = _header_window(dataset), _window_function(dataset)
     if window is not None:
-        grey = _apply_window(values, *window, function)
+        grey = apply_window(values, *window, function)
     elif (table := _table(dataset, "VOILUTSequence")) is not None:
         index = np.rint(np.clip(np.nan_to_num(values), -(2**30), 2**30)).astype(np.int32)
         grey = high_8_bits(look_up(index, table, is_little_endian(dataset)), table[0][2])
@@ -57,14 +60,14 @@ def render_grey(stored: np.ndarray, padding: np.ndarray, dataset: "Dataset", win
 
 
 def window_and_range(
-    stored: np.ndarray, padding: np.ndarray, dataset: "Dataset"
+    stored: np.ndarray, padding: np.ndarray, dataset: "Dataset", frame: int = 0
 ) -> tuple[Window, tuple[float, float]] | None:
     """The window in which `render_grey` shows an image, and its lowest and highest value; None if all is padding.
 
     Raises:
         HeaderError: an element of the pipeline can't be read.
     """
-    _use_first_frame_groups(dataset)
+    _use_groups_of_frame(dataset, frame)
     counted = _rescale(stored, dataset)[~padding]
     counted = counted[np.isfinite(counted)]
     if not counted.size:
@@ -116,10 +119,12 @@ def high_8_bits(values: np.ndarray, bits: int) -> np.ndarray:
     return (values >> max(bits - 8, 0)).astype(np.uint8)
 
 
-def _use_first_frame_groups(dataset: "Dataset") -> None:
+def _use_groups_of_frame(dataset: "Dataset", frame: int) -> None:
     """Puts rescale and window of an enhanced multi-frame file (PS3.3 C.7.6.16) where single-frame files have them."""
-    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in (dataset.get(groups) or [])[:1]:
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    for groups in (shared[:1], own[frame : frame + 1]):
+        for group in groups:
             for macro in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
                 for item in (group.get(macro) or [])[:1]:
                     dataset.update(item)
@@ -183,7 +188,7 @@ def _window_function(dataset: "Dataset") -> str:
     return function if function in ("SIGMOID", "LINEAR_EXACT") else "LINEAR"
 
 
-def _apply_window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
+def apply_window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
     """Values to uint8 through a window, DICOM PS3.3 C.11.2.1.2.1 (LINEAR) and C.11.2.1.3 (SIGMOID, LINEAR_EXACT).
 
     LINEAR: 0 up to ``center - 0.5 - (width - 1) / 2``, 255 above ``center - 0.5 + (width - 1) / 2``, and

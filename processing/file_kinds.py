@@ -3,7 +3,7 @@
 KNOWN = "PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM"
 CONVERT = f"convert it to {KNOWN}"
 UNPACK = "unpack it first"
-SLICE = "export the slice as PNG or DICOM"
+SLICE = "export the slice as PNG or DICOM, or convert the volume to NIfTI (.nii.gz)"
 EXPORT = "export the image from it as PNG"
 AGAIN = "export or download the image again"
 DECODE = "decode it from base64 first"
@@ -35,7 +35,6 @@ SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (4, b"ftyp", "an MP4 video", "export one of its frames as PNG"),
     (8, b"AVI LIST", "an AVI video", "export one of its frames as PNG"),
     (0, b"8BPS", "a Photoshop file", CONVERT),
-    (344, b"n+1\0", "a NIfTI volume", SLICE),
     (344, b"ni1\0", "the header of a NIfTI volume", SLICE),
     (0, b"NRRD000", "an NRRD volume", SLICE),
     (0, b"ObjectType = ", "a MetaImage volume", SLICE),

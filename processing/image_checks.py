@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from processing.errors import describe_error, shorten
 from processing.image_paths import MISSING, ImageFolder
-from processing.image_source import label_of
+from processing.image_source import digest_of, label_of, split_slice
 from processing.images import ImageError, open_image
 from processing.neighbours import SIDE, thumbnail
 from processing.problems import Problem
@@ -30,8 +30,8 @@ class CheckedImage(NamedTuple):
     """An image that can be opened.
 
     Attributes:
-        name: its path from the data folder, with slashes.
-        digest: SHA-256 of its file, the same on every machine.
+        name: its path from the data folder, with slashes, and the number of a slice where one is meant.
+        digest: SHA-256 of its file and that number, the same on every machine.
         pixels: SHA-256 of its decoded pixels, the same for every lossless compression of an image.
         thumbnail: of `processing.neighbours`.
     """
@@ -70,7 +70,7 @@ def check_images(names: Iterable[str], folder: ImageFolder) -> dict[str, Checked
     unknown: dict[str, Stamp] = {}
     for file in sorted({file for file in files.values() if isinstance(file, str)}):
         try:
-            status = os.stat(root / file)
+            status = os.stat(split_slice(str(root / file))[0])
         except OSError:
             results[file] = Problem(MISSING, shorten(file))
             continue
@@ -102,7 +102,7 @@ def check_images(names: Iterable[str], folder: ImageFolder) -> dict[str, Checked
 def _check_image(path: Path, name: str) -> CheckedImage | Problem:
     try:
         image = open_image(path)
-        return CheckedImage(name, hashlib.sha256(path.read_bytes()).hexdigest(), pixel_digest(image), thumbnail(image))
+        return CheckedImage(name, digest_of(path), pixel_digest(image), thumbnail(image))
     except Exception as error:  # whatever a decoder raises costs the image's rows and not the run
         reason = str(error) if isinstance(error, ImageError | OSError) else describe_error(error)
         reason = reason.removeprefix(f"Cannot open {label_of(path)}: ").replace(str(path), shorten(name))

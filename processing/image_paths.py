@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from processing.errors import mask_credentials, shorten
+from processing.image_source import split_number
 from processing.problems import Problem
 
 MISSING = "missing image"
@@ -79,7 +80,17 @@ class ImageFolder:
         self._hints = 0
 
     def find(self, name: str) -> str | Problem:
-        """The path of an image, relative to the folder and with slashes, or why there is none."""
+        """The path of an image, relative to the folder and with slashes, or why there is none.
+
+        The number of a slice stays at its end, where there is no file of the whole name.
+        """
+        file, number = split_number(_bare(name))
+        if number is None or isinstance(whole := self._find(name), str):
+            return self._find(name) if number is None else whole
+        found = self._find(file)
+        return f"{found}#{number}" if isinstance(found, str) else found
+
+    def _find(self, name: str) -> str | Problem:
         if not name.strip():
             return Problem(MISSING, "no path")
         name = _without_file_scheme(name)

@@ -1,12 +1,20 @@
-"""The bytes of an image from a path, a file object or memory, and what it is called in messages."""
+"""The bytes of an image from a path, a file object or memory, and what it is called in messages.
 
+A path may name a frame, page or slice of its file: `scan.dcm#12` is the twelfth.
+"""
+
+import hashlib
 import os
+import re
 import stat
+from io import BytesIO
 from typing import Any, BinaryIO
 
 from PIL import Image
 
 from processing.pixels import ImageError, above_limit, cannot_open
+
+SLICE = re.compile(r"(.+)#([1-9][0-9]{0,6})", re.DOTALL)
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
@@ -15,6 +23,53 @@ def name_of(source: Any) -> str:
     """The file's name as given; empty if there is none, as for bytes."""
     name = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
     return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else ""
+
+
+class ImageBytes(BytesIO):
+    """The file of an image in memory.
+
+    Args:
+        data: the file.
+        name: for messages.
+        slice_number: the frame, page or slice that is meant, from 1; None is the only one, or the first.
+    """
+
+    def __init__(self, data: bytes, name: str = "", slice_number: int | None = None) -> None:
+        super().__init__(data)
+        self.name = name
+        self.slice_number = slice_number
+
+
+def split_number(name: str) -> tuple[str, int | None]:
+    """The name of a file, and the number that follows it after a `#`."""
+    match = SLICE.fullmatch(name)
+    return (match[1], int(match[2])) if match else (name, None)
+
+
+def split_slice(path: str) -> tuple[str, int | None]:
+    """As `split_number`; where there is a file of the whole name, it is that."""
+    return (path, None) if os.path.lexists(path) else split_number(path)
+
+
+def digest_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of the file of an image, and of the number of a slice where the path names one.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    file, number = split_slice(os.fspath(path))
+    with open(file, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+    if number is not None:
+        digest.update(b"#%d" % number)
+    return digest.hexdigest()
+
+
+def slice_of(source: Any) -> int | None:
+    """The number of the frame, page or slice that a source names; None where it names none."""
+    if isinstance(source, str | os.PathLike):
+        return split_slice(name_of(source))[1]
+    return getattr(source, "slice_number", None)
 
 
 def label_of(source: Any) -> str:
@@ -37,7 +92,7 @@ def read_bytes(source: Any, max_bytes: int) -> bytes:
             raise above_limit(label, f"{size:,}", max_bytes, "bytes")
         data = bytes(source)
     elif isinstance(source, str | os.PathLike):
-        data = _read_path(source, label, max_bytes)
+        data = _read_path(split_slice(os.fsdecode(source))[0], label, max_bytes)
     elif hasattr(source, "read"):
         data = _read_stream(source, label, max_bytes)
     else:
@@ -48,7 +103,7 @@ def read_bytes(source: Any, max_bytes: int) -> bytes:
     return data
 
 
-def _read_path(path: str | os.PathLike[str], label: str, max_bytes: int) -> bytes:
+def _read_path(path: str, label: str, max_bytes: int) -> bytes:
     try:
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode) and status.st_size <= max_bytes:

@@ -20,11 +20,13 @@ from processing.dicom import describe_dicom, draw_dicom, is_dicom, read_dicom
 from processing.dicom_header import HeaderError
 from processing.errors import UserError, describe_error
 from processing.file_kinds import CONVERT, describe_kind
-from processing.image_source import ImageSource, label_of, name_of, read_bytes
-from processing.pixels import ImageError, ImageFacts, above_limit, cannot_open, check_size, stretch
+from processing.image_source import ImageBytes, ImageSource, label_of, name_of, read_bytes, slice_of, split_slice
+from processing.nifti import Nifti, is_nifti
+from processing.pixels import ImageError, ImageFacts, above_limit, cannot_open, check_number, check_size, stretch
 from processing.png import Png, open_png
 from processing.sixteen_bits import draw_sixteen_bits
 from processing.tiff import SIGNATURES, Tiff, UnsupportedTiff, grey_values, open_tiff
+from processing.tiff_pages import count_pages, with_page_first
 
 # The largest everyday medical image is an uncompressed mammogram: 4728 x 5928 pixels of 2 bytes, 28 million pixels
 # in 53 MiB. The limits let it through, and keep one upload's decoded RGB image at or below 150 MB.
@@ -56,21 +58,25 @@ def open_image(
     max_pixels: int = MAX_IMAGE_PIXELS,
     window: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Opens a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM image as RGB; of several frames or pages, the first.
+    """Opens a PNG, JPEG, WebP, TIFF, BMP, GIF, DICOM or NIfTI image as RGB.
 
+    `scan.dcm#12` names the twelfth frame of a DICOM file, page of a TIFF or slice of a NIfTI volume. Without a number
+    it is the first frame or page; of a volume of several slices one must be named.
     The content says which it is, whatever the name ends in. Grey values of more than 8 bits are scaled so that the 1st
     and 99th percentile become 0 and 255; three equal channels of 16 bits are grey. Other colours of 16 bits keep the
     upper 8, or those of 12 bits where no number needs more. DICOM grey values go through their window. Alpha is
     composited over black, as medical backgrounds are black. Of grey TIFF in several planes the first is taken.
 
     Args:
-        source: a path, the bytes of a file, a binary file object (read from where it stands, left open) or a
-            PIL image (left as it is; `max_bytes` doesn't apply, and of 16-bit colours or alpha it has 8 bits).
+        source: a path, the bytes of a file, a binary file object (read from where it stands, left open; `ImageBytes`
+            may name a slice) or a PIL image (left as it is; `max_bytes` doesn't apply, and of 16-bit colours or alpha
+            it has 8 bits).
         max_bytes: largest file in bytes; checked before it is read.
         max_pixels: largest width x height in pixels; checked before it is decoded.
-        window: ``(center, width)`` in the units of a grey DICOM file after rescaling (Hounsfield units for CT),
-            instead of the window in its header; other images don't use it. It is the standard's LINEAR window, which
-            needs a width of at least 1; a narrower one is LINEAR_EXACT (`processing.dicom_grey`).
+        window: ``(center, width)`` in the units of a grey DICOM or NIfTI file after rescaling (Hounsfield units for
+            CT), instead of the window in its header; other images don't use it. Of DICOM it is the standard's LINEAR
+            window, which needs a width of at least 1; a narrower one, and that of NIfTI, is LINEAR_EXACT
+            (`processing.dicom_grey`).
 
     Returns:
         A loaded image of mode RGB, ``(width, height)`` as a viewer shows it, without metadata.
@@ -84,12 +90,20 @@ def open_image(
     if isinstance(source, Image.Image):
         with _decoder_errors_as_image_error(label):
             return _finish(source, label, max_pixels)
-    data = read_bytes(source, max_bytes)
+    data, number = read_bytes(source, max_bytes), slice_of(source) or 1
     with _decoder_errors_as_image_error(label):
-        if is_dicom(data, name_of(source)):
+        if is_nifti(data):
             with _quiet():
-                return draw_dicom(read_dicom(data, label, max_pixels), window)
-        with _identify(data, label, max_pixels) as image:
+                volume = Nifti(data, label, max_pixels)
+                if volume.slices > 1 and slice_of(source) is None:
+                    example = f"{os.path.basename(_file_name(source)) or 'volume.nii.gz'}#{(volume.slices + 1) // 2}"
+                    fix = f"name one of them, as in {example}"
+                    raise cannot_open(label, f"it is a volume of {volume.slices:,} slices", fix)
+                return volume.draw(number, window)
+        if is_dicom(data, _file_name(source)):
+            with _quiet():
+                return draw_dicom(read_dicom(data, label, max_pixels, number), window, number)
+        with _identify(data, label, max_pixels, number) as image:
             return _finish(image, label, max_pixels)
 
 
@@ -101,29 +115,33 @@ def image_facts(
 ) -> ImageFacts:
     """Reads what an image file says of itself; the arguments are those of `open_image`.
 
+    The window and the values are those of the slice that is named, by default of the first.
+
     Raises:
         ImageError: the image can't be opened, whatever the reason.
     """
     label = label_of(source)
-    data = read_bytes(source, max_bytes)
+    data, number = read_bytes(source, max_bytes), slice_of(source) or 1
     with _decoder_errors_as_image_error(label):
-        if is_dicom(data, name_of(source)):
+        if is_nifti(data):
             with _quiet():
-                return describe_dicom(read_dicom(data, label, max_pixels))
-        with _identify(data, label, max_pixels) as image:
+                return Nifti(data, label, max_pixels).describe(number)
+        if is_dicom(data, _file_name(source)):
+            with _quiet():
+                return describe_dicom(read_dicom(data, label, max_pixels, number), number)
+        with _identify(data, label, max_pixels, number) as image:
             check_size(*image.size, label, max_pixels)
-            return ImageFacts(str(image.format))
+            slices = count_pages(data) if data.startswith(SIGNATURES) else 1
+            return ImageFacts(str(image.format), slices=slices)
 
 
-def read_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes: int = MAX_IMAGE_BYTES) -> BytesIO:
-    """Reads the file of an image into memory, undecoded, for a later `open_image`.
+def read_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes: int = MAX_IMAGE_BYTES) -> ImageBytes:
+    """Reads the file of an image into memory, undecoded, for a later `open_image` of the same slice.
 
     Raises:
         ImageError: it can't be read or has more than `max_bytes`.
     """
-    file = BytesIO(read_bytes(source, max_bytes))
-    file.name = name_of(source)
-    return file
+    return ImageBytes(read_bytes(source, max_bytes), name_of(source), slice_of(source))
 
 
 @contextmanager
@@ -169,13 +187,21 @@ def _quiet() -> Iterator[None]:
             logger.propagate = propagate
 
 
-def _identify(data: bytes, label: str, max_pixels: int) -> ImageFile.ImageFile:
+def _file_name(source: ImageSource) -> str:
+    """The name of the file, without the number of a slice."""
+    return split_slice(name_of(source))[0]
+
+
+def _identify(data: bytes, label: str, max_pixels: int, number: int) -> ImageFile.ImageFile:
     """The image with its header read and its pixels not yet decoded."""
     try:
         with _quiet():
             if data.startswith(SIGNATURES):
-                return open_tiff(data)
+                if number > 1:
+                    check_number(number, count_pages(data), label)
+                return open_tiff(with_page_first(data, number))
             image = Image.open(BytesIO(data), formats=FORMATS)
+            check_number(number, 1, label)
             return open_png(data) if image.format == "PNG" else image
     except UnsupportedTiff as error:
         mend = "save it as PNG, or as an uncompressed grey or RGB TIFF of 8 or 16 unsigned bits"

@@ -17,15 +17,18 @@ class ImageFacts:
 
     Attributes:
         format: such as PNG or DICOM.
-        details: of a DICOM file, name and value: modality, spacing and thickness in mm, number of frames.
-        window: ``(center, width)`` in which a grey DICOM image is opened, in the units of `value_range`.
-        value_range: lowest and highest value of a grey DICOM image, in Hounsfield units for CT.
+        details: of a DICOM file, name and value: modality, spacing and thickness in mm; of a NIfTI volume its plane
+            and the size of its voxels.
+        window: ``(center, width)`` in which a grey DICOM or NIfTI image is opened, in the units of `value_range`.
+        value_range: lowest and highest value of a grey DICOM or NIfTI image, in Hounsfield units for CT.
+        slices: how many frames, pages or slices the file has.
     """
 
     format: str
     details: dict[str, str] = field(default_factory=dict)
     window: tuple[float, float] | None = None
     value_range: tuple[float, float] | None = None
+    slices: int = 1
 
 
 def cannot_open(label: str, problem: str, fix: str) -> ImageError:
@@ -49,6 +52,17 @@ def check_size(width: int, height: int, label: str, max_pixels: int) -> None:
         raise cannot_open(label, f"it has no pixels ({width} x {height})", "export it again")
     if width * height > max_pixels:
         raise above_limit(label, f"{width} x {height} = {width * height:,}", max_pixels, "pixels")
+
+
+def check_number(number: int, count: int, label: str) -> None:
+    """Refuses the number of a frame, page or slice that a file does not have.
+
+    Raises:
+        ImageError: it is refused.
+    """
+    if not 1 <= number <= count:
+        has = "one image, which is number 1" if count == 1 else f"{count:,} slices, numbers 1 to {count}"
+        raise cannot_open(label, f"there is no slice {number} in it", f"choose another one: it has {has}")
 
 
 def stretch(values: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:

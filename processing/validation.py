@@ -8,6 +8,7 @@ from processing.choices import read_choices
 from processing.errors import quoted
 from processing.image_checks import CheckedImage, check_images
 from processing.image_paths import EMBEDDED, MISSING, NO_PATH, URL, ImageFolder, for_others
+from processing.image_source import split_number, split_slice
 from processing.image_store import StoredImage
 from processing.problems import Problem
 from processing.sources.rows import FIELDS, SPLIT_NAMES, Row, Source
@@ -57,6 +58,8 @@ class RowChecker:
             row["image"] = _without_data(for_others(row["image"]))
         elif problem is None:
             row["image"] = str(folder.root / image.name)
+            if row.get("group") is None and split_slice(row["image"])[1] is not None:
+                row["group"] = split_number(image.name)[0]  # slices of a file are of one body
             return image
         row |= for_others(row | {"problem": problem.kind, "detail": problem.detail})
         return problem

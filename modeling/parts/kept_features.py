@@ -32,6 +32,7 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
+from processing.image_source import digest_of
 from processing.images import errors_name_image, open_image
 from processing.storage import cache_dir, write_atomically
 
@@ -41,7 +42,13 @@ PROGRESS_AFTER = 2  # seconds until a progress bar is shown
 BATCH_SIZE = 16  # images a forward
 SHARD_SIZE = 512  # images a file at most
 SHARD_BYTES = 500_000_000  # from which on a file takes no further batch
-PACKAGES = ("numpy", "pillow", "pydicom", "transformers")  # what opens and resizes images beside our own code
+PACKAGES = (
+    "nibabel",
+    "numpy",
+    "pillow",
+    "pydicom",
+    "transformers",
+)  # what opens and resizes images beside our own code
 
 
 def one_per_question(states: torch.Tensor, image_index: torch.Tensor) -> torch.Tensor:
@@ -127,7 +134,7 @@ class KeptFeatures:
     def _digest(self, image: str) -> str:
         if image not in self._digests:
             with errors_name_image(image):
-                self._digests[image] = hashlib.sha256(Path(image).read_bytes()).hexdigest()
+                self._digests[image] = digest_of(image)
         return self._digests[image]
 
     @torch.inference_mode()

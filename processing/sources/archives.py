@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 from tqdm import tqdm
 
 from processing.errors import BROKEN_ZIP, DISK_FULL, UserError, describe_error, quoted
+from processing.image_source import split_number
 from processing.image_store import TOO_LARGE, ImageStore, StoredImage
 from processing.images import MAX_IMAGE_BYTES
 from processing.problems import Problem
@@ -28,11 +29,25 @@ def unpack_images(folder: DataFolder, names: Iterable[str], store: ImageStore) -
     """The images that the zip files of a folder have under these names, each by the name.
 
     Zip files are fetched and read one after the other, until every name is found. An entry's name is never a path
-    here: it is compared with what a row says, by all of its parts or by those that both have.
+    here: it is compared with what a row says, by all of its parts or by those that both have. A name may end in the
+    number of a slice.
 
     Raises:
         UserError: what rows name unpacks to more than `MAX_UNPACKED_BYTES`, or a zip file can't be fetched.
     """
+    names = list(names)
+    found = _unpack_files(folder, names, store)
+    slices = {name: split_number(name) for name in names if name not in found and split_number(name)[1] is not None}
+    files = _unpack_files(folder, {file for file, _ in slices.values()}, store)
+    for name, (file, number) in slices.items():
+        if file in files:
+            stored = files[file]
+            found[name] = StoredImage(f"{stored}#{number}") if isinstance(stored, StoredImage) else stored
+    return found
+
+
+def _unpack_files(folder: DataFolder, names: Iterable[str], store: ImageStore) -> dict[str, Found]:
+    """`unpack_images` of whole files."""
     found: dict[str, Found] = {}
     missing = {name: parts for name in names if (parts := _parts(name))}
     for archive in [name for name in folder.files if name.lower().endswith(".zip")]:

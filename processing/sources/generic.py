@@ -7,6 +7,7 @@ from pathlib import Path
 
 from processing.errors import UserError, quoted
 from processing.image_paths import LINK, MISSING, ImageFolder, is_absolute
+from processing.image_source import split_number
 from processing.image_store import ImageStore, StoredImage
 from processing.problems import Problem
 from processing.sources.archives import unpack_images
@@ -77,7 +78,8 @@ def _find_images(
             names[row["image"]] = None
     start = _common_folder(folder, table, list(islice(names, TRIED_NAMES)))
     inside = {name: posixpath.join(start, name) if start and _is_relative(name) else name for name in names}
-    folder.fetch(sorted({name for name in inside.values() if name in folder.known}))
+    files = {part for name in inside.values() for part in (name, split_number(name)[0])}  # one may name a slice
+    folder.fetch(sorted(files & folder.known))
     places = {name: folder.image_name(path) if _is_relative(name) else name for name, path in inside.items()}
     found: dict[str, StoredImage | Problem] = {}
     if any(name.lower().endswith(".zip") for name in folder.files):
@@ -100,7 +102,7 @@ def _common_folder(folder: DataFolder, table: str, names: list[str]) -> str:
     Raises:
         UserError: several others hold as many, and none has the table's name.
     """
-    tried = [posixpath.normpath(name) for name in names if _is_relative(name)]
+    tried = [posixpath.normpath(split_number(name)[0]) for name in names if _is_relative(name)]
     beside = posixpath.dirname(table)
     others = sorted({posixpath.dirname(name) for name in folder.files})[:TRIED_FOLDERS]
     candidates = list(dict.fromkeys((beside, "", *others)))

@@ -72,8 +72,11 @@ OTHERS = {
         "it is an MP4 video, not a known image; export one of its frames as PNG.",
     ),
     "avi": (b"RIFF\0\0\0\0AVI LIST", "it is an AVI video, not a known image; export one of its frames as PNG."),
-    "nifti": (b"\x5c\1\0\0" + bytes(340) + b"n+1\0", "it is a NIfTI volume, not a known image; export the slice as "),
-    "nrrd": (b"NRRD0004\n", "it is an NRRD volume, not a known image; export the slice as PNG or DICOM."),
+    "nifti header": (
+        b"\x5c\1\0\0" + bytes(340) + b"ni1\0",
+        "it is the header of a NIfTI volume, not a known image; export the slice as PNG or DICOM, or convert ",
+    ),
+    "nrrd": (b"NRRD0004\n", "it is an NRRD volume, not a known image; export the slice as PNG or DICOM, or convert "),
     "numpy": (array_file(), "it is a NumPy array, not a known image; export the image from it as PNG."),
     "hdf5": (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file, not a known image; export the image from it as PNG."),
     "lfs": (
