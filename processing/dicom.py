@@ -16,6 +16,7 @@ from processing.dicom_grey import (
     look_up,
     padding_range,
     render_grey,
+    rescaled,
     stored_range,
     window_and_range,
 )
@@ -224,6 +225,21 @@ def describe_dicom(dataset: "Dataset", number: int = 1) -> ImageFacts:
     stored = _stored_values(dataset, number - 1)
     found = window_and_range(stored, _padding(stored, dataset, number - 1), dataset, number - 1)
     return facts if found is None else replace(facts, window=found[0], value_range=found[1])
+
+
+def dicom_values(dataset: "Dataset", number: int = 1) -> np.ndarray | None:
+    """The numbers of a grey frame in the scanner's units, ``(rows, columns)``, NaN in its padding; None of colours.
+
+    Args:
+        number: of the frame, from 1.
+
+    Raises:
+        HeaderError: an element of the header can't be read.
+    """
+    if dataset.PhotometricInterpretation not in MONOCHROME:
+        return None
+    stored = _stored_values(dataset, number - 1)
+    return rescaled(stored, _padding(stored, dataset, number - 1), dataset, number - 1)
 
 
 def _colours(dataset: "Dataset", frame: int) -> np.ndarray:

@@ -59,6 +59,18 @@ def render_grey(
     return grey
 
 
+def rescaled(stored: np.ndarray, padding: np.ndarray, dataset: "Dataset", frame: int = 0) -> np.ndarray:
+    """Stored values in the scanner's units, with NaN in the place of padding.
+
+    Raises:
+        HeaderError: an element of the pipeline can't be read.
+    """
+    _use_groups_of_frame(dataset, frame)
+    values = _rescale(stored, dataset)
+    values[padding] = np.nan
+    return values
+
+
 def window_and_range(
     stored: np.ndarray, padding: np.ndarray, dataset: "Dataset", frame: int = 0
 ) -> tuple[Window, tuple[float, float]] | None:
@@ -67,9 +79,8 @@ def window_and_range(
     Raises:
         HeaderError: an element of the pipeline can't be read.
     """
-    _use_groups_of_frame(dataset, frame)
-    counted = _rescale(stored, dataset)[~padding]
-    counted = counted[np.isfinite(counted)]
+    values = rescaled(stored, padding, dataset, frame)
+    counted = values[np.isfinite(values)]
     if not counted.size:
         return None
     window = _header_window(dataset)

@@ -3,20 +3,18 @@
 Nothing is mirrored or resized here: left and right are answers. Only a camera's EXIF orientation is undone.
 """
 
-import logging
 import math
 import os
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from processing.dicom import describe_dicom, draw_dicom, is_dicom, read_dicom
+from processing.dicom import describe_dicom, dicom_values, draw_dicom, is_dicom, read_dicom
+from processing.dicom_grey import Window, apply_window
 from processing.dicom_header import HeaderError
 from processing.errors import UserError, describe_error
 from processing.file_kinds import CONVERT, describe_kind
@@ -24,6 +22,7 @@ from processing.image_source import ImageBytes, ImageSource, label_of, name_of, 
 from processing.nifti import Nifti, is_nifti
 from processing.pixels import ImageError, ImageFacts, above_limit, cannot_open, check_number, check_size, stretch
 from processing.png import Png, open_png
+from processing.quiet import quiet_decoders
 from processing.sixteen_bits import draw_sixteen_bits
 from processing.tiff import SIGNATURES, Tiff, UnsupportedTiff, grey_values, open_tiff
 from processing.tiff_pages import count_pages, with_page_first
@@ -47,8 +46,6 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-_quiet_lock = threading.Lock()
 
 
 def open_image(
@@ -74,9 +71,9 @@ def open_image(
         max_bytes: largest file in bytes; checked before it is read.
         max_pixels: largest width x height in pixels; checked before it is decoded.
         window: ``(center, width)`` in the units of a grey DICOM or NIfTI file after rescaling (Hounsfield units for
-            CT), instead of the window in its header; other images don't use it. Of DICOM it is the standard's LINEAR
-            window, which needs a width of at least 1; a narrower one, and that of NIfTI, is LINEAR_EXACT
-            (`processing.dicom_grey`).
+            CT), instead of the window in its header. Of another grey image it is one of its levels 0 to 255; images in
+            colour don't use it. Of DICOM it is the standard's LINEAR window, which needs a width of at least 1; a
+            narrower one, and that of other files, is LINEAR_EXACT (`processing.dicom_grey`).
 
     Returns:
         A loaded image of mode RGB, ``(width, height)`` as a viewer shows it, without metadata.
@@ -89,22 +86,43 @@ def open_image(
         raise cannot_open(label, "the window is not (center, width) with a width above 0", "change the window")
     if isinstance(source, Image.Image):
         with _decoder_errors_as_image_error(label):
-            return _finish(source, label, max_pixels)
-    data, number = read_bytes(source, max_bytes), slice_of(source) or 1
-    with _decoder_errors_as_image_error(label):
-        if is_nifti(data):
-            with _quiet():
-                volume = Nifti(data, label, max_pixels)
-                if volume.slices > 1 and slice_of(source) is None:
-                    example = f"{os.path.basename(_file_name(source)) or 'volume.nii.gz'}#{(volume.slices + 1) // 2}"
-                    fix = f"name one of them, as in {example}"
-                    raise cannot_open(label, f"it is a volume of {volume.slices:,} slices", fix)
-                return volume.draw(number, window)
-        if is_dicom(data, _file_name(source)):
-            with _quiet():
-                return draw_dicom(read_dicom(data, label, max_pixels, number), window, number)
-        with _identify(data, label, max_pixels, number) as image:
-            return _finish(image, label, max_pixels)
+            return _windowed(_finish(source, label, max_pixels), window)
+    with _opened(source, max_bytes, max_pixels) as (file, number, _):
+        if isinstance(file, Nifti):
+            if file.slices > 1 and slice_of(source) is None:
+                example = f"{os.path.basename(_file_name(source)) or 'volume.nii.gz'}#{(file.slices + 1) // 2}"
+                raise cannot_open(
+                    label, f"it is a volume of {file.slices:,} slices", f"name one of them, as in {example}"
+                )
+            return file.draw(number, window)
+        if isinstance(file, Image.Image):
+            return _windowed(_finish(file, label, max_pixels), window)
+        return draw_dicom(file, window, number)
+
+
+def read_values(
+    source: ImageSource, *, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int = MAX_IMAGE_PIXELS
+) -> np.ndarray | None:
+    """The numbers of a grey image that a `window` of `open_image` is about; None of an image in colour.
+
+    The arguments are those of `open_image`.
+
+    Returns:
+        ``(height, width)``: of DICOM and NIfTI in the units of the file, NaN where a rectangle is only filled. Of
+        other images the grey levels 0 to 255 that `open_image` gives.
+
+    Raises:
+        ImageError: the image can't be opened, whatever the reason.
+    """
+    if not isinstance(source, Image.Image):
+        with _opened(source, max_bytes, max_pixels) as (file, number, _):
+            if isinstance(file, Nifti):
+                values = file.values(number)
+                return values if values.ndim == 2 else None
+            if not isinstance(file, Image.Image):
+                return dicom_values(file, number)
+            source = _finish(file, label_of(source), max_pixels)
+    return _grey_levels(source)
 
 
 def image_facts(
@@ -120,19 +138,57 @@ def image_facts(
     Raises:
         ImageError: the image can't be opened, whatever the reason.
     """
+    with _opened(source, max_bytes, max_pixels) as (file, number, count):
+        if isinstance(file, Nifti):
+            return file.describe(number)
+        if not isinstance(file, Image.Image):
+            return describe_dicom(file, number)
+        check_size(*file.size, label_of(source), max_pixels)
+        return ImageFacts(str(file.format), slices=count)
+
+
+@contextmanager
+def _opened(source: ImageSource, max_bytes: int, max_pixels: int) -> Iterator[tuple[Any, int, int]]:
+    """A file whose pixels are not yet decoded, the number of the slice that is meant, and how many slices it has.
+
+    The file is a `Nifti`, a Pillow image, or a dataset of pydicom. Whatever its use raises is an `ImageError`.
+    """
     label = label_of(source)
     data, number = read_bytes(source, max_bytes), slice_of(source) or 1
     with _decoder_errors_as_image_error(label):
         if is_nifti(data):
-            with _quiet():
-                return Nifti(data, label, max_pixels).describe(number)
-        if is_dicom(data, _file_name(source)):
-            with _quiet():
-                return describe_dicom(read_dicom(data, label, max_pixels, number), number)
-        with _identify(data, label, max_pixels, number) as image:
-            check_size(*image.size, label, max_pixels)
-            slices = count_pages(data) if data.startswith(SIGNATURES) else 1
-            return ImageFacts(str(image.format), slices=slices)
+            with quiet_decoders():
+                volume = Nifti(data, label, max_pixels)
+                yield volume, number, volume.slices
+        elif is_dicom(data, _file_name(source)):
+            with quiet_decoders():
+                dataset = read_dicom(data, label, max_pixels, number)
+                yield dataset, number, dataset.NumberOfFrames
+        else:
+            count = 1
+            if data.startswith(SIGNATURES):
+                count = count_pages(data)
+                data = with_page_first(data, number) if number <= count else data
+            with _identify(data, label, max_pixels) as image:
+                check_number(number, count, label)
+                yield image, number, count
+
+
+def _windowed(image: Image.Image, window: Window | None) -> Image.Image:
+    """An image in a window of its grey levels; one in colour as it is."""
+    levels = None if window is None else _grey_levels(image)
+    if window is None or levels is None:
+        return image
+    return Image.fromarray(apply_window(levels.astype(np.float32), *window, "LINEAR_EXACT")).convert("RGB")
+
+
+def _grey_levels(image: Image.Image) -> np.ndarray | None:
+    """The grey levels ``(height, width)`` of an image whose channels are equal, else None."""
+    levels = np.asarray(image)
+    if levels.ndim == 2:
+        return levels
+    first = levels[..., :1]
+    return levels[..., 0] if (levels == first).all() else None
 
 
 def read_image(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes: int = MAX_IMAGE_BYTES) -> ImageBytes:
@@ -170,38 +226,18 @@ def _decoder_errors_as_image_error(label: str) -> Iterator[None]:
         raise cannot_open(label, "it is cut off or damaged", "export or download it again") from None
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the decoders' warnings and pydicom's log off the console.
-
-    The lock is there because ``catch_warnings`` swaps a list of the whole process: two threads that leave it in
-    the wrong order would silence everything for good.
-    """
-    logger = logging.getLogger("pydicom")
-    with _quiet_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        propagate, logger.propagate = logger.propagate, False
-        try:
-            yield
-        finally:
-            logger.propagate = propagate
-
-
 def _file_name(source: ImageSource) -> str:
     """The name of the file, without the number of a slice."""
     return split_slice(name_of(source))[0]
 
 
-def _identify(data: bytes, label: str, max_pixels: int, number: int) -> ImageFile.ImageFile:
+def _identify(data: bytes, label: str, max_pixels: int) -> ImageFile.ImageFile:
     """The image with its header read and its pixels not yet decoded."""
     try:
-        with _quiet():
+        with quiet_decoders():
             if data.startswith(SIGNATURES):
-                if number > 1:
-                    check_number(number, count_pages(data), label)
-                return open_tiff(with_page_first(data, number))
+                return open_tiff(data)
             image = Image.open(BytesIO(data), formats=FORMATS)
-            check_number(number, 1, label)
             return open_png(data) if image.format == "PNG" else image
     except UnsupportedTiff as error:
         mend = "save it as PNG, or as an uncompressed grey or RGB TIFF of 8 or 16 unsigned bits"
@@ -223,7 +259,7 @@ def _finish(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
     rgb = _to_rgb(image)
     orientation = None
     # A broken EXIF block doesn't spoil the pixels.
-    with _quiet(), suppress(Exception):
+    with quiet_decoders(), suppress(Exception):
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     if orientation in UPRIGHT:
         rgb = rgb.transpose(UPRIGHT[orientation])

@@ -1,6 +1,7 @@
 """The pages of a TIFF file: how many there are, and a file in which another page comes first."""
 
 import struct
+from contextlib import suppress
 
 BIG = 43  # the version number of BigTIFF
 NEW_SUBFILE_TYPE = 254
@@ -9,11 +10,7 @@ MAX_PAGES = 10_000
 
 
 def count_pages(data: bytes) -> int:
-    """How many pages a TIFF file has, without smaller copies and masks of other pages.
-
-    Raises:
-        struct.error: it is cut off.
-    """
+    """How many pages a TIFF file has, at least one, without smaller copies and masks of other pages."""
     return len(_page_offsets(data))
 
 
@@ -36,24 +33,36 @@ def _layout(data: bytes) -> tuple[str, bool]:
 
 
 def _page_offsets(data: bytes) -> list[int]:
-    """Where the directories of the pages are (TIFF 6.0, section 2). The first directory always is a page."""
+    """Where the directories of the pages are (TIFF 6.0, section 2); the first directory always is that of a page.
+
+    Of a file that is cut off it is those that are there.
+    """
     order, big = _layout(data)
-    number, count, entry, start = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
-    (offset,) = struct.unpack_from(order + number, data, start)
-    offsets: list[int] = []
+    number, start = (f"{order}Q", 8) if big else (f"{order}I", 4)
+    (offset,) = struct.unpack_from(number, data, start)
+    offsets = [offset]
     seen: set[int] = set()
-    while offset and offset not in seen and len(seen) < MAX_PAGES:
-        seen.add(offset)
-        (entries,) = struct.unpack_from(order + count, data, offset)
-        first = offset + struct.calcsize(order + count)
-        kind = 0
-        for place in range(first, first + entry * entries, entry):
-            tag = struct.unpack_from(f"{order}H", data, place)[0]
-            if tag == NEW_SUBFILE_TYPE:
-                (kind,) = struct.unpack_from(f"{order}I", data, place + entry - struct.calcsize(order + number))
-            if tag >= NEW_SUBFILE_TYPE:  # the tags are in ascending order
-                break
-        if not offsets or not kind & NOT_A_PAGE:
-            offsets.append(offset)
-        (offset,) = struct.unpack_from(order + number, data, first + entry * entries)
+    with suppress(struct.error):
+        while offset and offset not in seen and len(seen) < MAX_PAGES:
+            seen.add(offset)
+            kind, following = _read_directory(data, offset, order, big)
+            if len(seen) > 1 and not kind & NOT_A_PAGE:
+                offsets.append(offset)
+            offset = following
     return offsets
+
+
+def _read_directory(data: bytes, offset: int, order: str, big: bool) -> tuple[int, int]:
+    """The NewSubfileType of a directory, and where the next one is."""
+    count, size, number = (f"{order}Q", 20, f"{order}Q") if big else (f"{order}H", 12, f"{order}I")
+    (entries,) = struct.unpack_from(count, data, offset)
+    first = offset + struct.calcsize(count)
+    kind = 0
+    for place in range(first, first + size * entries, size):
+        (tag,) = struct.unpack_from(f"{order}H", data, place)
+        if tag == NEW_SUBFILE_TYPE:
+            (kind,) = struct.unpack_from(f"{order}I", data, place + size - struct.calcsize(number))
+        if tag >= NEW_SUBFILE_TYPE:  # the tags are in ascending order
+            break
+    (following,) = struct.unpack_from(number, data, first + size * entries)
+    return kind, following

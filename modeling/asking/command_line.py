@@ -15,9 +15,10 @@ from processing.command_line import CommandParser
 PROG = "python -m modeling.predictor"
 EXAMPLES = """examples:
   {prog} out --image x.png --question "Is this a CT scan?"
+  {prog} out --image brain.nii.gz#78 --question "What modality is it?"
   {prog} user/name --image x.dcm --question "Which organ is shown?" --choices liver heart lung
   {prog} out --csv questions.csv --out answers.csv
-      the table has the columns image (path from the table) and question
+      the table has the columns image (path from the table, as x.png or x.dcm#12) and question
 """
 
 
@@ -43,7 +44,7 @@ def make_parser(prog: str = PROG) -> CommandParser:
         prog, description="Asks a trained model about medical images.", epilog=EXAMPLES.format(prog=prog)
     )
     parser.add_argument("model", help="folder or Hub id (user/name) of a trained model")
-    parser.add_argument("--image", metavar="FILE", help="PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM")
+    parser.add_argument("--image", metavar="FILE", help="an image file; x.dcm#12 is its twelfth slice")
     parser.add_argument("--question", action="append", default=[], metavar="TEXT", help="may be given several times")
     parser.add_argument("--choices", nargs="+", metavar="TEXT", help="answer with one of these")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")

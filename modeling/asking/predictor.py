@@ -137,7 +137,8 @@ class Predictor:
         """Answers a question about an image.
 
         Args:
-            image: path, bytes or file object of a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM file, or a PIL image.
+            image: path, bytes or file object of an image file that `processing.images.open_image` reads, or a PIL
+                image. A path may name a frame, page or slice, as in `scan.dcm#12`.
             question: is cut where it is longer than the model reads.
             top_k: the answer and up to `top_k - 1` alternatives. 1 saves a model that writes its answers the work for
                 them.
@@ -306,7 +307,7 @@ class Predictor:
         if isinstance(source, Image.Image):
             key = hashlib.sha256(source.tobytes()).hexdigest() + str(source.size)
         else:
-            key = hashlib.sha256(source.getbuffer()).hexdigest()
+            key = f"{hashlib.sha256(source.getbuffer()).hexdigest()}#{source.slice_number}"
         if key not in encoded and key not in fresh:
             with self._lock:
                 if key in self._kept:

@@ -1,0 +1,31 @@
+"""Windows, each ``(center, width)``, in which readers look at grey images."""
+
+import numpy as np
+
+Window = tuple[float, float]
+
+# In Hounsfield units, for CT, by A. Murphy and others, "Windowing (CT)", https://doi.org/10.53347/rID-52108.
+CT_WINDOWS: dict[str, Window] = {
+    "Lung": (-600, 1500),
+    "Mediastinum": (50, 350),
+    "Abdomen": (50, 400),
+    "Brain": (40, 80),
+    "Bone": (400, 1800),
+}
+# Lowest and highest percentile, for images whose numbers have no unit, as those of MRI and X-ray.
+PERCENTILE_WINDOWS = {"1 to 99 %": (1, 99), "5 to 95 %": (5, 95), "25 to 99.5 %": (25, 99.5), "All values": (0, 100)}
+
+
+def percentile_window(values: np.ndarray, low: float, high: float) -> Window:
+    """The window between two percentiles of an image's finite numbers.
+
+    Where they are equal it goes from the lowest to the highest number, and is 1 wide about a single one.
+    """
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    ends = (float(end) for end in np.percentile(finite, (low, high)))
+    darkest, brightest = ends
+    if darkest == brightest:
+        darkest, brightest = float(finite.min()), float(finite.max())
+    return (darkest + brightest) / 2, (brightest - darkest) or 1.0
