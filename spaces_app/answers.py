@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,32 +13,46 @@ from PIL import Image
 
 from processing.answers import answer_identity
 from processing.errors import UserError
-from spaces_app.content import PROBES, UNLIKE_TRAINING, UNSURE, suggestions, what_is_seen, why_silent
+from spaces_app.content import (
+    FIRST_EXAMPLE,
+    FIRST_QUESTION,
+    PROBES,
+    UNLIKE_TRAINING,
+    UNSURE,
+    suggestions,
+    what_is_seen,
+    why_silent,
+)
 from spaces_app.limits import LIMITER, QUESTIONS, Limit, LimitError, client_address
 from spaces_app.models import short_name
 
 if TYPE_CHECKING:
     from modeling.parts.evidence import Evidence
     from modeling.predictor import Answer, Predictor  # the page is painted before torch is loaded
+    from spaces_app.pictures import Picture, View
 
 OTHER_ANSWERS = 4  # shown below an answer
+LEAST_SHOWN = 0.02  # confidence of those
 LABEL_LENGTH = 40  # characters of an answer beside its bar
 
 
 @dataclass
 class Turn:
-    """A question about an image.
+    """A question about an image, or about several slices of a stack.
 
     Attributes:
         question: as it was asked.
-        window: of a DICOM image, in which the models saw it; None is the file's own.
-        answers: by model; a text says why there is no answer.
+        view: in which the models saw the image.
+        answers: by model; a text says why there is no answer. About several slices it is what most of them say, as
+            the surest of these has it.
+        slices: by model the answer about each slice, by its number, where there were several.
         heat_maps: by model, of those that were shown.
     """
 
     question: str
-    window: tuple[float, float] | None
+    view: "View | None"
     answers: "dict[str, Answer | str]" = field(default_factory=dict)
+    slices: "dict[str, dict[int, Answer | str]]" = field(default_factory=dict)
     heat_maps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -92,35 +106,61 @@ def count(limit: Limit, amount: int = 1) -> None:
 
 
 def answer_pending(
-    conversation: Conversation,
-    models: "Mapping[str, Predictor]",
-    image: Image.Image,
-    window: tuple[float, float] | None,
+    picture: "Picture", models: "Mapping[str, Predictor]", view: "View", numbers: Sequence[int]
 ) -> None:
     """Asks every model the pending question, and shows each answer as soon as it is there.
 
     Where this run of the script is interrupted, the next one asks again.
 
+    Args:
+        view: in which the image is asked about.
+        numbers: of the slices that are asked about, where they are several; else empty.
+
     Raises:
         LimitError: the visitor has asked for too much; the question is no longer pending.
     """
-    turn = Turn(conversation.pending or "", window)
+    conversation = picture.conversation
+    turn = Turn(conversation.pending or "", view)
     try:
-        count(QUESTIONS, len(models))
+        if not (picture.key == FIRST_EXAMPLE and turn.question == FIRST_QUESTION):  # nobody has asked that
+            count(QUESTIONS, len(models) * max(len(numbers), 1))
     except LimitError:
         conversation.pending = None
         raise
     places = _show_question(turn.question, models)
     for name, model in models.items():
-        try:
-            turn.answers[name] = model.answer(image, turn.question)
-        except UserError as error:
-            turn.answers[name] = str(error)
+        if numbers:
+            images: list[Any] = [picture.image(view._replace(number=number)) for number in numbers]
+            results = model.try_batch(images, [turn.question] * len(images), top_k=1)
+            told = [str(result) if isinstance(result, UserError) else result for result in results]
+            turn.slices[name] = dict(zip(numbers, told, strict=True))
+            turn.answers[name] = most_say(told)
+        else:
+            try:
+                turn.answers[name] = model.answer(picture.image(view), turn.question)
+            except UserError as error:
+                turn.answers[name] = str(error)
         with places[name]:
-            _show_answer(turn.answers[name], name, models, newest=True)
+            _show_answer(turn, name, models, newest=True)
     _show_difference(turn)
     conversation.turns.append(turn)
     conversation.pending = None
+
+
+def most_say(answers: "Sequence[Answer | str]") -> "Answer | str":
+    """What most of some answers say, as the surest of these has it; of as many, what is said with more confidence.
+
+    Errors, which are texts, count only where all are.
+    """
+    told = [answer for answer in answers if not isinstance(answer, str)]
+    if not told:
+        return answers[0]
+    sums: dict[str, tuple[int, float]] = {}
+    for answer in told:
+        count, total = sums.get(answer_identity(answer.answer), (0, 0.0))
+        sums[answer_identity(answer.answer)] = count + 1, total + answer.confidence
+    best = max(sums, key=lambda identity: sums[identity])
+    return max((a for a in told if answer_identity(a.answer) == best), key=lambda answer: answer.confidence)
 
 
 def show_turn(turn: Turn, models: "Mapping[str, Predictor]", newest: bool) -> None:
@@ -129,7 +169,7 @@ def show_turn(turn: Turn, models: "Mapping[str, Predictor]", newest: bool) -> No
         places = _show_question(turn.question, models)
         for name, place in places.items():
             with place:
-                _show_answer(turn.answers[name], name, models, newest)
+                _show_answer(turn, name, models, newest)
         _show_difference(turn)
 
 
@@ -141,15 +181,18 @@ def _show_question(question: str, models: "Mapping[str, Predictor]") -> dict[str
     return dict(zip(models, st.columns(len(models)), strict=True))
 
 
-def _show_answer(answer: "Answer | str", name: str, models: "Mapping[str, Predictor]", newest: bool) -> None:
+def _show_answer(turn: Turn, name: str, models: "Mapping[str, Predictor]", newest: bool) -> None:
     """Shows one model's answer and its confidence, or why there is none."""
+    answer = turn.answers[name]
     if len(models) > 1:
         show_line(short_name(name), "model")
     if isinstance(answer, str):
         show_error(answer)
         return
-    text = answer.answer or "(no answer)"
-    show_line("(silent)" if answer.silent else text, "answer")
+    show_line(_text_of(answer), "answer")
+    if name in turn.slices:
+        _show_slices(turn.slices[name], answer)
+        return
     st.progress(min(answer.confidence, 1.0), text=f"Confidence {answer.confidence:.0%}")
     if answer.silent:
         st.warning(why_silent(models[name].abstention_threshold), icon=":material/block:")
@@ -161,10 +204,29 @@ def _show_answer(answer: "Answer | str", name: str, models: "Mapping[str, Predic
         st.info("The question is longer than the model can read; its end was left out.")
     if answer.evidence is not None:
         show_line(what_is_seen(answer.evidence), "seen")
-    if answer.alternatives and newest:
+    others = [other for other in answer.alternatives[:OTHER_ANSWERS] if other.confidence >= LEAST_SHOWN]
+    if others and newest:
         st.caption("Other answers")
-        others = answer.alternatives[:OTHER_ANSWERS]
         _show_chart({other.answer or "(no answer)": other.confidence for other in others})
+
+
+def _text_of(answer: "Answer | str") -> str:
+    if isinstance(answer, str):
+        return answer
+    return "(silent)" if answer.silent else answer.answer or "(no answer)"
+
+
+def _show_slices(answers: "Mapping[int, Answer | str]", most: "Answer") -> None:
+    """Shows the answer about each slice, and how many say what most say."""
+    identity = answer_identity(most.answer)
+    agreeing = sum(not isinstance(one, str) and answer_identity(one.answer) == identity for one in answers.values())
+    st.caption(f"{agreeing} of {len(answers)} slices say so.")
+    rows = [
+        {"Slice": number, "Answer": _text_of(one), "Confidence": None if isinstance(one, str) else one.confidence}
+        for number, one in answers.items()
+    ]
+    columns = {"Confidence": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)}
+    st.dataframe(rows, hide_index=True, column_config=columns)
 
 
 def _show_chart(shares: Mapping[str, float]) -> None:
@@ -251,8 +313,10 @@ def as_json(conversations: Iterable[tuple[str, Conversation]]) -> str:
         {
             "image": image,
             "question": turn.question,
-            "window": turn.window,
-            "answers": [_answer_entry(name, answer) for name, answer in turn.answers.items()],
+            **_entry_of(turn.view),
+            "answers": [
+                _answer_entry(name, answer, turn.slices.get(name, {})) for name, answer in turn.answers.items()
+            ],
         }
         for image, conversation in conversations
         for turn in conversation.turns
@@ -260,7 +324,17 @@ def as_json(conversations: Iterable[tuple[str, Conversation]]) -> str:
     return json.dumps(rows, indent=2, ensure_ascii=False)
 
 
-def _answer_entry(name: str, answer: "Answer | str") -> dict[str, Any]:
+def _entry_of(view: "View | None") -> dict[str, Any]:
+    """The slice that is asked about, and how its greys were shown; None is the file's own window."""
+    if view is None:
+        return {}
+    return {"slice": view.number, "window": view.window, "inverted": view.inverted}
+
+
+def _answer_entry(name: str, answer: "Answer | str", slices: "Mapping[int, Answer | str]") -> dict[str, Any]:
+    if slices:
+        each = [{"slice": number, **_answer_entry(name, one, {})} for number, one in slices.items()]
+        return _answer_entry(name, answer, {}) | {"slices": each}
     if isinstance(answer, str):
         return {"model": name, "error": answer}
     entry = {"model": name, **asdict(answer)}

@@ -18,6 +18,7 @@ from streamlit.starlette import App
 
 from processing.errors import UserError
 from spaces_app.limits import trusted_proxies
+from spaces_app.models import LOADING
 from spaces_app.uploads import UploadLimit
 from spaces_app.visits import VisitLimit, forget_visits, held
 
@@ -25,5 +26,6 @@ try:
     trusted_proxies()  # a wrong value ends the start, not a visit
 except UserError as error:
     sys.exit(f"error: {error}")
+LOADING.start()  # before the first visitor comes
 limits = [Middleware(VisitLimit), Middleware(UploadLimit, held=held)]
 app = App(Path(__file__).with_name("page.py"), lifespan=forget_visits, middleware=limits)

@@ -40,6 +40,8 @@ UNLIKE_TRAINING = "The model was trained on few or no questions like this one; i
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
 
+FIRST_EXAMPLE, FIRST_QUESTION = "Abdomen CT", "Does the picture contain liver?"
+
 PROBES = ("Which part of the body does this image belong to?", "What modality is used to take this image?")
 GENERAL = (*PROBES, "Does this image look normal?", "What diseases are included in the picture?")
 SUGGESTIONS = {  # by a word of the answer to the first probe

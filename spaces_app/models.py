@@ -1,16 +1,20 @@
 """The models that the Streamlit app asks: their names, loaded once for all visitors, and what their cards say."""
 
 import os
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from processing.errors import UserError, describe_error
 from spaces_app.content import DEFAULT_COMPARED, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from modeling.predictor import Predictor  # the page is painted before torch is loaded
 
+RETRY_SECONDS = 30  # after which a model that could not be loaded is tried again
 CARD_FIELDS = ("license", "base_model", "datasets", "language")
 
 
@@ -27,16 +31,54 @@ def short_name(name: str) -> str:
     return Path(name).name if Path(name).is_dir() else name
 
 
-@st.cache_resource(show_spinner=False)
-def load_model(name: str) -> "Predictor":
-    """Loads a model once for all visitors.
+class Loading:
+    """The models that the app asks, loaded once for all visitors, by a thread of its own.
 
-    Raises:
-        UserError: it can't be loaded.
+    Attributes:
+        began: when it began, as `time.monotonic` counts.
     """
-    from modeling.predictor import Predictor
 
-    return Predictor.from_pretrained(name, dtype=os.environ.get("MODEL_DTYPE") or None)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._models: dict[str, Predictor] | None = None
+        self._error: UserError | None = None
+        self.began = 0.0
+
+    def start(self) -> None:
+        """Begins, unless it has begun; anew where the last attempt failed a while ago."""
+        with self._lock:
+            failed = self._error is not None and time.monotonic() > self.began + RETRY_SECONDS
+            if self._thread is None or failed:
+                self._error, self.began = None, time.monotonic()
+                self._thread = threading.Thread(target=self._load, daemon=True)
+                self._thread.start()
+
+    def models(self) -> "dict[str, Predictor] | None":
+        """The models by their names, None while they are loaded.
+
+        Raises:
+            UserError: one can't be loaded.
+        """
+        self.start()
+        if self._error is not None:
+            raise UserError(str(self._error))
+        return self._models
+
+    def _load(self) -> None:
+        from modeling.predictor import Predictor
+
+        dtype = os.environ.get("MODEL_DTYPE") or None
+        try:
+            self._models = {name: Predictor.from_pretrained(name, dtype=dtype) for name in model_names()}
+        except UserError as error:
+            self._error = error
+        except Exception as error:  # a visitor would wait for ever
+            self._error = UserError(describe_error(error))
+            raise
+
+
+LOADING = Loading()  # of this process
 
 
 @st.cache_data(show_spinner=False, max_entries=4)

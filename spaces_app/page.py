@@ -4,9 +4,13 @@ Streamlit runs it anew for each click. A page is painted before the models are l
 them.
 """
 
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import streamlit as st
 from PIL import Image
@@ -27,10 +31,12 @@ from spaces_app.answers import (
     with_heat_map,
 )
 from spaces_app.batch_page import BatchPage
+from spaces_app.choosing import choose_picture
 from spaces_app.content import BURNT_IN, DISCLAIMER, PRIVACY, seen
 from spaces_app.limits import LimitError
-from spaces_app.models import load_card, load_model, model_names, short_name
-from spaces_app.pictures import Picture, Window, as_png, choose_picture, choose_window, pictures_of_visit
+from spaces_app.models import LOADING, load_card, model_names, short_name
+from spaces_app.pictures import Picture, View, as_png, icon, pictures_of_visit
+from spaces_app.viewing import choose_slices, choose_view
 
 if TYPE_CHECKING:
     from modeling.predictor import Predictor  # the page is painted before torch is loaded
@@ -61,6 +67,11 @@ STYLE = """
 }
 </style>
 """
+HEADLINES = {
+    "Exact Match": "Exact match {value} % on {split} ({questions} questions)",
+    "Exact Match without near neighbours": "{value} % about images unlike those of the training ({questions})",
+}
+POLL_SECONDS = 0.25  # between two looks whether the model is there
 OUTLINES, EVIDENCE_MAP, HEAT_MAP, NOTHING = "Evidence", "Evidence map", "What moved the answer", "Nothing"
 
 
@@ -70,13 +81,15 @@ class AskPage:
 
     Attributes:
         picture: that was chosen.
-        window: in which it is shown, None for the file's own.
-        image: the picture in that window.
+        view: in which it is shown.
+        numbers: of the slices that are asked about, where they are several.
+        image: the picture in that view.
         frame, map_controls, suggestions, newest, earlier: places on the page, in this order.
     """
 
     picture: Picture
-    window: Window | None
+    view: View
+    numbers: list[int]
     image: Image.Image
     frame: Any
     map_controls: Any
@@ -89,20 +102,24 @@ class AskPage:
         """Paints what needs no model; None where there is no image to ask about."""
         left, right = st.columns((1, 1), gap="large")
         with left:
+            viewer = st.container()  # above the choice of its picture
             picture = choose_picture()
-            if picture is None:
-                st.info("Choose an image, or look at the examples.", icon=":material/image_search:")
-                return None
+        if picture is None:
+            return None
+        with viewer:
+            frame = st.empty()
             try:
-                window = choose_window(picture)
-                image = picture.image(window)
+                view = choose_view(picture)
+                numbers = choose_slices(picture)
+                image = picture.image(view)
             except UserError as error:
                 show_error(str(error))
                 return None
-            frame = st.empty()
-            frame.image(picture.png(window), width="stretch", alt=f"The chosen image, {picture.name}")
+            frame.image(picture.png(view), width="stretch", alt=f"The chosen image, {picture.name}")
             facts = picture.facts()
             size = f"{facts.format}, {image.width} x {image.height} pixels"
+            if facts.slices > 1:
+                size += f", {facts.slices} slices"
             st.caption(" · ".join([size, *(f"{name}: {plain(value)}" for name, value in facts.details.items())]))
             map_controls = st.container()
         with right:
@@ -110,7 +127,11 @@ class AskPage:
                 picture.conversation.pending = question
             suggestions = st.container(horizontal=True, gap="small", key="suggestions")
             newest, earlier = st.empty(), st.container()
-        return cls(picture, window, image, frame, map_controls, suggestions, newest, earlier)
+            if picture.conversation.pending is not None:
+                with newest.container(border=True):
+                    show_line(picture.conversation.pending, "question")
+                    st.caption(":material/hourglass_top: Waiting for the model …")
+        return cls(picture, view, numbers, image, frame, map_controls, suggestions, newest, earlier)
 
     def complete(self, models: "Mapping[str, Predictor]") -> None:
         """Answers the pending question and paints answers, evidence or heat map, and suggestions."""
@@ -129,7 +150,7 @@ class AskPage:
         if conversation.pending is not None:
             with self.newest.container(border=True):
                 try:
-                    answer_pending(conversation, models, self.image, self.window)
+                    answer_pending(self.picture, models, self.view, self.numbers)
                 except LimitError as error:
                     st.warning(str(error), icon=":material/hourglass_top:")
                     if conversation.turns:
@@ -153,8 +174,8 @@ class AskPage:
             name = st.selectbox("Model shown over the image", list(models), format_func=short_name, key="map-model")
         turn = self.picture.conversation.turns[-1]
         answer = turn.answers[name]
-        if isinstance(answer, str):
-            return
+        if isinstance(answer, str) or turn.slices or turn.view is None or turn.view.number != self.view.number:
+            return  # there is none, or not for the slice that is shown
         evidence = answer.evidence
         choices = (HEAT_MAP, NOTHING) if evidence is None else (OUTLINES, EVIDENCE_MAP, HEAT_MAP, NOTHING)
         # Without boxes in its training a model has fewer choices, and begins with the plain image.
@@ -173,7 +194,7 @@ class AskPage:
     def _show_heat_map(self, turn: Turn, name: str, model: "Predictor", opacity: float) -> None:
         """Shows what moved an answer, over the image in the window of the answer."""
         try:
-            heated = with_heat_map(self.picture.image(turn.window), turn, name, model, opacity)
+            heated = with_heat_map(self.picture.image(turn.view), turn, name, model, opacity)
         except LimitError as error:
             st.warning(str(error), icon=":material/hourglass_top:")
             return
@@ -187,6 +208,21 @@ class AskPage:
 def _note(conversation: Conversation, question: str) -> None:
     """Notes a question, which is answered at the end of the script."""
     conversation.pending = question
+
+
+def _headline(name: str) -> str:
+    """A model's exact match with and without near neighbours in a line of Markdown, with a link to its card."""
+    card = load_card(name)
+    figures = {} if card is None else {str(figure["Figure"]): figure["Value"] for figure in card[1]}
+    parts = []
+    for start, words in HEADLINES.items():
+        for title, value in figures.items():
+            if match := re.match(rf"{start} \((\w+), ([\d,]+) questions", title):
+                parts.append(words.format(value=value, split=match[1], questions=match[2]))
+                break
+    line = plain("; ".join(parts) or "No figures are known of this model.")
+    is_local = Path(name).is_dir() or card is None
+    return line if is_local else f"{line} [Model card](https://huggingface.co/{quote(name)})"
 
 
 def show_about_page() -> None:
@@ -217,14 +253,16 @@ def show_about_page() -> None:
 
 def main() -> None:
     """The script."""
-    st.set_page_config("Medical VQA", ":material/radiology:", layout="wide")
+    st.set_page_config("Medical VQA", icon(), layout="wide")
     st.html(STYLE)
     st.title("Ask about a medical image", anchor=False)
     names = model_names()
     titles = plain(" and ".join(map(short_name, names)))
-    loading, ready = f":material/hourglass_top: Loading {titles} …", f":material/check_circle: Ready: {titles}"
+    for line in map(_headline, names):
+        st.caption(line)
+    ready = f":material/check_circle: Ready: {titles}"
     status = st.empty()
-    status.caption(ready if st.session_state.get("ready") else loading)
+    status.caption(ready if st.session_state.get("ready") else f":material/hourglass_top: Loading {titles} …")
     with st.bottom:
         show_line(DISCLAIMER, "disclaimer")
     ask_tab, batch_tab, about_tab = st.tabs(("Ask", "Many at once", "About the model"))
@@ -235,7 +273,11 @@ def main() -> None:
     with about_tab:
         show_about_page()
     try:
-        models = {name: load_model(name) for name in names}
+        while (models := LOADING.models()) is None:
+            # what the visitor does meanwhile ends this run of the script here
+            seconds = time.monotonic() - LOADING.began
+            status.caption(f":material/hourglass_top: Loading {titles} … {seconds:.0f} s")
+            time.sleep(POLL_SECONDS)
     except UserError as error:
         with status:
             show_error(f"The model can't be loaded. {error}")

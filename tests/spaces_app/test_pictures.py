@@ -8,7 +8,8 @@ from PIL import Image
 
 from processing.images import image_facts, open_image
 from spaces_app import pictures
-from spaces_app.pictures import Picture, as_png, window_sliders
+from spaces_app.pictures import Picture, as_png
+from spaces_app.viewing import window_sliders
 from tests.support.calls import counting_calls
 from tests.support.image_files import dicom, grey
 
