@@ -1,22 +1,30 @@
-"""The Streamlit app under load: ten users at once in real browsers, and what the app adds to the time of the model.
+"""The Streamlit app under load: ten users at once, and what the app adds to the time of the model.
 
     python -m benchmarks.app_load MODEL [--users 10] [--questions 5]
 
-Each user uploads an image of their own and asks about it. Every answer is compared with the one that the model gives
-without the app. Needs chromium and the package playwright.
+Each user uploads an image of their own and asks about it. Two of them sit at real browsers. The others speak the app's
+protocol (`benchmarks.app_client`) and take little of the machine, as users at computers of their own would. Every
+answer is compared with the one that the model gives without the app. Needs chromium and the package playwright.
 """
 
 import argparse
 import asyncio
+import json
 import os
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
+from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, async_playwright
+import psutil
+from playwright.async_api import Browser, Page, async_playwright
 
+from benchmarks.app_client import Received, Visit, headers_of
 from benchmarks.options import at_least
 from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
@@ -30,82 +38,179 @@ QUESTIONS = (
     "Does this image look normal?",
     "What diseases are included in the picture?",
 )
+BROWSERS = 2  # real ones among the users
 TIMEOUT = 120_000  # ms, of a page
+IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 
 
-class Visit(NamedTuple):
-    """What a user saw."""
+@dataclass
+class Load:
+    """What users saw who asked at once, and what that took.
 
-    seconds: list[float]  # from the key press to the answer on the page, of each question
-    wrong: list[str]  # answers that are not those of the model, in words
+    Attributes:
+        visits: by the kind of user, each list in the order of the images.
+        cpu: seconds of all cores from the first question to the last answer, by what took them.
+    """
+
+    visits: dict[str, list[Visit]]
+    cpu: dict[str, float]
 
 
 async def visit(
-    browser: Browser, number: int, address: str, image: Path, expected: list[str], ready: asyncio.Barrier
+    browser: Browser, number: int, address: str, image: Path, questions: int, ready: asyncio.Barrier
 ) -> Visit:
-    """A user who uploads an image, waits until all users are ready, and asks.
+    """A user at a browser who uploads an image, waits until all users are ready, and asks.
 
     Args:
         number: of the user, from 0.
-        expected: the answers of the model to the first of `QUESTIONS`, which are asked.
+        questions: how many of `QUESTIONS` are asked.
+        ready: is passed twice, when the user is ready and when all may begin.
     """
-    result = Visit([], [])
-    # each from an address of their own, so that no limit of a visitor is reached
-    address_of_user = {"X-Forwarded-For": f"198.51.100.{number}"}
-    page = await (await browser.new_context(extra_http_headers=address_of_user)).new_page()
+    result = Visit()
+    page = await (await browser.new_context(extra_http_headers=headers_of(number))).new_page()
     page.set_default_timeout(TIMEOUT)
     await page.goto(address)
     await page.get_by_text("Ready: ").wait_for()
     await page.locator("input[type=file]").first.set_input_files(image)
-    await page.get_by_alt_text("The chosen image").wait_for()
+    await page.get_by_alt_text(f"The chosen image, {image.name}").wait_for()
+    await page.locator(IDLE).wait_for()
     box = page.get_by_placeholder("Ask about the image")
     await ready.wait()
-    for number, (question, answer) in enumerate(zip(QUESTIONS, expected, strict=False), 1):
+    await _count_received(page, result.received)
+    await ready.wait()
+    for count, question in enumerate(QUESTIONS[:questions], 1):
         started = time.perf_counter()
         await box.fill(question)
         await box.press("Enter")
-        await page.wait_for_function(f"document.querySelectorAll('.answer').length == {number}")
+        await page.wait_for_function(f"document.querySelectorAll('.answer').length == {count}")
         result.seconds.append(time.perf_counter() - started)
-        shown = await page.locator(".answer").first.inner_text()
-        if shown != answer:
-            result.wrong.append(f"{image.parent.name}: {question} {shown}, not {answer}")
+        result.answers.append(await page.locator(".answer").first.inner_text())
+        await page.locator(IDLE).wait_for()
     return result
 
 
-async def visit_at_once(address: str, expected: dict[Path, list[str]]) -> list[Visit]:
-    """Users who start to ask at the same moment, one for each image, in one browser.
+async def _count_received(page: Page, received: Received) -> None:
+    """Counts what a page takes from the app from now on; not what the browser has itself."""
+    images: dict[str, str] = {}  # addresses by request
+
+    def note_request(event: dict[str, Any]) -> None:
+        if event["type"] == "Image":
+            images[event["requestId"]] = event["request"]["url"]
+
+    def note_end(event: dict[str, Any]) -> None:
+        if size := event["encodedDataLength"]:
+            received.add(size, images.get(event["requestId"]))
+
+    def note_frame(event: dict[str, Any]) -> None:
+        received.add(len(event["response"]["payloadData"]) * 3 // 4)  # in Base64
+
+    network = await page.context.new_cdp_session(page)
+    network.on("Network.requestWillBeSent", note_request)
+    network.on("Network.loadingFinished", note_end)
+    network.on("Network.webSocketFrameReceived", note_frame)
+    await network.send("Network.enable")
+
+
+async def visit_at_once(address: str, images: list[Path], questions: int) -> Load:
+    """Users who start to ask at the same moment, one for each image, the first of them in one browser.
 
     Raises:
         UserError: there is no chromium.
+        RuntimeError: the process of the other users failed.
     """
     executable = chromium()
     if executable is None:
         raise UserError("There is no chromium; install it, on Debian by apt-get install chromium.")
+    users = [
+        {"number": number, "image": str(image), "questions": QUESTIONS[:questions]}
+        for number, image in enumerate(images)
+    ]
+    ready = asyncio.Barrier(min(BROWSERS, len(users)) + 1)
+    command = (sys.executable, "-m", "benchmarks.app_client", address)
+    pipe = asyncio.subprocess.PIPE
+    clients = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=pipe, stdout=pipe, limit=2**26)
+    assert clients.stdin is not None
+    assert clients.stdout is not None
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        ready = asyncio.Barrier(len(expected))
-        visits = (
-            visit(browser, number, address, image, answers, ready)
-            for number, (image, answers) in enumerate(expected.items())
-        )
-        return await asyncio.gather(*visits)
+        async with asyncio.TaskGroup() as group:
+            in_browser = [
+                group.create_task(visit(browser, number, address, image, questions, ready))
+                for number, image in enumerate(images[:BROWSERS])
+            ]
+            clients.stdin.write(json.dumps(users[BROWSERS:]).encode() + b"\n")
+            if await clients.stdout.readline() != b"ready\n":
+                raise RuntimeError("The users without a browser could not open the app; see above.")
+            await ready.wait()
+            before = _cpu_seconds(address, clients.pid)
+            clients.stdin.write(b"\n")
+            await ready.wait()
+            told = await clients.stdout.readline()
+        after = _cpu_seconds(address, clients.pid)
+        clients.stdin.write(b"\n")
+        await browser.close()
+    if await clients.wait():
+        raise RuntimeError("The users without a browser did not get their answers; see above.")
+    visits = {
+        "browsers": [task.result() for task in in_browser],
+        "light clients": [Visit.from_json(one) for one in json.loads(told)],
+    }
+    return Load(visits, {name: after[name] - before[name] for name in before})
+
+
+def _cpu_seconds(address: str, clients: int) -> dict[str, float]:
+    """The seconds of the app, of the light clients, and of the browsers with this process, which drives them."""
+    seconds = {"app": 0.0, "light clients": 0.0, "browsers": 0.0}
+    port = urlsplit(address).port
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        try:
+            name = "browsers"
+            if process.pid == clients:
+                name = "light clients"
+            elif any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in process.net_connections()):
+                name = "app"
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        seconds[name] += times.user + times.system
+    return seconds
 
 
 def measure_many_users(model: str, predictor: Predictor, images: list[Path], questions: int) -> None:
-    """Prints the seconds from key press to answer for users who ask at once, one for each image."""
-    expected = {
-        image: [answer.answer for answer in predictor.answer_batch(str(image), QUESTIONS[:questions])]
-        for image in images
-    }
+    """Prints the seconds from question to answer for users who ask at once, one for each image, and what they took."""
+    expected = [
+        [answer.answer for answer in predictor.answer_batch(str(image), QUESTIONS[:questions])] for image in images
+    ]
     with tempfile.TemporaryDirectory() as folder, serve_app(Path(folder) / "log", model) as address:
-        visits = asyncio.run(visit_at_once(address, expected))
-    seconds = sorted(second for visit in visits for second in visit.seconds)
-    wrong = [text for visit in visits for text in visit.wrong]
-    asked = len(images) * questions
-    print(f"{len(images)} users, {len(seconds)} of {asked} answers, {len(wrong)} not the model's own")
-    print(f"from key press to answer: median {statistics.median(seconds):.2f} s, worst {seconds[-1]:.2f} s")
+        load = asyncio.run(visit_at_once(address, images, questions))
+    visits = [one for some in load.visits.values() for one in some]
+    wrong = [
+        f"{image.parent.name}: {question} {shown}, not {answer}"
+        for image, one, answers in zip(images, visits, expected, strict=True)
+        for question, shown, answer in zip(QUESTIONS, one.answers, answers, strict=False)
+        if shown != answer
+    ]
+    answered = sum(len(one.seconds) for one in visits)
+    print(f"{len(images)} users, {answered} of {len(images) * questions} answers, {len(wrong)} not the model's own")
+    _print_seconds("all users", visits)
+    for kind, some in load.visits.items():
+        _print_seconds(f"{len(some)} {kind}", some)
+    total = sum(load.cpu.values())
+    shares = (f"{name} {seconds:.1f} s ({seconds / total:.0%})" for name, seconds in load.cpu.items())
+    print(f"time of the cores: {', '.join(shares)}")
+    for kind, some in load.visits.items():
+        megabytes = sum(one.received.bytes for one in some) / 1e6
+        images_sent = sum(len(one.received.images) for one in some)
+        again = sum(len(one.received.images) - len(set(one.received.images)) for one in some)
+        print(f"sent to {len(some)} {kind}: {megabytes:.2f} MB, {images_sent} images, {again} of them again")
     for text in wrong:
         print(text)
+
+
+def _print_seconds(who: str, visits: Iterable[Visit]) -> None:
+    seconds = [second for one in visits for second in one.seconds]
+    if seconds:
+        print(f"from question to answer, {who}: median {statistics.median(seconds):.2f} s, worst {max(seconds):.2f} s")
 
 
 def measure_one_user(model: str, predictor: Predictor, images: list[Path]) -> None:
@@ -125,7 +230,6 @@ def measure_one_user(model: str, predictor: Predictor, images: list[Path]) -> No
     config.set_option("runner.magicEnabled", False)  # as in the app's own config.toml, which AppTest does not read
     os.environ["MODEL_ID"] = model
     test = AppTest.from_file(str(ROOT / "spaces_app" / "page.py"), default_timeout=300).run()
-    test.button_group[0].set_value("Examples").run()
     for question in QUESTIONS * 2:
         started = time.perf_counter()
         test.chat_input[0].set_value(question).run()

@@ -2,12 +2,13 @@
 
 import heapq
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import datasets
@@ -19,7 +20,7 @@ from processing.known_data_sets import SourceInfo, describe_source
 from processing.problems import Problem, describe_problems
 from processing.sources import read_source
 from processing.sources.rows import Row, Source
-from processing.sources.slake import read_slake_boxes
+from processing.sources.slake import SOURCE, read_slake_boxes
 from processing.sources.values import language_code
 from processing.splits import (
     LEFT_OUT,
@@ -194,7 +195,7 @@ def _load(source: Source, rows: GoodRows, language: str, allow_no_answer: bool) 
     """
     raw, names = _read_rows(source, language)
     checker = RowChecker(source, names, allow_no_answer=allow_no_answer)
-    return _check_rows(raw, checker, rows, source.kind), len(raw)
+    return _check_rows(raw, checker, rows, source), len(raw)
 
 
 def _read_rows(source: Source, language: str) -> tuple[Spool[Row], dict[str, None]]:
@@ -237,16 +238,17 @@ def _tell_languages(language: str, left_out: Counter[str], kept: int) -> None:
     )
 
 
-def _check_rows(rows: Spool[Row], checker: RowChecker, good: GoodRows, kind: str) -> Spool[Row]:
+def _check_rows(rows: Spool[Row], checker: RowChecker, good: GoodRows, source: Source) -> Spool[Row]:
     """Puts the good rows into `good` and returns the bad ones, both in their order."""
-    boxes_of = lru_cache(1_000)(read_slake_boxes) if kind in ("slake", "phantom") else None
+    boxes_of = lru_cache(1_000)(partial(read_slake_boxes, root=Path(os.path.realpath(source.root))))
+    have_own_folders = source.kind in ("slake", "phantom")
     bad: Spool[Row] = Spool()
     for number, row in enumerate(tqdm(rows, "Checking rows", unit="row", unit_scale=True, delay=PROGRESS_AFTER)):
         image = checker.check(row)
         if isinstance(image, Problem):
             bad.append(row | {"number": number})
             continue
-        if boxes_of is not None:
+        if have_own_folders or SOURCE.fullmatch(os.path.basename(row["image"])):
             row["boxes"] = boxes_of(Path(row["image"]))
         good.append(row, image, number)
     ordered = heapq.merge(bad, good.repeated_rows(), key=lambda row: row["number"])

@@ -2,7 +2,11 @@
 
 import numpy as np
 
+from processing.pixels import ImageFacts
+
 Window = tuple[float, float]
+OWN = "As in the file"  # among the names of windows it is the file's own
+LOWEST_OF_AIR = -500  # a volume with lower values is taken for CT in Hounsfield units
 
 # In Hounsfield units, for CT, by A. Murphy and others, "Windowing (CT)", https://doi.org/10.53347/rID-52108.
 CT_WINDOWS: dict[str, Window] = {
@@ -14,6 +18,12 @@ CT_WINDOWS: dict[str, Window] = {
 }
 # Lowest and highest percentile, for images whose numbers have no unit, as those of MRI and X-ray.
 PERCENTILE_WINDOWS = {"1 to 99 %": (1, 99), "5 to 95 %": (5, 95), "25 to 99.5 %": (25, 99.5), "All values": (0, 100)}
+
+
+def ct_windows(facts: ImageFacts) -> dict[str, Window]:
+    """The windows for CT where a grey image is CT, else none."""
+    is_volume_of_ct = facts.format == "NIfTI" and (facts.value_range or (0.0, 255.0))[0] <= LOWEST_OF_AIR
+    return CT_WINDOWS if facts.details.get("Modality") == "CT" or is_volume_of_ct else {}
 
 
 def percentile_window(values: np.ndarray, low: float, high: float) -> Window:

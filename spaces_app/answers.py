@@ -1,18 +1,18 @@
 """Questions and answers of the Streamlit app: asking the models, showing what they answer and where they looked."""
 
 import html
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import streamlit as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from processing.answers import answer_identity
 from processing.errors import UserError
+from processing.regions import Region
 from spaces_app.content import (
     FIRST_EXAMPLE,
     FIRST_QUESTION,
@@ -23,6 +23,7 @@ from spaces_app.content import (
     what_is_seen,
     why_silent,
 )
+from spaces_app.corrections import Verdict
 from spaces_app.limits import LIMITER, QUESTIONS, Limit, LimitError, client_address
 from spaces_app.models import short_name
 
@@ -46,6 +47,9 @@ class Turn:
         answers: by model; a text says why there is no answer. About several slices it is what most of them say, as
             the surest of these has it.
         slices: by model the answer about each slice, by its number, where there were several.
+        region: that was asked about, besides the whole image.
+        of_region: by model the answer about it.
+        verdict: what the reader says of the answer.
         heat_maps: by model, of those that were shown.
     """
 
@@ -53,7 +57,10 @@ class Turn:
     view: "View | None"
     answers: "dict[str, Answer | str]" = field(default_factory=dict)
     slices: "dict[str, dict[int, Answer | str]]" = field(default_factory=dict)
+    region: Region | None = None
+    of_region: "dict[str, Answer | str]" = field(default_factory=dict)
     heat_maps: dict[str, np.ndarray] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
 
 @dataclass
@@ -106,7 +113,11 @@ def count(limit: Limit, amount: int = 1) -> None:
 
 
 def answer_pending(
-    picture: "Picture", models: "Mapping[str, Predictor]", view: "View", numbers: Sequence[int]
+    picture: "Picture",
+    models: "Mapping[str, Predictor]",
+    view: "View",
+    numbers: Sequence[int],
+    region: Region | None,
 ) -> None:
     """Asks every model the pending question, and shows each answer as soon as it is there.
 
@@ -115,36 +126,52 @@ def answer_pending(
     Args:
         view: in which the image is asked about.
         numbers: of the slices that are asked about, where they are several; else empty.
+        region: that is asked about besides the whole image; None where `numbers` has slices.
 
     Raises:
         LimitError: the visitor has asked for too much; the question is no longer pending.
     """
     conversation = picture.conversation
-    turn = Turn(conversation.pending or "", view)
+    turn = Turn(conversation.pending or "", view, region=region)
     try:
         if not (picture.key == FIRST_EXAMPLE and turn.question == FIRST_QUESTION):  # nobody has asked that
-            count(QUESTIONS, len(models) * max(len(numbers), 1))
+            count(QUESTIONS, len(models) * (len(numbers) or (1 if region is None else 2)))
     except LimitError:
         conversation.pending = None
         raise
     places = _show_question(turn.question, models)
     for name, model in models.items():
-        if numbers:
-            images: list[Any] = [picture.image(view._replace(number=number)) for number in numbers]
-            results = model.try_batch(images, [turn.question] * len(images), top_k=1)
-            told = [str(result) if isinstance(result, UserError) else result for result in results]
-            turn.slices[name] = dict(zip(numbers, told, strict=True))
-            turn.answers[name] = most_say(told)
-        else:
-            try:
-                turn.answers[name] = model.answer(picture.image(view), turn.question)
-            except UserError as error:
-                turn.answers[name] = str(error)
+        try:
+            _ask(model, name, picture, turn, numbers)
+        except UserError as error:
+            turn.answers[name] = str(error)
         with places[name]:
             _show_answer(turn, name, models, newest=True)
     _show_difference(turn)
     conversation.turns.append(turn)
     conversation.pending = None
+
+
+def _ask(model: "Predictor", name: str, picture: "Picture", turn: Turn, numbers: Sequence[int]) -> None:
+    """Puts a model's answers into a turn.
+
+    Raises:
+        UserError: the image can't be opened, or there is no answer.
+    """
+    from modeling.asking.regions import ask_about_region
+
+    assert turn.view is not None
+    if numbers:
+        images: list[Any] = [picture.image(turn.view._replace(number=number)) for number in numbers]
+        results = model.try_batch(images, [turn.question] * len(images), top_k=1)
+        told = [str(result) if isinstance(result, UserError) else result for result in results]
+        turn.slices[name] = dict(zip(numbers, told, strict=True))
+        turn.answers[name] = most_say(told)
+    elif turn.region is not None:
+        both = ask_about_region(model, picture.image(turn.view), turn.question, turn.region)
+        turn.of_region[name], turn.answers[name] = both.region, both.whole
+    else:
+        turn.answers[name] = model.answer(picture.image(turn.view), turn.question)
 
 
 def most_say(answers: "Sequence[Answer | str]") -> "Answer | str":
@@ -189,11 +216,18 @@ def _show_answer(turn: Turn, name: str, models: "Mapping[str, Predictor]", newes
     if isinstance(answer, str):
         show_error(answer)
         return
-    show_line(_text_of(answer), "answer")
+    if name in turn.of_region:
+        of_region = turn.of_region[name]
+        st.caption("In the region")
+        show_line(text_of(of_region), "answer")
+        if not isinstance(of_region, str):
+            _show_confidence(of_region)
+        st.caption("In the whole image")
+    show_line(text_of(answer), "answer")
     if name in turn.slices:
         _show_slices(turn.slices[name], answer)
         return
-    st.progress(min(answer.confidence, 1.0), text=f"Confidence {answer.confidence:.0%}")
+    _show_confidence(answer)
     if answer.silent:
         st.warning(why_silent(models[name].abstention_threshold), icon=":material/block:")
     elif answer.confidence < UNSURE:
@@ -203,14 +237,19 @@ def _show_answer(turn: Turn, name: str, models: "Mapping[str, Predictor]", newes
     if answer.question_cut:
         st.info("The question is longer than the model can read; its end was left out.")
     if answer.evidence is not None:
-        show_line(what_is_seen(answer.evidence), "seen")
+        show_line(what_is_seen(answer.evidence, turn.region is not None), "seen")
     others = [other for other in answer.alternatives[:OTHER_ANSWERS] if other.confidence >= LEAST_SHOWN]
     if others and newest:
         st.caption("Other answers")
         _show_chart({other.answer or "(no answer)": other.confidence for other in others})
 
 
-def _text_of(answer: "Answer | str") -> str:
+def _show_confidence(answer: "Answer") -> None:
+    st.progress(min(answer.confidence, 1.0), text=f"Confidence {answer.confidence:.0%}")
+
+
+def text_of(answer: "Answer | str") -> str:
+    """An answer in words; of an error it is the error."""
     if isinstance(answer, str):
         return answer
     return "(silent)" if answer.silent else answer.answer or "(no answer)"
@@ -222,7 +261,7 @@ def _show_slices(answers: "Mapping[int, Answer | str]", most: "Answer") -> None:
     agreeing = sum(not isinstance(one, str) and answer_identity(one.answer) == identity for one in answers.values())
     st.caption(f"{agreeing} of {len(answers)} slices say so.")
     rows = [
-        {"Slice": number, "Answer": _text_of(one), "Confidence": None if isinstance(one, str) else one.confidence}
+        {"Slice": number, "Answer": text_of(one), "Confidence": None if isinstance(one, str) else one.confidence}
         for number, one in answers.items()
     ]
     columns = {"Confidence": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)}
@@ -267,6 +306,19 @@ def with_evidence(image: Image.Image, evidence: "Evidence", opacity: float | Non
     return overlay(image, np.array(evidence.cells), opacity, limits=(0, 1))
 
 
+def with_region(image: Image.Image, region: Region) -> Image.Image:
+    """The image with the outline of a region, dark around bright."""
+    outlined = image.copy()
+    draw = ImageDraw.Draw(outlined)
+    corners = region.corners((image.width - 1, image.height - 1))
+    width = max(round(max(image.size) / 300), 1)
+    draw.rectangle(corners, outline="#10181b", width=3 * width)
+    left, top, right, bottom = corners
+    inner = (left + width, top + width, max(right - width, left + width), max(bottom - width, top + width))
+    draw.rectangle(inner, outline="#ffd23f", width=width)
+    return outlined
+
+
 def with_heat_map(image: Image.Image, turn: Turn, name: str, model: "Predictor", opacity: float) -> Image.Image:
     """The image under the heat map of what moved a model's answer. There must be an answer.
 
@@ -301,43 +353,3 @@ def suggest(conversation: Conversation, model: "Predictor", image: Image.Image) 
             return suggestions("")
         conversation.suggestions = suggestions(model.answer(image, PROBES[0], top_k=1).answer)
     return conversation.suggestions
-
-
-def as_json(conversations: Iterable[tuple[str, Conversation]]) -> str:
-    """Questions and answers as a JSON list. Of the evidence it has the boxes, without the map.
-
-    Args:
-        conversations: each with the name of its image.
-    """
-    rows = [
-        {
-            "image": image,
-            "question": turn.question,
-            **_entry_of(turn.view),
-            "answers": [
-                _answer_entry(name, answer, turn.slices.get(name, {})) for name, answer in turn.answers.items()
-            ],
-        }
-        for image, conversation in conversations
-        for turn in conversation.turns
-    ]
-    return json.dumps(rows, indent=2, ensure_ascii=False)
-
-
-def _entry_of(view: "View | None") -> dict[str, Any]:
-    """The slice that is asked about, and how its greys were shown; None is the file's own window."""
-    if view is None:
-        return {}
-    return {"slice": view.number, "window": view.window, "inverted": view.inverted}
-
-
-def _answer_entry(name: str, answer: "Answer | str", slices: "Mapping[int, Answer | str]") -> dict[str, Any]:
-    if slices:
-        each = [{"slice": number, **_answer_entry(name, one, {})} for number, one in slices.items()]
-        return _answer_entry(name, answer, {}) | {"slices": each}
-    if isinstance(answer, str):
-        return {"model": name, "error": answer}
-    entry = {"model": name, **asdict(answer)}
-    if entry["evidence"] is not None:
-        del entry["evidence"]["cells"]
-    return entry

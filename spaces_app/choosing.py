@@ -16,7 +16,7 @@ MAX_FILES = 400  # a series of CT slices has some hundred
 MAX_PICTURES = 100
 MAX_VISIT_BYTES = 256 * 2**20  # of all files that are shown at once
 
-Read = Callable[[], bytes]
+File = tuple[str, Callable[[], bytes]]  # its name and what reads it
 
 
 def choose_picture() -> Picture | None:
@@ -55,29 +55,29 @@ def _uploaded_pictures() -> list[Picture]:
     if sum(file.size for file in files) > MAX_VISIT_BYTES:
         st.warning(f"The files together are larger than {MAX_VISIT_BYTES // 2**20} MB; choose fewer at once.")
         return []
-    stacks = _stacks_of([(file.file_id, file.name, file.getvalue) for file in files])
+    stacks = _stacks_of([(file.file_id, (file.name, file.getvalue)) for file in files])
     if len(stacks) > MAX_PICTURES:
         st.warning(f"Only the first {MAX_PICTURES} of {len(stacks)} images are shown.")
     return [_remember(*stack) for stack in stacks[:MAX_PICTURES]]
 
 
-def _stacks_of(files: list[tuple[str, str, Read]]) -> list[tuple[str, str, list[Read]]]:
+def _stacks_of(files: list[tuple[str, File]]) -> list[tuple[str, str, list[File]]]:
     """Key, name and files of each picture: those of a DICOM series are one, with its slices in their order."""
-    ids = [file_id for file_id, _, _ in files]
+    ids = [file_id for file_id, _ in files]
     known = st.session_state.get("stacks")
     if known is None or known[0] != ids:
-        known = st.session_state.stacks = ids, sort_into_series([(name, read()) for _, name, read in files])
+        known = st.session_state.stacks = ids, sort_into_series([(name, read()) for _, (name, read) in files])
     stacks = []
     for numbers in known[1]:
-        (key, name, _), last = files[numbers[0]], files[numbers[-1]][1]
-        name = name if len(numbers) == 1 else f"{name} to {last}"
-        stacks.append((key, name, [files[number][2] for number in numbers]))
+        slices = [files[number][1] for number in numbers]
+        first, last = slices[0][0], slices[-1][0]
+        stacks.append((ids[numbers[0]], first if len(slices) == 1 else f"{first} to {last}", slices))
     return stacks
 
 
 def _example_pictures() -> list[Picture]:
     st.caption("Drawn images, not of any patient. They have the shapes and greys of CT, MRI and X-ray.")
-    pictures = [_remember(name, name, [file.read_bytes]) for name, file in example_images()]
+    pictures = [_remember(name, name, [(name, file.read_bytes)]) for name, file in example_images()]
     if not st.session_state.setdefault("greeted", False):
         st.session_state.greeted = True
         st.session_state.chosen = FIRST_EXAMPLE
@@ -87,16 +87,17 @@ def _example_pictures() -> list[Picture]:
 
 def _photographed_picture() -> list[Picture]:
     photo = st.camera_input("Photograph an image")
-    return [] if photo is None else [_remember(photo.file_id, "photo.jpg", [photo.getvalue])]
+    return [] if photo is None else [_remember(photo.file_id, "photo.jpg", [("photo.jpg", photo.getvalue)])]
 
 
-def _remember(key: str, name: str, files: list[Read]) -> Picture:
+def _remember(key: str, name: str, files: list[File]) -> Picture:
     """The picture of this visit with that key, with its files."""
     picture = pictures_of_visit().setdefault(key, Picture(key, name))
-    if not picture.data or len(files) != max(len(picture.series), 1):
+    if not picture.is_there or len(files) != max(len(picture.series), 1):
         picture.free()
-        picture.name, picture.data = name, files[0]()
-        picture.series = tuple(read() for read in files) if len(files) > 1 else ()
+        files_read = [(file_name, read()) for file_name, read in files]
+        picture.name, picture.data = name, files_read[0][1]
+        picture.series = tuple(files_read) if len(files_read) > 1 else ()
     return picture
 
 
@@ -119,7 +120,10 @@ def _choose_from_strip(pictures: list[Picture]) -> Picture:
         for number, picture in enumerate(pictures, 1):
             with st.container(width=THUMBNAIL + 8, gap="small"):
                 try:
-                    st.image(picture.thumbnail(), width=THUMBNAIL, alt=f"Thumbnail of {picture.name}")
+                    # a PNG file as it is: without the format Streamlit makes a JPEG of it at every run
+                    st.image(
+                        picture.thumbnail(), width=THUMBNAIL, output_format="PNG", alt=f"Thumbnail of {picture.name}"
+                    )
                 except UserError:
                     st.caption("can't be opened")
                 st.button(

@@ -35,6 +35,7 @@ SILENT_EVERYWHERE = (
     "The model gives no answer at all: in validation, no threshold kept wrong answers as rare as was asked for."
 )
 NOT_SEEN = "The model finds no place for it in the image."
+NOT_SEEN_IN_REGION = "The model finds no place for it in the region."
 CONTRADICTED = "What the model sees in the image speaks against this answer."
 UNLIKE_TRAINING = "The model was trained on few or no questions like this one; its answer may be wrong."
 UNSURE = 0.5  # below this confidence an answer comes with a warning
@@ -108,7 +109,12 @@ def seen(evidence: "Evidence") -> str:
     return ", ".join(names)
 
 
-def what_is_seen(evidence: "Evidence") -> str:
-    """What a model finds in an image, in words."""
-    found = f"Seen: {seen(evidence)}." if evidence.boxes else NOT_SEEN
+def what_is_seen(evidence: "Evidence", in_region: bool = False) -> str:
+    """What a model finds in an image, in words.
+
+    Args:
+        in_region: the evidence is limited to a region.
+    """
+    nothing = NOT_SEEN_IN_REGION if in_region else NOT_SEEN
+    found = f"Seen: {seen(evidence)}." if evidence.boxes else nothing
     return f"{found} {CONTRADICTED}" if evidence.contradicts else found

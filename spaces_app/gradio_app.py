@@ -1,4 +1,4 @@
-"""A web page and an API where a trained model answers questions about an uploaded image.
+"""A web page, an API and a tool for assistants, where a trained model answers questions about an uploaded image.
 
     MODEL_ID=user/name python -m spaces_app.gradio_app
 
@@ -15,25 +15,30 @@ shown, details = client.predict(handle_file("x.png"), "Is this a CT scan?", api_
 print(details["answer"], details["confidence"], details["alternatives"])
 ```
 
-where the file may be a PNG, JPEG, WebP, TIFF, BMP, GIF or DICOM. `details["evidence"]` has the boxes of what the
-model finds in the image and the map that they come from; it is None for a model that was trained without boxes.
-`details["unlike_training"]` is true where the training had few or no questions like this one. A mistake of the user is
-a `gradio_client.exceptions.AppError` of one sentence.
+where the file may be a PNG, JPEG, WebP, TIFF, BMP, GIF, DICOM or NIfTI. `slice=12` names a slice, frame or page of a
+file that has several, by default the one in the middle. `window_center=40, window_width=80` is a window in the units
+of the file, Hounsfield units for CT. `region=[0.1, 0.2, 0.5, 0.6]` is a part of the image, by its left, top, right
+and bottom in shares of the image: `details["region"]` is the answer about it alone, and the evidence is limited to it.
+`details["evidence"]` has the boxes of what the model finds in the image and the map that they come from; it is None
+for a model that was trained without boxes. `details["unlike_training"]` is true where the training had few or no
+questions like this one. A mistake of the user is a `gradio_client.exceptions.AppError` of one sentence.
+
+An assistant calls the same as the tool `answer` by the Model Context Protocol (MCP), at
+http://127.0.0.1:7860/gradio_api/mcp (streamable HTTP). It sends the image as base64, or the path of an upload.
 """
 
 import asyncio
 import html
-import io
 import logging
 import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 try:
     from spaces import GPU  # on ZeroGPU there is a GPU while a decorated function runs; before torch
@@ -48,48 +53,43 @@ if not __package__:  # run as a file: the packages are beside its folder
 
 import gradio as gr
 import torch
-from gradio.components.label import LabelConfidence, LabelData
-from gradio.data_classes import FileData
 from gradio.route_utils import API_PREFIX
 from PIL import Image
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.routing import Route
 
 from modeling.asking.heat_maps import outline
+from modeling.asking.regions import ask_about_region
 from modeling.predictor import Answer, Predictor
 from processing.errors import UserError, run_command
-from processing.images import MAX_IMAGE_BYTES, open_image
-from processing.utils import MAX_QUESTION_CHARACTERS
-from spaces_app.content import (
-    BURNT_IN,
-    DEFAULT_MODEL,
-    DISCLAIMER,
-    GENERAL,
-    KEPT,
-    UNLIKE_TRAINING,
-    example_images,
-    seen,
-    what_is_seen,
-    why_silent,
+from processing.images import MAX_IMAGE_BYTES
+from processing.regions import Region
+from processing.windows import OWN
+from spaces_app.content import DEFAULT_MODEL, example_images, seen, what_is_seen, why_silent
+from spaces_app.gradio_mcp import McpEndpoint
+from spaces_app.gradio_page import ALT_TEXT, CSS, build_page, parts_shown
+from spaces_app.gradio_routes import MCP, AllowedRoutes, plain_error
+from spaces_app.gradio_view import (
+    Contents,
+    View,
+    describe,
+    middle,
+    open_view,
+    preset_view,
+    region_of_percents,
+    region_of_shares,
+    with_corners,
 )
-from spaces_app.gradio_routes import AllowedRoutes, plain_error, refuse_addresses, without_quotes
-from spaces_app.limits import DECODING, LIMITER, QUESTIONS, client_address, trusted_proxies
+from spaces_app.limits import DECODING, LIMITER, QUESTIONS, Limit, client_address, trusted_proxies
 from spaces_app.uploads import UploadFolder, UploadLimit
 
 KEPT_SECONDS = 1800  # after the last question about it an image is deleted from the disk
-PREVIEW = 2048  # pixels of the longer side of an image that is shown, at most
-MODEL = "model"  # names the events that ask it, of which one runs at a time
-ALT_TEXT = "The uploaded image, as the model sees it"
 FORGET_SECONDS = 60  # between two looks for such images
-INTRODUCTION = f"""# Ask about a medical image
-Do not upload images of people who can be identified. {KEPT} {BURNT_IN}"""
-CSS = """
-.gradio-container { overflow: clip !important } /* hidden would make the disclaimer scroll away */
-#disclaimer { position: sticky; top: 0; z-index: 10; background: var(--body-background-fill);
-              border-left: 4px solid #b45309; padding: 0.25rem 0 0.25rem 0.75rem }
-#examples .grid-wrap { height: auto; min-height: 0; padding-top: 2rem }
-#examples .grid-container { grid-template-columns: repeat(auto-fit, minmax(6rem, 1fr)) }
-"""
+VIEWS = Limit(240, 60, "More than 240 changes of the view a minute")  # of an image that is already shown
+
+Seen = TypeVar("Seen")
+Caller = gr.Request | Request  # of a click or the API, or of the tool
 
 
 def load() -> Predictor:
@@ -104,156 +104,189 @@ def load() -> Predictor:
     return Predictor.from_pretrained(name, device=device, dtype=os.environ.get("MODEL_DTYPE") or None)
 
 
-def ranked_label(answers: list[tuple[str, float]] | None) -> LabelData:
-    """What a `gr.Label` shows, the answer first: a written one may be less confident than its alternatives."""
-    if not answers:
-        return LabelData()
-    entries = [LabelConfidence(label=text, confidence=confidence) for text, confidence in answers]
-    return LabelData(label=answers[0][0], confidences=entries)
-
-
-def uploaded_path(file: FileData | None) -> str | None:
-    """Where a file that a `gr.File` holds lies on the server."""
-    return file.path if file else None
-
-
 class Panel:
     """What the page does at a click or a call of its API, over one model.
 
     Args:
         predictor: the model that is asked.
+
+    Attributes:
         examples: path and name of each example image.
     """
 
-    def __init__(self, predictor: Predictor, examples: list[tuple[str, str]]) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self.examples = examples
+        self.examples = [(str(file), name) for name, file in example_images()]
         # ZeroGPU calls it in another process: arguments and results are pickled, so the model must not be one of them
         self.answer_on_gpu = GPU(self.answer)
 
     def ask(
-        self, image: str | None, question: str, request: gr.Request
+        self,
+        image: str | None,
+        question: str,
+        request: gr.Request,
+        slice: int = 0,
+        window_center: float = 0,
+        window_width: float = 0,
+        region: Any = None,
     ) -> tuple[list[tuple[str, float]], dict[str, Any]]:
         """Answers a question about a medical image: every answer with its confidence, and the same as an object."""
-        _, result = self._ask(image, question, request)
-        return _ranked(result), asdict(result)
+        with _plain_errors():
+            view = View(slice or 0, (window_center or 0, window_width) if window_width else None)
+            details = self.ask_for_details(image, question, view, region_of_shares(region), request)
+        return _ranked(details), details
+
+    def ask_for_details(
+        self,
+        image: str | bytes | None,
+        question: str,
+        view: View,
+        region: Region | None,
+        request: Caller,
+    ) -> dict[str, Any]:
+        """The answer as an object, with that about the region alone, None without one.
+
+        Args:
+            image: the path of an uploaded file, or its content.
+        """
+        _, whole, of_region = self._ask(image, question, view, region, request)
+        return _as_details(whole, of_region)
 
     def ask_on_page(
-        self, image: str | None, question: str, request: gr.Request
-    ) -> tuple[Any, list[tuple[str, float]], Any, Any, dict[str, Any]]:
+        self,
+        image: str | None,
+        question: str,
+        number: int,
+        preset: str,
+        is_inverted: bool,
+        left: float | None,
+        top: float | None,
+        right: float | None,
+        bottom: float | None,
+        request: gr.Request,
+    ) -> tuple[Any, ...]:
         """The same for the page: the image with outlines, answers, a note on the question, what is seen in words."""
-        picture, result = self._ask(image, question, request)
-        ranked, details = _ranked(result), asdict(result)
-        note = gr.update(visible=result.unlike_training)
-        if result.evidence is None:
-            return gr.skip(), ranked, note, gr.skip(), details
-        boxes = result.evidence.boxes
-        alt_text = f"{ALT_TEXT}, with outlines: {seen(result.evidence)}" if boxes else ALT_TEXT
-        preview = gr.update(value=outline(picture, boxes), alt_text=alt_text)
-        return preview, ranked, note, gr.update(value=what_is_seen(result.evidence), visible=True), details
-
-    def _ask(self, image: str | None, question: str, request: gr.Request) -> tuple[Image.Image, Answer]:
-        """The image that was opened, and its answer."""
-        if image is None:
-            raise plain_error("There is no image; upload one or choose an example.")
-        try:  # here and not in `answer`, whose changes of an object stay in another process
-            picture = _open(image, request)
-        except UserError as error:
-            raise plain_error(str(error)) from None
-        return picture, self.answer_on_gpu(picture, question)
-
-    def answer(self, picture: Image.Image, question: str) -> Answer:
-        """Answers a question about an image that was opened."""
-        try:
-            result = self.predictor.answer(picture, question)
-        except UserError as error:
-            raise plain_error(str(error)) from None  # only the message of a gr.Error comes back from another process
-        if result.question_cut:
+        edges = left, top, right, bottom
+        with _plain_errors():
+            view, region = preset_view(number, preset, is_inverted), region_of_percents(edges)
+            picture, whole, of_region = self._ask(image, question, view, region, request)
+        if whole.question_cut:
             gr.Warning("The question is longer than the model can read; its end was left out.")
-        if result.silent:
+        if whole.silent or (of_region and of_region.silent):
             gr.Warning(why_silent(self.predictor.abstention_threshold))
-        return result
+        details = _as_details(whole, of_region)
+        preview, evidence_in_words = gr.skip(), gr.skip()
+        if evidence := whole.evidence:
+            alt_text = f"{ALT_TEXT}, with outlines: {seen(evidence)}" if evidence.boxes else ALT_TEXT
+            preview = gr.update(value=with_corners(outline(picture, evidence.boxes), edges), alt_text=alt_text)
+            evidence_in_words = gr.update(value=what_is_seen(evidence), visible=True)
+        about_region = _ranked(details["region"]) if of_region else None
+        region_part, note = gr.update(visible=of_region is not None), gr.update(visible=whole.unlike_training)
+        return preview, _ranked(details), region_part, about_region, note, evidence_in_words, details
 
-    def show(self, image: str | None, request: gr.Request) -> tuple[Any, None, Any, Any, None]:
-        """The chosen image; what was said of another one is emptied."""
+    def _ask(
+        self,
+        image: str | bytes | None,
+        question: str,
+        view: View,
+        region: Region | None,
+        request: Caller,
+    ) -> tuple[Image.Image, Answer, Answer | None]:
+        """The image that was opened, the answer about it, and that about the region."""
+        if not image:
+            raise UserError("There is no image; upload one or choose an example.")
+        # here and not in `answer`, whose changes of an object stay in another process
+        picture = _look(image, request, QUESTIONS, lambda data: open_view(data, view))
+        return picture, *self.answer_on_gpu(picture, question, region)
+
+    def answer(self, picture: Image.Image, question: str, region: Region | None) -> tuple[Answer, Answer | None]:
+        """Answers a question about an image that was opened, and about a region of it."""
+        with _plain_errors():  # only the message of a gr.Error comes back from another process
+            if region is None:
+                return self.predictor.answer(picture, question), None
+            answers = ask_about_region(self.predictor, picture, question, region)
+        return answers.whole, answers.region
+
+    def show(self, image: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """A file that was just chosen, and what can be chosen of it; what was said of another one is emptied."""
+        picture, contents = None, Contents(1, [])
+        if image is not None:
+            with _errors_as_warnings():
+
+                def look(data: bytes) -> tuple[Contents, Image.Image]:
+                    return describe(data), open_view(data, View())
+
+                contents, picture = _look(image, request, QUESTIONS, look)
+        slices = contents.slices
+        number = gr.update(maximum=max(slices, 2), value=middle(slices), visible=slices > 1)
+        preset = gr.update(choices=contents.presets or [OWN], value=OWN, visible=bool(contents.presets))
+        return *parts_shown(picture, [None] * 4), number, preset, False, *[None] * 4
+
+    def show_view(
+        self,
+        image: str | None,
+        number: int,
+        preset: str,
+        is_inverted: bool,
+        left: float | None,
+        top: float | None,
+        right: float | None,
+        bottom: float | None,
+        request: gr.Request,
+    ) -> tuple[Any, ...]:
+        """The same file in another view; what was said of the former view is emptied."""
         picture = None
         if image is not None:
-            try:
-                picture = _open(image, request)
-                picture.thumbnail((PREVIEW, PREVIEW))
-            except UserError as error:  # an exception would leave what was shown before
-                gr.Warning(html.escape(str(error), quote=False), title="Error")
-        preview, seen_in_image = gr.update(value=picture, alt_text=ALT_TEXT), gr.update(value="", visible=False)
-        return preview, None, gr.update(visible=False), seen_in_image, None
+            view = preset_view(number, preset, is_inverted)
+            with _errors_as_warnings():
+                picture = _look(image, request, VIEWS, lambda data: open_view(data, view))
+        return parts_shown(picture, [left, top, right, bottom])
+
+    def choose_corner(
+        self,
+        size: tuple[int, int],
+        left: float | None,
+        top: float | None,
+        right: float | None,
+        bottom: float | None,
+        event: gr.SelectData,
+    ) -> tuple[float | None, ...]:
+        """The edges of the region in percent after a click: its first corner, or the opposite one."""
+        x, y = (round(100 * place / side, 1) for place, side in zip(event.index, size, strict=True))
+        if left is None or top is None or right is not None or bottom is not None:
+            return x, y, None, None
+        return min(left, x), min(top, y), max(left, x), max(top, y)
 
     def choose_example(self, event: gr.SelectData) -> str:
         """The path of the example that was clicked."""
         return self.examples[event.index][0]
 
 
-def _ranked(result: Answer) -> list[tuple[str, float]]:
+def _as_details(whole: Answer, of_region: Answer | None) -> dict[str, Any]:
+    return asdict(whole) | {"region": asdict(of_region) if of_region else None}
+
+
+def _ranked(details: dict[str, Any]) -> list[tuple[str, float]]:
     """Every answer with its confidence, the one that was given first."""
-    answers = [(result.answer, result.confidence)]
-    answers += [(other.answer, other.confidence) for other in result.alternatives]
-    return [(text or "(no answer)", confidence) for text, confidence in answers]
+    answers = [details, *details["alternatives"]]
+    return [(one["answer"] or "(no answer)", one["confidence"]) for one in answers]
 
 
-def build(predictor: Predictor) -> gr.Blocks:
-    """The page and its API, over a model."""
-    examples = [(str(file), name) for name, file in example_images()]
-    panel = Panel(predictor, examples)
-    with gr.Blocks(title="Medical VQA", analytics_enabled=False) as app:
-        gr.Markdown(INTRODUCTION)
-        gr.Markdown(DISCLAIMER, elem_id="disclaimer")
-        with gr.Row():
-            with gr.Column(min_width=300):
-                file = gr.File(label="Image: PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM", height=140)
-                file.async_move_resource_to_block_cache = refuse_addresses(  # type: ignore[method-assign]  # as below
-                    file.async_move_resource_to_block_cache
-                )
-                # Gradio's own makes an empty file each time
-                file.preprocess = uploaded_path  # type: ignore[method-assign, assignment]  # as below
-                gallery = gr.Gallery(
-                    examples,
-                    elem_id="examples",
-                    label="Or an example: generated images, not of any patient",
-                    columns=len(examples),
-                    buttons=[],
-                    allow_preview=False,
-                    interactive=False,
-                )
-                preview = gr.Image(
-                    label="What the model sees",
-                    alt_text=ALT_TEXT,
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    height=280,
-                )
-            with gr.Column(min_width=300):
-                question = gr.Textbox(label="Question", placeholder=GENERAL[0], max_length=MAX_QUESTION_CHARACTERS)
-                # `gr.Examples` would go around the queue
-                suggested = gr.Dataset(
-                    components=[question], samples=[[text] for text in GENERAL], label="Suggestions", type="values"
-                )
-                button = gr.Button("Ask", variant="primary")
-                label = gr.Label(label="Answer and confidence")
-                # Gradio's own sorts by confidence; a subclass would have Gradio write a .pyi file beside this one
-                label.postprocess = ranked_label  # type: ignore[method-assign, assignment]
-                note = gr.Markdown(UNLIKE_TRAINING, visible=False)
-                seen_in_image = gr.Textbox(label="Evidence in the image", interactive=False, visible=False)
-                with gr.Accordion("As JSON", open=False):
-                    details = gr.JSON(show_label=False)
-        shown = [preview, label, note, seen_in_image, details]
-        asked = [file, question]
-        file.change(panel.show, file, shown, show_progress="hidden", api_visibility="private")
-        gallery.select(panel.choose_example, None, file, show_progress="hidden", api_visibility="private")
-        suggested.click(lambda texts: texts[0], suggested, question, show_progress="hidden", api_visibility="private")
-        by_hand = [button.click, question.submit]
-        gr.on(by_hand, panel.ask_on_page, asked, shown, api_visibility="private", concurrency_id=MODEL)
-        gr.on([], panel.ask, asked, [label, details], api_name="answer", concurrency_id=MODEL)
-    app.process_api = without_quotes(app.process_api)  # type: ignore[method-assign]  # as above
-    # one question at a time: the model takes all cores, and more would only wait inside
-    return app.queue(max_size=32, default_concurrency_limit=1)
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise plain_error(str(error)) from None
+
+
+@contextmanager
+def _errors_as_warnings() -> Iterator[None]:
+    """An exception would leave on the page what was shown before."""
+    try:
+        yield
+    except UserError as error:
+        gr.Warning(html.escape(str(error), quote=False), title="Error")
 
 
 def launch(predictor: Predictor, **options: Any) -> tuple[gr.Blocks, str]:
@@ -267,31 +300,43 @@ def launch(predictor: Predictor, **options: Any) -> tuple[gr.Blocks, str]:
     """
     folder = UploadFolder(os.environ.get("GRADIO_TEMP_DIR"))
     os.environ["GRADIO_TEMP_DIR"] = str(folder.path)  # where Gradio writes what it shows
-    app = build(predictor)
-    _, url, _ = app.launch(**_launch_options(folder, app) | options)
+    panel = Panel(predictor)
+    app = build_page(panel)
+    _, url, _ = app.launch(**_launch_options(folder, app, panel) | options)
     return app, url
 
 
-def _launch_options(folder: UploadFolder, app: gr.Blocks) -> dict[str, Any]:
+def _launch_options(folder: UploadFolder, app: gr.Blocks, panel: Panel) -> dict[str, Any]:
+    tool = McpEndpoint(panel.ask_for_details, folder.path)
     return {
         "allowed_paths": [str(file.parent) for _, file in example_images()],
         "max_file_size": MAX_IMAGE_BYTES,
         "share": False,
         "ssr_mode": False,
+        "mcp_server": False,  # Gradio's own, in the place of which is ours
         "theme": gr.themes.Default(primary_hue="blue"),
         "css": CSS,
         "footer_links": ["api", "gradio"],
         "app_kwargs": {
             # before Gradio's own, which keeps a file under its own name
-            "routes": [Route(f"{API_PREFIX}/upload", folder.save, methods=["POST"])],
+            "routes": [
+                Route(f"{API_PREFIX}/upload", folder.save, methods=["POST"]),
+                Route(MCP, tool),
+                Route(f"{MCP}/", tool),
+            ],
             "middleware": [Middleware(AllowedRoutes, folder=folder.path), Middleware(UploadLimit, held=folder.held)],
-            "lifespan": forget_uploads(folder, app),
+            "lifespan": serving(folder, app, tool),
         },
     }
 
 
-def forget_uploads(folder: UploadFolder, app: gr.Blocks) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """While the server runs, deletes what nobody has asked about for `KEPT_SECONDS`; at its end, all."""
+def serving(
+    folder: UploadFolder, app: gr.Blocks, tool: McpEndpoint
+) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """While the server runs, offers the tool, and deletes what nobody has asked about for `KEPT_SECONDS`.
+
+    At its end all that visitors sent is deleted.
+    """
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -303,7 +348,8 @@ def forget_uploads(folder: UploadFolder, app: gr.Blocks) -> Callable[[Any], Abst
 
         task = asyncio.create_task(look())
         try:
-            yield
+            async with tool.manager.run():
+                yield
         finally:
             task.cancel()
             shutil.rmtree(folder.path, ignore_errors=True)
@@ -311,19 +357,27 @@ def forget_uploads(folder: UploadFolder, app: gr.Blocks) -> Callable[[Any], Abst
     return lifespan
 
 
-def _open(path: str, request: gr.Request) -> Image.Image:
-    """An uploaded image. To see it or to ask about it counts as a question of the client.
+def _look(image: str | bytes, request: Caller, limit: Limit, look: Callable[[bytes], Seen]) -> Seen:
+    """What is made of an image, which counts for the client.
+
+    Args:
+        image: the path of an uploaded file, or its content.
+        limit: that it counts for.
+        look: makes it of the content of the file.
 
     Raises:
         UserError: the limit is reached, the file is no longer kept, or it can't be opened.
     """
     peer = request.client.host if request.client else None
-    LIMITER.take(client_address(peer, request.headers.getlist("x-forwarded-for")), QUESTIONS)
+    LIMITER.take(client_address(peer, request.headers.getlist("x-forwarded-for")), limit)
+    if isinstance(image, bytes):
+        with DECODING:
+            return look(image)
     try:
-        os.utime(path)  # it is in use
-        with DECODING, open(path, "rb") as stream:
+        os.utime(image)  # it is in use
+        with DECODING, open(image, "rb") as stream:
             # without a name: errors must not show its path on the server; one byte more shows that it is too large
-            return open_image(io.BytesIO(stream.read(MAX_IMAGE_BYTES + 1)))
+            return look(stream.read(MAX_IMAGE_BYTES + 1))
     except FileNotFoundError:
         raise UserError("The image is no longer kept; upload it again.") from None
 

@@ -14,12 +14,15 @@ from gradio_client.utils import is_http_url_like
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+MCP = f"{API_PREFIX}/mcp"
 READ = (
     "/|/config|/theme[.]css|/favicon[.]ico|/(assets|static)/.+|"
-    f"{API_PREFIX}/(info|startup-events|app_id|queue/data|call/answer/[^/]+)"
+    f"{API_PREFIX}/(info|startup-events|app_id|queue/data|call/answer/[^/]+)|{MCP}/?"
 )
-WRITE = f"{API_PREFIX}/(upload|queue/join|call/answer|cancel)"
+WRITE = f"{API_PREFIX}/(upload|queue/join|call/answer|cancel)|{MCP}/?"
 FAILED = 'The app could not answer this request; "Use via API" at the foot of the page shows its form.'
+ADDRESS = "The image is an address on the internet; send the file itself."
+OPTIONAL = (0, 0, 0, None)  # what /answer takes after image and question: slice, window's centre and width, region
 
 logger = logging.getLogger(__name__)
 
@@ -49,34 +52,40 @@ class AllowedRoutes:
         await self.app(scope, receive, send)
 
 
-def without_quotes(process: Callable[..., Any]) -> Callable[..., Any]:
-    """What Gradio does to answer a request, but its errors are logged without their text.
+def guard(process: Callable[..., Any]) -> Callable[..., Any]:
+    """What Gradio does to answer a request, made safe.
 
-    Gradio prints them, and they quote what was sent, names of files too.
+    An address on the internet is refused, which Gradio would fetch without a bound, whichever input it stands in.
+    Errors are logged without their text: Gradio prints them, and they quote what was sent, names of files too.
+    A call of /answer by plain HTTP may leave out what is optional.
     """
 
-    async def process_quietly(*args: Any, **kwargs: Any) -> Any:
+    async def process_safely(*, block_fn: Any, inputs: list[Any], **kwargs: Any) -> Any:
         try:
-            return await process(*args, **kwargs)
+            if _has_address(inputs):
+                raise plain_error(ADDRESS)
+            if block_fn.api_name == "answer" and len(inputs) >= 2:
+                inputs = [*inputs, *OPTIONAL[len(inputs) - 2 :]]
+            return await process(block_fn=block_fn, inputs=inputs, **kwargs)
         except Exception as error:
             if isinstance(error, gr.Error) and not error.print_exception:
                 raise
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("%s in a request:\n%s", type(error).__name__, frames)
+            log_without_text(error)
             raise plain_error(FAILED) from None
 
-    return process_quietly
+    return process_safely
 
 
-def refuse_addresses(move: Callable[..., Any]) -> Callable[..., Any]:
-    """What Gradio does to have a file, but for an address on the internet, which it would fetch without a bound."""
+def log_without_text(error: Exception) -> None:
+    """Logs where an error happened."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s in a request:\n%s", type(error).__name__, frames)
 
-    async def move_local(path: str | Path | None) -> str | None:
-        if is_http_url_like(str(path)):
-            raise plain_error("The image is an address on the internet; send the file itself.")
-        return await move(path)
 
-    return move_local
+def _has_address(value: Any) -> bool:
+    if isinstance(value, dict):
+        return is_http_url_like(str(value.get("path"))) or any(map(_has_address, value.values()))
+    return isinstance(value, list) and any(map(_has_address, value))
 
 
 def plain_error(message: str) -> gr.Error:

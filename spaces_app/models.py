@@ -1,5 +1,6 @@
 """The models that the Streamlit app asks: their names, loaded once for all visitors, and what their cards say."""
 
+import gc
 import os
 import threading
 import time
@@ -70,7 +71,12 @@ class Loading:
 
         dtype = os.environ.get("MODEL_DTYPE") or None
         try:
-            self._models = {name: Predictor.from_pretrained(name, dtype=dtype) for name in model_names()}
+            models = {name: Predictor.from_pretrained(name, dtype=dtype) for name in model_names()}
+            # Streamlit looks for garbage after each run of the script, and all threads wait. Among the half a million
+            # objects of models and their packages that would take longer than the run.
+            gc.collect()
+            gc.freeze()
+            self._models = models
         except UserError as error:
             self._error = error
         except Exception as error:  # a visitor would wait for ever

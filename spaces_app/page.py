@@ -16,12 +16,11 @@ import streamlit as st
 from PIL import Image
 
 from processing.errors import UserError
+from processing.regions import Region
 from processing.utils import MAX_QUESTION_CHARACTERS
 from spaces_app.answers import (
     Conversation,
-    Turn,
     answer_pending,
-    as_json,
     plain,
     show_error,
     show_line,
@@ -29,14 +28,17 @@ from spaces_app.answers import (
     suggest,
     with_evidence,
     with_heat_map,
+    with_region,
 )
 from spaces_app.batch_page import BatchPage
 from spaces_app.choosing import choose_picture
 from spaces_app.content import BURNT_IN, DISCLAIMER, PRIVACY, seen
 from spaces_app.limits import LimitError
 from spaces_app.models import LOADING, load_card, model_names, short_name
-from spaces_app.pictures import Picture, View, as_png, icon, pictures_of_visit
+from spaces_app.pictures import Picture, View, as_png, icon
+from spaces_app.take_home import judge, show_downloads
 from spaces_app.viewing import choose_slices, choose_view
+from spaces_app.zoom import choose_region, show_zoomed
 
 if TYPE_CHECKING:
     from modeling.predictor import Predictor  # the page is painted before torch is loaded
@@ -52,6 +54,7 @@ STYLE = """
 /* and so has the main colour as that of text */
 [role="tab"][aria-selected="true"] p, [role="radio"][aria-checked="true"] p { color: light-dark(#14252b, #e8f1f2); }
 .model { margin: 0; overflow-wrap: anywhere; }
+.facts { margin: 0; font-size: 0.875rem; opacity: 0.85; overflow-wrap: anywhere; }
 .problem { margin: 0; padding: 0.75rem 1rem; border-radius: 0.5rem; overflow-wrap: anywhere;
            color: light-dark(#7d1020, #ffd9dd); background: light-dark(#fdecee, #4a1a20); }
 /* thumbnails take their room before they are loaded: a button that moves under the pointer is not clicked */
@@ -70,6 +73,7 @@ STYLE = """
 HEADLINES = {
     "Exact Match": "Exact match {value} % on {split} ({questions} questions)",
     "Exact Match without near neighbours": "{value} % about images unlike those of the training ({questions})",
+    "Calibration error": "calibration error {value} %",
 }
 POLL_SECONDS = 0.25  # between two looks whether the model is there
 OUTLINES, EVIDENCE_MAP, HEAT_MAP, NOTHING = "Evidence", "Evidence map", "What moved the answer", "Nothing"
@@ -82,15 +86,19 @@ class AskPage:
     Attributes:
         picture: that was chosen.
         view: in which it is shown.
+        region: that is asked about besides the whole image.
         numbers: of the slices that are asked about, where they are several.
         image: the picture in that view.
+        is_zoomed: it is shown to zoom into and to draw on.
         frame, map_controls, suggestions, newest, earlier: places on the page, in this order.
     """
 
     picture: Picture
     view: View
+    region: Region | None
     numbers: list[int]
     image: Image.Image
+    is_zoomed: bool
     frame: Any
     map_controls: Any
     suggestions: Any
@@ -107,20 +115,19 @@ class AskPage:
         if picture is None:
             return None
         with viewer:
-            frame = st.empty()
+            frame = st.container(key="frame").empty()
+            facts = st.empty()
+            is_zoomed = st.toggle("Zoom, read values, and draw a region", key=f"zoom-{picture.key}")
             try:
                 view = choose_view(picture)
-                numbers = choose_slices(picture)
+                region = choose_region(picture)
+                numbers = choose_slices(picture, region)
                 image = picture.image(view)
             except UserError as error:
                 show_error(str(error))
                 return None
-            frame.image(picture.png(view), width="stretch", alt=f"The chosen image, {picture.name}")
-            facts = picture.facts()
-            size = f"{facts.format}, {image.width} x {image.height} pixels"
-            if facts.slices > 1:
-                size += f", {facts.slices} slices"
-            st.caption(" · ".join([size, *(f"{name}: {plain(value)}" for name, value in facts.details.items())]))
+            with facts:
+                show_line(picture.details(view), "facts")
             map_controls = st.container()
         with right:
             if question := st.chat_input("Ask about the image", max_chars=MAX_QUESTION_CHARACTERS):
@@ -131,15 +138,21 @@ class AskPage:
                 with newest.container(border=True):
                     show_line(picture.conversation.pending, "question")
                     st.caption(":material/hourglass_top: Waiting for the model …")
-        return cls(picture, view, numbers, image, frame, map_controls, suggestions, newest, earlier)
+        page = cls(picture, view, region, numbers, image, is_zoomed, frame, map_controls, suggestions, newest, earlier)
+        if not (is_zoomed and st.session_state.get("ready")):  # else it is shown once, with what lies over it
+            page._show(image)
+        return page
 
     def complete(self, models: "Mapping[str, Predictor]") -> None:
         """Answers the pending question and paints answers, evidence or heat map, and suggestions."""
         conversation = self.picture.conversation
         self._show_answers(models)
+        shown, what = self.image, ""
         if conversation.turns:
             with self.map_controls:
-                self._show_over_image(models)
+                shown, what = self._choose_over_image(models)
+        if what or self.is_zoomed:
+            self._show(shown, what)
         suggested = suggest(conversation, next(iter(models.values())), self.image)
         with self.suggestions:
             for question in suggested:
@@ -147,35 +160,43 @@ class AskPage:
 
     def _show_answers(self, models: "Mapping[str, Predictor]") -> None:
         conversation = self.picture.conversation
-        if conversation.pending is not None:
-            with self.newest.container(border=True):
+        is_asked = conversation.pending is not None
+        with self.newest.container():
+            if is_asked:
                 try:
-                    answer_pending(self.picture, models, self.view, self.numbers)
+                    with st.container(border=True):
+                        answer_pending(self.picture, models, self.view, self.numbers, self.region)
                 except LimitError as error:
                     st.warning(str(error), icon=":material/hourglass_top:")
-                    if conversation.turns:
-                        show_turn(conversation.turns[-1], models, newest=True)
-        elif conversation.turns:
-            with self.newest.container():
-                show_turn(conversation.turns[-1], models, newest=True)
-        with self.earlier:
-            for turn in reversed(conversation.turns[:-1]):
-                show_turn(turn, models, newest=False)
+                    is_asked = False
             if conversation.turns:
-                everything = as_json((one.name, one.conversation) for one in pictures_of_visit().values())
-                st.download_button(
-                    "Download questions and answers (JSON)", everything, "answers.json", "application/json"
-                )
+                if not is_asked:
+                    show_turn(conversation.turns[-1], models, newest=True)
+                self._judge(len(conversation.turns) - 1)
+        with self.earlier:
+            for number in reversed(range(len(conversation.turns) - 1)):
+                show_turn(conversation.turns[number], models, newest=False)
+                self._judge(number)
+            if conversation.turns:
+                show_downloads(models)
 
-    def _show_over_image(self, models: "Mapping[str, Predictor]") -> None:
-        """Shows what a model finds in the image for its newest answer, or what moved the answer, over the image."""
+    def _judge(self, number: int) -> None:
+        judge(self.picture.conversation.turns[number], f"{self.picture.key}-{number}", self.region)
+
+    def _choose_over_image(self, models: "Mapping[str, Predictor]") -> tuple[Image.Image, str]:
+        """Shows what may lie over the image: what a model finds for its newest answer, or what moved the answer.
+
+        Returns:
+            The image with what was chosen, and this in words; no words where it is nothing.
+        """
+        nothing = self.image, ""
         name = next(iter(models))
         if len(models) > 1:
             name = st.selectbox("Model shown over the image", list(models), format_func=short_name, key="map-model")
         turn = self.picture.conversation.turns[-1]
         answer = turn.answers[name]
         if isinstance(answer, str) or turn.slices or turn.view is None or turn.view.number != self.view.number:
-            return  # there is none, or not for the slice that is shown
+            return nothing  # there is none, or not for the slice that is shown
         evidence = answer.evidence
         choices = (HEAT_MAP, NOTHING) if evidence is None else (OUTLINES, EVIDENCE_MAP, HEAT_MAP, NOTHING)
         # Without boxes in its training a model has fewer choices, and begins with the plain image.
@@ -183,26 +204,41 @@ class AskPage:
         key = f"over-image-{len(choices)}"
         chosen = st.radio("Shown over the image", choices, default, horizontal=True, key=key)
         is_map = chosen in (EVIDENCE_MAP, HEAT_MAP)
-        percent = st.slider("Opacity of the map, percent", 0, 100, 50, key="opacity", disabled=not is_map)
+        opacity = st.slider("Opacity of the map, percent", 0, 100, 50, key="opacity", disabled=not is_map) / 100
         if chosen == HEAT_MAP:
-            self._show_heat_map(turn, name, models[name], percent / 100)
-        elif evidence is not None and (chosen == EVIDENCE_MAP or (chosen == OUTLINES and evidence.boxes)):
-            shown = with_evidence(self.image, evidence, percent / 100 if is_map else None)
-            what = f"a map of what the model finds for: {turn.question}" if is_map else f"outlines: {seen(evidence)}"
-            self.frame.image(as_png(shown), width="stretch", alt=f"The chosen image, {self.picture.name}, with {what}")
+            try:  # in the window of the answer
+                heated = with_heat_map(self.picture.image(turn.view), turn, name, models[name], opacity)
+            except LimitError as error:
+                st.warning(str(error), icon=":material/hourglass_top:")
+                return nothing
+            except UserError as error:
+                show_error(str(error))
+                return nothing
+            return heated, f"a heat map of what moved the answer to: {turn.question}"
+        if evidence is None or chosen == NOTHING or (chosen == OUTLINES and not evidence.boxes):
+            return nothing
+        shown = with_evidence(self.image, evidence, opacity if is_map else None)
+        return (
+            shown,
+            f"a map of what the model finds for: {turn.question}" if is_map else f"outlines: {seen(evidence)}",
+        )
 
-    def _show_heat_map(self, turn: Turn, name: str, model: "Predictor", opacity: float) -> None:
-        """Shows what moved an answer, over the image in the window of the answer."""
-        try:
-            heated = with_heat_map(self.picture.image(turn.view), turn, name, model, opacity)
-        except LimitError as error:
-            st.warning(str(error), icon=":material/hourglass_top:")
+    def _show(self, image: Image.Image, what: str = "") -> None:
+        """Shows the image, or the image with something over it, and the region.
+
+        Args:
+            what: lies over it, in words.
+        """
+        alt = f"The chosen image, {self.picture.name}" + (f", with {what}" if what else "")
+        if self.is_zoomed and st.session_state.get("ready"):
+            with self.frame.container():
+                show_zoomed(self.picture, image, self.view.number, alt)
             return
-        except UserError as error:
-            show_error(str(error))
-            return
-        alt = f"The chosen image, {self.picture.name}, with a heat map of what moved the answer to: {turn.question}"
-        self.frame.image(heated, width="stretch", alt=alt)
+        png = self.picture.png(self.view) if image is self.image and self.region is None else None
+        if self.region is not None:
+            image = with_region(image, self.region)
+            alt += "; a region is outlined"
+        self.frame.image(as_png(image) if png is None else png, width="stretch", alt=alt)
 
 
 def _note(conversation: Conversation, question: str) -> None:
@@ -211,7 +247,7 @@ def _note(conversation: Conversation, question: str) -> None:
 
 
 def _headline(name: str) -> str:
-    """A model's exact match with and without near neighbours in a line of Markdown, with a link to its card."""
+    """A model's `HEADLINES` in a line of Markdown, with a link to its card."""
     card = load_card(name)
     figures = {} if card is None else {str(figure["Figure"]): figure["Value"] for figure in card[1]}
     parts = []

@@ -42,14 +42,14 @@ class Picture:
         key: tells it from others.
         name: of its file.
         data: the file; of a series that of its first slice.
-        series: the files of all slices, in their order, where each slice has a file of its own.
+        series: name and file of each slice, in their order, where each has a file of its own.
         conversation: what was asked.
     """
 
     key: str
     name: str
     data: bytes = b""
-    series: tuple[bytes, ...] = ()
+    series: tuple[tuple[str, bytes], ...] = ()
     conversation: Conversation = field(default_factory=Conversation)
     _facts: ImageFacts | None = None
     _image: tuple[View, Image.Image] | None = None
@@ -126,6 +126,29 @@ class Picture:
                 self._facts = facts if facts.slices == 1 else image_facts(self._file((facts.slices + 1) // 2))
         return self._facts
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its file was not taken away."""
+        return bool(self.data)
+
+    def name_of(self, number: int) -> str:
+        """The name of a slice, as a table has it."""
+        if self.series:
+            return self.series[number - 1][0]
+        return self.name if self.slices == 1 else f"{self.name}#{number}"
+
+    def details(self, view: View) -> str:
+        """Format, size, slice and window, and what may be told of a DICOM file, in a line."""
+        facts, image = self.facts(), self.image(view)
+        parts = [f"{facts.format}, {image.width} x {image.height} pixels"]
+        if facts.slices > 1:
+            parts.append(f"slice {view.number} of {facts.slices}")
+        if view.window is not None:
+            parts.append(f"level {view.window[0]:g}, window {view.window[1]:g}")
+        if view.inverted:
+            parts.append("black and white exchanged")
+        return " · ".join([*parts, *(f"{name}: {value}" for name, value in facts.details.items())])
+
     def free(self) -> None:
         """Gives up the file and what was made from it; the conversation stays."""
         self.data, self.series = b"", ()
@@ -133,7 +156,8 @@ class Picture:
 
     def _file(self, number: int) -> ImageBytes:
         if self.series:
-            return ImageBytes(self.series[number - 1], self.name)
+            name, data = self.series[number - 1]
+            return ImageBytes(data, name)
         return ImageBytes(self.data, self.name, number)
 
 

@@ -1,17 +1,41 @@
 """The view of a picture: its slice, its window, and whether black is white."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import streamlit as st
+from streamlit.components import v2 as components
 
-from processing.windows import CT_WINDOWS, PERCENTILE_WINDOWS, Window, percentile_window
+from processing.regions import Region
+from processing.windows import OWN, PERCENTILE_WINDOWS, Window, ct_windows, percentile_window
 from spaces_app.pictures import Picture, View
 
 MAX_SLICES = 9  # that are asked about at once
-OWN = "As in the file"
 GREY_LEVELS = (127.5, 255.0)  # the window of images of 8 bits
-LOWEST_OF_AIR = -500  # a volume with lower values is taken for CT in Hounsfield units
+# The mouse wheel over an image, which nothing in Streamlit tells. Turns of a twelfth of a second come together.
+WHEEL = components.component(
+    "wheel",
+    js="""
+export default function ({ data, setTriggerValue }) {
+  const frame = document.querySelector(".st-key-frame");
+  let number = data.number, timer;
+  const tell = () => {
+    timer = undefined;
+    setTriggerValue("turned", Math.round(number));
+  };
+  const turn = (event) => {
+    if (event.ctrlKey || !frame.querySelector("img")) return;  // the page is zoomed, or the zoomed view is
+    event.preventDefault();
+    number += event.deltaY / (event.deltaMode ? 3 : 100);
+    number = Math.min(Math.max(number, 1), data.slices);
+    timer ??= setTimeout(tell, 80);
+  };
+  frame.addEventListener("wheel", turn, { passive: false });
+  return () => frame.removeEventListener("wheel", turn);
+}
+""",
+)
 
 
 class WindowSliders(NamedTuple):
@@ -36,18 +60,15 @@ def choose_view(picture: Picture) -> View:
     Raises:
         UserError: the picture can't be opened.
     """
-    number = 1
-    if picture.slices > 1:
-        number = st.slider("Slice", 1, picture.slices, picture.middle, key=f"slice-{picture.key}")
+    number = _choose_slice(picture)
     values = picture.values(number)
     if values is None:
         return View(number)
     facts = picture.facts()
     own = facts.window or GREY_LEVELS
     ends = facts.value_range or (0.0, 255.0)
-    is_ct = facts.details.get("Modality") == "CT" or (facts.format == "NIfTI" and ends[0] <= LOWEST_OF_AIR)
-    sliders = window_sliders(own, (min(ends[0], -1024.0), max(ends[1], 3071.0)) if is_ct else ends)
-    presets = {name: (float(center), float(width)) for name, (center, width) in CT_WINDOWS.items()} if is_ct else {}
+    presets = {name: (float(center), float(width)) for name, (center, width) in ct_windows(facts).items()}
+    sliders = window_sliders(own, (min(ends[0], -1024.0), max(ends[1], 3071.0)) if presets else ends)
     with st.expander("Window and level"):
         st.pills(
             "Presets",
@@ -64,12 +85,33 @@ def choose_view(picture: Picture) -> View:
     return View(number, None if (level, width) == own else (level, width), inverted)
 
 
-def choose_slices(picture: Picture) -> list[int]:
-    """Shows a switch that asks about several slices of a stack at once; their numbers, none where it is off."""
+def _choose_slice(picture: Picture) -> int:
+    """Shows a slider for the slice of a stack, which the mouse wheel moves over the image, too."""
+    if picture.slices < 2:
+        return 1
+    key = f"slice-{picture.key}"
+    st.session_state.setdefault(key, picture.middle)
+    data = {"number": st.session_state[key], "slices": picture.slices}
+    WHEEL(key=f"wheel-{picture.key}", data=data, on_turned_change=partial(_turn, picture.key))
+    return st.slider("Slice", 1, picture.slices, key=key)
+
+
+def _turn(key: str) -> None:
+    """Shows the slice that the wheel has come to."""
+    st.session_state[f"slice-{key}"] = int(st.session_state[f"wheel-{key}"].turned)
+
+
+def choose_slices(picture: Picture, region: Region | None) -> list[int]:
+    """Shows a switch that asks about several slices of a stack at once; their numbers, none where it is off.
+
+    Args:
+        region: with one, only the slice that is shown is asked about.
+    """
     count = min(picture.slices, MAX_SLICES)
     if count < 2:
         return []
-    if not st.toggle(f"Ask about {count} slices at once", key=f"several-{picture.key}"):
+    label = f"Ask about {count} slices at once"
+    if not st.toggle(label, key=f"several-{picture.key}", disabled=region is not None) or region is not None:
         return []
     # the middle of as many equal parts
     numbers = [(2 * part + 1) * picture.slices // (2 * count) + 1 for part in range(count)]

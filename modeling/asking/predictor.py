@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from modeling.asking.batching import Batching, Call
 from modeling.asking.loading import choose_device, choose_dtype, find_model
 from modeling.parts.evidence import Evidence
 from modeling.parts.family_predictor import FamilyPredictor, RankedAnswers, Row
@@ -29,7 +30,7 @@ from processing.utils import MAX_QUESTION_CHARACTERS
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64  # questions a forward, as in evaluation
-KEPT_IMAGES = 8  # whose encodings stay in memory
+KEPT_IMAGES = 16  # whose encodings stay in memory; with fewer, ten visitors push out each other's
 KEPT_SECONDS = 540  # after the last question about an image its encoding goes
 FORGET_SECONDS = 30  # between two looks for such encodings
 
@@ -70,7 +71,9 @@ class Answer:
 
 
 class Predictor:
-    """A trained model that answers as it did in the evaluation of its training; several threads may ask it.
+    """A trained model that answers as it did in the evaluation of its training.
+
+    Several threads may ask it. What they ask at the same time is answered together, up to `BATCH_SIZE` questions.
 
     The encodings of the last few images are kept, by the digest of their content, until nobody has asked about the
     image for `KEPT_SECONDS`; a thread looks for those every `FORGET_SECONDS` while there are any. Neither an image nor
@@ -79,12 +82,17 @@ class Predictor:
     Args:
         backend: the loaded model of a family.
         question_words: of its training questions.
+        commit: of its repo on the Hub; None of a folder.
     """
 
-    def __init__(self, backend: FamilyPredictor, question_words: QuestionWords | None = None) -> None:
+    def __init__(
+        self, backend: FamilyPredictor, question_words: QuestionWords | None = None, commit: str | None = None
+    ) -> None:
         self.backend = backend
         self.question_words = question_words
-        self._lock = threading.Lock()
+        self.commit = commit
+        self._batching = Batching(BATCH_SIZE)  # tokenizers too are for one thread at a time
+        self._lock = threading.Lock()  # of what is kept: it is looked up while the model works
         self._kept: OrderedDict[str, tuple[float, Any]] = OrderedDict()  # when it was last used, and the encoding
         self._forgetter: threading.Timer | None = None
 
@@ -129,7 +137,7 @@ class Predictor:
         precision = choose_dtype(dtype, chosen)
         family, files = find_model(name, revision)
         question_words = QuestionWords.from_pretrained(files)
-        return Predictor(family.load_predictor(files, chosen, precision), question_words)
+        return Predictor(family.load_predictor(files, chosen, precision), question_words, files.commit)
 
     def answer(
         self, image: ImageSource, question: str, top_k: int = 5, choices: Sequence[str] | None = None
@@ -223,7 +231,7 @@ class Predictor:
         encoded: dict[str, Any] = {}
         fresh: dict[str, Any] = {}
         key = self._read(image, encoded, fresh)
-        with self._lock:
+        with self._batching.alone():
             with torch.inference_mode():
                 fitted, _ = self.backend.fit_question(one_line)
                 row = {"row": 0, "image": key, "question": fitted}
@@ -256,24 +264,23 @@ class Predictor:
                 rows[number] = {"row": number, "image": keys[source], "question": one_line, **own}
             except Exception as error:
                 results[number] = error
-        with self._lock, torch.inference_mode():  # tokenizers too are for one thread at a time
-            results |= dict(zip(rows, self._rank(list(rows.values()), encoded, fresh, top_k), strict=True))
+        if rows:
+            call = Call(list(rows.values()), encoded, fresh, top_k)
+            results |= dict(zip(rows, self._batching.ask(call, self._rank), strict=True))
         cut = sum(isinstance(result, Answer) and result.question_cut for result in results.values())
         if cut:
             logger.warning("%d questions are longer than the model reads and are cut.", cut)
         return [_answer_or_user_error(results[number], images[number]) for number in range(len(questions))]
 
-    def _rank(
-        self, rows: list[Row], encoded: dict[str, Any], fresh: dict[str, Any], top_k: int
-    ) -> list[Answer | Exception]:
-        """The answers to rows whose images are in `encoded` or `fresh`; if they fail together, each is asked alone."""
-        if not rows:
-            return []
+    @torch.inference_mode()
+    def _rank(self, call: Call) -> list[Answer | Exception]:
+        """The answers to the rows of a call; if they fail together, each is asked alone."""
+        rows, encoded = call.rows, call.encoded
         try:
             fitted = [self.backend.fit_question(row["question"]) for row in rows]
-            self._encode(encoded, fresh)
+            self._encode(encoded, call.fresh)
             asked = [row | {"question": question} for row, (question, _) in zip(rows, fitted, strict=True)]
-            ranked = self.backend.rank_answers(asked, encoded, top_k)
+            ranked = self.backend.rank_answers(asked, encoded, call.top_k)
             answered = [row | {"answer": best} for row, ((best, _), *_) in zip(asked, ranked, strict=True)]
             evidence = self.backend.find_evidence(answered, encoded)
             columns = zip(rows, ranked, fitted, evidence, strict=True)
@@ -286,8 +293,8 @@ class Predictor:
             )
         results: list[Answer | Exception] = []
         for row in rows:
-            own = {row["image"]: fresh[row["image"]]} if row["image"] not in encoded else {}
-            results += self._rank([row], encoded, own, top_k)
+            own = {row["image"]: call.fresh[row["image"]]} if row["image"] not in encoded else {}
+            results += self._rank(Call([row], encoded, own, call.top_k))
         return results
 
     def _answer(self, question: str, ranked: RankedAnswers, cut: bool, evidence: Evidence | None) -> Answer:
@@ -319,15 +326,17 @@ class Predictor:
 
     def _encode(self, encoded: dict[str, Any], fresh: dict[str, Any]) -> None:
         """Encodes what is in `fresh` into `encoded`, and keeps the last few encodings."""
-        pixels = list(fresh.values())
-        encodings: list[Any] = []
-        for start in range(0, len(pixels), IMAGE_BATCH_SIZE):
-            encodings += self.backend.encode_images(pixels[start : start + IMAGE_BATCH_SIZE])
-        encoded |= dict(zip(fresh, encodings, strict=True))
-        for key, encoding in encoded.items():
-            self._keep(key, encoding)
-        if self._kept and self._forgetter is None:
-            self._look_later()
+        with self._lock:  # another thread may have asked about the same image meanwhile
+            encoded |= {key: self._kept[key][1] for key in fresh if key in self._kept}
+        missing = [key for key in fresh if key not in encoded]
+        for start in range(0, len(missing), IMAGE_BATCH_SIZE):
+            keys = missing[start : start + IMAGE_BATCH_SIZE]
+            encoded |= dict(zip(keys, self.backend.encode_images([fresh[key] for key in keys]), strict=True))
+        with self._lock:
+            for key, encoding in encoded.items():
+                self._keep(key, encoding)
+            if self._kept and self._forgetter is None:
+                self._look_later()
 
     def _keep(self, key: str, encoding: Any) -> Any:
         self._kept[key] = time.monotonic(), encoding

@@ -1,31 +1,13 @@
 """Questions about a region of an image: asked of the region alone and of the whole image."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from modeling.parts.evidence import Detection, Evidence
 from modeling.predictor import Answer, Predictor
-from processing.errors import UserError
-
-MARGIN = 0.1  # that is added to a region on each side, in shares of its own width and height
-LEAST_PIXELS = 8  # of a region's side
-
-
-class Region(NamedTuple):
-    """A rectangle in shares of the image's width and height, from its top left corner."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def corners(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom in pixels of an image ``(width, height)``."""
-        width, height = size
-        return round(self.left * width), round(self.top * height), round(self.right * width), round(self.bottom * height)
+from processing.regions import Region, crop
 
 
 @dataclass(frozen=True)
@@ -60,23 +42,6 @@ def ask_about_region(
     if of_whole.evidence is not None:
         of_whole = replace(of_whole, evidence=within(of_whole.evidence, region))
     return RegionAnswer(replace(of_region, evidence=None), of_whole)
-
-
-def crop(image: Image.Image, region: Region) -> Image.Image:
-    """A region with its margin, cut at the image's edges.
-
-    Raises:
-        UserError: the region is too small or not inside the image.
-    """
-    if not (0 <= region.left < region.right <= 1 and 0 <= region.top < region.bottom <= 1):
-        raise UserError("The region is not inside the image; its edges are shares from 0 to 1, left before right.")
-    left, top, right, bottom = region.corners(image.size)
-    if min(right - left, bottom - top) < LEAST_PIXELS:
-        raise UserError(f"The region has fewer than {LEAST_PIXELS} pixels on a side; draw a larger one.")
-    across, down = round(MARGIN * (right - left)), round(MARGIN * (bottom - top))
-    return image.crop(
-        (max(left - across, 0), max(top - down, 0), min(right + across, image.width), min(bottom + down, image.height))
-    )
 
 
 def within(evidence: Evidence, region: Region) -> Evidence:

@@ -110,6 +110,14 @@ FIGURES = (
         group="choices",
         value="all",
     ),
+    Figure(
+        key="calibration_error",
+        title="Calibration error",
+        metric="expected_calibration_error",
+        definition="mean distance between confidence and share of right answers over 15 bins of confidence (ECE)",
+        score="error",
+        group="calibration",
+    ),
 )
 
 
@@ -204,6 +212,11 @@ def read_card_facts(folder: str | Path) -> CardFacts:
 def _results(split: str, report: dict[str, Any]) -> Iterator[Result]:
     parts = report["figures"] + report.get("choices", [])  # reports of older versions have no choices
     entries = {(entry["group"], entry["value"]): entry for entry in parts}
+    if (calibration := report.get("calibration")) and ("all", "") in entries:
+        interval = calibration["expected_calibration_error_interval"] or (None, None)
+        ends = calibration["expected_calibration_error"], *interval
+        percent = [None if end is None else round(100 * end, 2) for end in ends]
+        entries["calibration", ""] = {"questions": entries["all", ""]["questions"], "error": percent}
     for figure in FIGURES:
         entry = entries.get((figure.group, figure.value))
         if entry is not None and figure.score in entry:  # reports of older versions have no accuracy

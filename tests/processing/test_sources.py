@@ -11,6 +11,7 @@ from PIL import Image
 from processing.data import load_vqa_dataset
 from processing.errors import UserError
 from processing.sources.csv_tables import CsvTable
+from processing.sources.slake import read_slake_boxes
 from tests.processing.conftest import rows_of
 
 
@@ -187,3 +188,59 @@ def test_data_sets_that_know_their_columns_refuse_others(options):
     with pytest.raises(UserError) as error:
         load_vqa_dataset("phantom:12", **options)
     assert str(error.value) == f"--{name} is for tables, and phantom:12 is read as phantom; leave it out."
+
+
+def table_with_boxes(folder: Path, names: list[str]) -> dict[str, list[dict] | None]:
+    """Loads a table of these images, one a folder with a `detection.json`; the boxes of each."""
+    for number, name in enumerate(names):
+        file = folder / str(number) / name.partition("#")[0]
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 32), (number * 9, 0, 0)).save(file, "PNG")
+        if not (file.parent / "detection.json").is_symlink():
+            (file.parent / "detection.json").write_text(f'[{{"Liver": [{number}, 2, 3.5, 4]}}]')
+    rows = [{"image": f"{number}/{name}", "question": "q", "answer": "a"} for number, name in enumerate(names)]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    dataset = load_vqa_dataset(str(folder / "rows.json"), on_bad_rows="error")
+    return {row["image_id"]: row["boxes"] for row in rows_of(dataset)}
+
+
+def test_a_table_has_the_boxes_beside_its_images_that_are_named_source(tmp_path):
+    names = ["source.png", "source.tif", "other.png", "source.tif#1", "source", "my source.png", "source.old.png"]
+    assert table_with_boxes(tmp_path, names) == {
+        "0/source.png": [{"label": "Liver", "bbox": [0, 2, 3.5, 4]}],
+        "1/source.tif": [{"label": "Liver", "bbox": [1, 2, 3.5, 4]}],
+        **dict.fromkeys([f"{number}/{name}" for number, name in enumerate(names) if number > 1]),
+    }
+
+
+def test_boxes_outside_of_the_data_folder_are_not_read(tmp_path):
+    (tmp_path / "private.json").write_text('[{"Liver": [1, 2, 3, 4]}]')
+    folder = tmp_path / "data"
+    for name in ("0", "1"):
+        (folder / name).mkdir(parents=True)
+    (folder / "0" / "detection.json").symlink_to(tmp_path / "private.json")
+    (folder / "1" / "detection.json").symlink_to(folder / "2" / "detection.json")
+    boxes = table_with_boxes(folder, ["source.png"] * 3)
+    assert [boxes[f"{number}/source.png"] for number in range(3)] == [
+        None,
+        [{"label": "Liver", "bbox": [2, 2, 3.5, 4]}],
+        [{"label": "Liver", "bbox": [2, 2, 3.5, 4]}],
+    ]
+
+
+BROKEN_BOXES = {
+    "no JSON": "[",
+    "a number": "5",
+    "no list of boxes": '{"Liver": [1, 2, 3, 4]}',
+    "three numbers": '[{"Liver": [1, 2, 3]}]',
+    "words": '[{"Liver": ["a", "b", "c", "d"]}]',
+    "a huge number": f'[{{"Liver": [1{"0" * 400}, 2, 3, 4]}}]',
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_BOXES.values(), ids=BROKEN_BOXES)
+def test_broken_boxes_are_none(tmp_path, content):
+    Image.new("RGB", (8, 8)).save(tmp_path / "source.png")
+    (tmp_path / "detection.json").write_text(content)
+    assert read_slake_boxes(tmp_path / "source.png", tmp_path) is None

@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from modeling.predictor import Predictor
-from spaces_app.content import DISCLAIMER, NOT_SEEN, UNLIKE_TRAINING, what_is_seen
+from spaces_app.content import DISCLAIMER, FIRST_EXAMPLE, FIRST_QUESTION, NOT_SEEN, UNLIKE_TRAINING, what_is_seen
 from tests.support.app_page import QUESTION, ask, confidence, upload, upload_table
 from tests.support.evidence import surer_starter
 from tests.support.image_files import dicom
@@ -105,6 +105,8 @@ def test_the_conversation_belongs_to_its_image_and_can_be_taken_home(open_page, 
     with page.expect_download() as download:
         page.get_by_role("button", name="Download questions and answers").click()
     told = json.loads(Path(download.value.path()).read_text())
+    assert (told[0]["image"], told[0]["question"]) == (FIRST_EXAMPLE, FIRST_QUESTION)  # asked by the app itself
+    told = told[1:]
     assert [turn["image"] for turn in told] == ["Head MRI"] * 2
     assert told[0]["question"] == "Is this an MRI?"
     assert len(told[0]["answers"][0]["alternatives"]) == 4

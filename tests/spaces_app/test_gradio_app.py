@@ -19,7 +19,7 @@ from modeling.parts.evidence import Detection, Evidence
 from modeling.predictor import Answer, Predictor
 from processing.errors import UserError
 from processing.images import MAX_IMAGE_BYTES
-from spaces_app import gradio_app
+from spaces_app import gradio_app, gradio_page
 from spaces_app.content import CONTRADICTED, DISCLAIMER, EXAMPLES, GENERAL, NOT_SEEN, UNLIKE_TRAINING
 from tests.support import warm
 from tests.support.app_server import serve
@@ -320,12 +320,12 @@ def test_there_is_one_endpoint_and_no_telemetry(client, url):
 
 
 def test_queue_is_bounded(trained):
-    app = gradio_app.build(Predictor.from_pretrained(trained))
+    app = gradio_app.build_page(gradio_app.Panel(Predictor.from_pretrained(trained)))
     assert (app._queue.max_size, app._queue.default_concurrency_limit) == (32, 1)
 
 
 def test_answer_stays_first_where_an_alternative_is_surer():
-    shown = gradio_app.ranked_label([("Left", 0.2), ("Right", 0.7)])
+    shown = gradio_page.ranked_label([("Left", 0.2), ("Right", 0.7)])
     assert (shown.label, [entry.label for entry in shown.confidences]) == ("Left", ["Left", "Right"])
 
 
@@ -336,7 +336,7 @@ def test_answering_is_what_zerogpu_lends_a_gpu_for(trained, image, monkeypatch):
     monkeypatch.setitem(sys.modules, "spaces", spaces)
     try:
         module = importlib.reload(gradio_app)
-        module.build(Predictor.from_pretrained(trained))
+        module.Panel(Predictor.from_pretrained(trained))
     finally:
         monkeypatch.undo()
         importlib.reload(gradio_app)

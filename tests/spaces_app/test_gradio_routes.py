@@ -11,7 +11,7 @@ from PIL import Image
 from starlette.routing import Route
 
 from modeling.predictor import Predictor
-from spaces_app import gradio_app, uploads
+from spaces_app import gradio_app, gradio_view, uploads
 from spaces_app.limits import Limit, Limiter
 from tests.support.calls import counting_calls
 
@@ -102,7 +102,7 @@ def test_no_route_of_gradio_is_offered_but_those_that_are_used(app, url):
 
 def test_the_preview_and_the_answer_are_had_from_the_queue_alone(app, url, image, monkeypatch):
     opened = []
-    monkeypatch.setattr(gradio_app, "open_image", lambda *_: opened.append(1))
+    monkeypatch.setattr(gradio_view, "open_image", lambda *_, **__: opened.append(1))
     for path in ("run/x", "run/show", "run/answer", "api/answer", "call/show", "call/v2/answer"):
         body = {"data": [image, QUESTION], "fn_index": number(app, "show"), "session_hash": "s"}
         assert httpx.post(f"{url}/gradio_api/{path}", json=body).status_code == 404
@@ -172,8 +172,8 @@ def test_a_large_image_is_shown_smaller(app, url):
 
 
 def test_one_image_is_opened_at_a_time(app, url, image, monkeypatch):
-    count, most = counting_calls(gradio_app.open_image, patience=0.3)
-    monkeypatch.setattr(gradio_app, "open_image", count)
+    count, most = counting_calls(gradio_view.open_image, patience=0.3)
+    monkeypatch.setattr(gradio_view, "open_image", count)
     with ThreadPoolExecutor(6) as pool:
         shown = [pool.submit(join, url, number(app, "show"), [image], f"one-{n}") for n in range(3)]
         asked = [pool.submit(ask, url, [image, QUESTION]) for _ in range(3)]

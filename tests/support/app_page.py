@@ -9,7 +9,10 @@ QUESTION = "What modality is used to take this image?"
 
 
 def upload(page: Page, *files: Path | dict) -> None:
+    """Until they are shown in place of the example."""
     page.locator("input[type=file][multiple]").first.set_input_files(list(files))  # not that of a table, which is one
+    expect(page.get_by_text("Choose an image, or look at an example.")).to_have_count(0)
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def upload_table(page: Page, image: Path | dict, table: dict) -> None:
