@@ -77,6 +77,7 @@ class Loading:
             gc.collect()
             gc.freeze()
             self._models = models
+            print(f"Loaded {', '.join(models)} in {time.monotonic() - self.began:.0f} s.", flush=True)
         except UserError as error:
             self._error = error
         except Exception as error:  # a visitor would wait for ever

@@ -8,7 +8,7 @@ from modeling.parts.efficientnet import NETWORK_PACKAGE
 from processing.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-PLATFORMS = {"docker": "streamlit", "gradio": "gradio"}
+PLATFORMS = {"docker": {"streamlit", "plotly", "reportlab"}, "gradio": {"gradio", "mcp"}}
 ONLY_TRAINING = {"evaluate", "shtab", "tensorboard"}  # of what setup.cfg requires
 LOCK = Path(__file__).with_name("requirements.lock")  # for docker, written by spaces_app.lock
 STARTER = "# Only for starters with a language model:"  # in the lock
@@ -47,7 +47,7 @@ def needed_packages(sdk: str, needs_starter: bool) -> set[str]:
     else:
         lines.append(NETWORK_PACKAGE)
     names = {_normal(re.split(r"[\s<>=!~\[]", line)[0]) for line in lines if line.strip()}
-    return {*names - ONLY_TRAINING, PLATFORMS[sdk]}
+    return names - ONLY_TRAINING | PLATFORMS[sdk]
 
 
 def read_setup() -> configparser.ConfigParser:

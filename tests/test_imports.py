@@ -33,6 +33,7 @@ ROOMS = {  # what each room may import beside itself
     "spaces_app": (
         "modeling.predictor",
         "modeling.asking.heat_maps",
+        "modeling.asking.regions",
         "modeling.families",
         "modeling.hub",
         "modeling.parts",

@@ -73,11 +73,9 @@ class Answer:
 class Predictor:
     """A trained model that answers as it did in the evaluation of its training.
 
-    Several threads may ask it. What they ask at the same time is answered together, up to `BATCH_SIZE` questions.
-
-    The encodings of the last few images are kept, by the digest of their content, until nobody has asked about the
-    image for `KEPT_SECONDS`; a thread looks for those every `FORGET_SECONDS` while there are any. Neither an image nor
-    its name is kept.
+    Several threads may ask it: what they ask at the same time is answered together. The encodings of the last few
+    images are kept, by the digest of their content, until nobody has asked about the image for `KEPT_SECONDS`; a
+    thread looks for those every `FORGET_SECONDS` while there are any. Neither an image nor its name is kept.
 
     Args:
         backend: the loaded model of a family.

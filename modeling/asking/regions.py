@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from modeling.parts.evidence import Detection, Evidence
-from modeling.predictor import Answer, Predictor
+from modeling.asking.predictor import Answer, Predictor
 from processing.regions import Region, crop
 
 
