@@ -145,11 +145,12 @@ def answer_pending(
             _ask(model, name, picture, turn, numbers)
         except UserError as error:
             turn.answers[name] = str(error)
+        if len(turn.answers) == len(models):  # before it is shown: a click there ends this run of the script
+            conversation.turns.append(turn)
+            conversation.pending = None
         with places[name]:
             _show_answer(turn, name, models, newest=True)
     _show_difference(turn)
-    conversation.turns.append(turn)
-    conversation.pending = None
 
 
 def _ask(model: "Predictor", name: str, picture: "Picture", turn: Turn, numbers: Sequence[int]) -> None:

@@ -44,7 +44,9 @@ def read_archive(data: bytes) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [member for member in archive.infolist() if not _is_hidden(member)]
             if not members:
-                raise UserError("The zip file has no image; put PNG, JPEG, TIFF, BMP, WebP, DICOM or NIfTI files into it.")
+                raise UserError(
+                    "The zip file has no image; put PNG, JPEG, TIFF, BMP, WebP, DICOM or NIfTI files into it."
+                )
             if len(members) > MAX_IMAGES:
                 raise UserError(f"The zip file has {len(members):,} files; send at most {MAX_IMAGES} at once.")
             images: dict[str, bytes] = {}

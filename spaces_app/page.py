@@ -6,10 +6,10 @@ them.
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import streamlit as st
@@ -35,7 +35,7 @@ from spaces_app.choosing import choose_picture
 from spaces_app.content import BURNT_IN, DISCLAIMER, PRIVACY, seen
 from spaces_app.limits import LimitError
 from spaces_app.models import LOADING, load_card, model_names, short_name
-from spaces_app.pictures import Picture, View, as_png, icon
+from spaces_app.pictures import Picture, View, icon
 from spaces_app.take_home import judge, show_downloads
 from spaces_app.viewing import choose_slices, choose_view
 from spaces_app.zoom import choose_region, show_zoomed
@@ -139,20 +139,20 @@ class AskPage:
                     show_line(picture.conversation.pending, "question")
                     st.caption(":material/hourglass_top: Waiting for the model …")
         page = cls(picture, view, region, numbers, image, is_zoomed, frame, map_controls, suggestions, newest, earlier)
-        if not (is_zoomed and st.session_state.get("ready")):  # else it is shown once, with what lies over it
-            page._show(image)
+        if not (is_zoomed and "ready" in st.session_state):  # else it is shown once, with what lies over it
+            page._show()
         return page
 
     def complete(self, models: "Mapping[str, Predictor]") -> None:
         """Answers the pending question and paints answers, evidence or heat map, and suggestions."""
         conversation = self.picture.conversation
         self._show_answers(models)
-        shown, what = self.image, ""
+        overlay = None
         if conversation.turns:
             with self.map_controls:
-                shown, what = self._choose_over_image(models)
-        if what or self.is_zoomed:
-            self._show(shown, what)
+                overlay = self._choose_overlay(models)
+        if overlay or self.is_zoomed:
+            self._show(overlay)
         suggested = suggest(conversation, next(iter(models.values())), self.image)
         with self.suggestions:
             for question in suggested:
@@ -183,20 +183,15 @@ class AskPage:
     def _judge(self, number: int) -> None:
         judge(self.picture.conversation.turns[number], f"{self.picture.key}-{number}", self.region)
 
-    def _choose_over_image(self, models: "Mapping[str, Predictor]") -> tuple[Image.Image, str]:
-        """Shows what may lie over the image: what a model finds for its newest answer, or what moved the answer.
-
-        Returns:
-            The image with what was chosen, and this in words; no words where it is nothing.
-        """
-        nothing = self.image, ""
+    def _choose_overlay(self, models: "Mapping[str, Predictor]") -> "Overlay | None":
+        """Shows what may lie over the image: what a model finds for its newest answer, or what moved the answer."""
         name = next(iter(models))
         if len(models) > 1:
             name = st.selectbox("Model shown over the image", list(models), format_func=short_name, key="map-model")
         turn = self.picture.conversation.turns[-1]
         answer = turn.answers[name]
         if isinstance(answer, str) or turn.slices or turn.view is None or turn.view.number != self.view.number:
-            return nothing  # there is none, or not for the slice that is shown
+            return None  # there is none, or not for the slice that is shown
         evidence = answer.evidence
         choices = (HEAT_MAP, NOTHING) if evidence is None else (OUTLINES, EVIDENCE_MAP, HEAT_MAP, NOTHING)
         # Without boxes in its training a model has fewer choices, and begins with the plain image.
@@ -205,40 +200,63 @@ class AskPage:
         chosen = st.radio("Shown over the image", choices, default, horizontal=True, key=key)
         is_map = chosen in (EVIDENCE_MAP, HEAT_MAP)
         opacity = st.slider("Opacity of the map, percent", 0, 100, 50, key="opacity", disabled=not is_map) / 100
+        number = len(self.picture.conversation.turns)
         if chosen == HEAT_MAP:
-            try:  # in the window of the answer
-                heated = with_heat_map(self.picture.image(turn.view), turn, name, models[name], opacity)
-            except LimitError as error:
-                st.warning(str(error), icon=":material/hourglass_top:")
-                return nothing
-            except UserError as error:
-                show_error(str(error))
-                return nothing
-            return heated, f"a heat map of what moved the answer to: {turn.question}"
+            what = f"a heat map of what moved the answer to: {turn.question}"
+            image = self.picture.image(turn.view)  # in the window of the answer
+            return Overlay(
+                what, (number, name, opacity), lambda: with_heat_map(image, turn, name, models[name], opacity)
+            )
         if evidence is None or chosen == NOTHING or (chosen == OUTLINES and not evidence.boxes):
-            return nothing
-        shown = with_evidence(self.image, evidence, opacity if is_map else None)
-        return (
-            shown,
-            f"a map of what the model finds for: {turn.question}" if is_map else f"outlines: {seen(evidence)}",
-        )
+            return None
+        what = f"a map of what the model finds for: {turn.question}" if is_map else f"outlines: {seen(evidence)}"
+        shown = opacity if is_map else None
+        return Overlay(what, (number, name, shown), lambda: with_evidence(self.image, evidence, shown))
 
-    def _show(self, image: Image.Image, what: str = "") -> None:
-        """Shows the image, or the image with something over it, and the region.
+    def _show(self, overlay: "Overlay | None" = None) -> None:
+        """Shows the image, with what lies over it and the region."""
+        is_zoomed = self.is_zoomed and "ready" in st.session_state
 
-        Args:
-            what: lies over it, in words.
-        """
-        alt = f"The chosen image, {self.picture.name}" + (f", with {what}" if what else "")
-        if self.is_zoomed and st.session_state.get("ready"):
-            with self.frame.container():
-                show_zoomed(self.picture, image, self.view.number, alt)
+        def draw() -> Image.Image:
+            image = self.image if overlay is None else overlay.draw()
+            return image if self.region is None or is_zoomed else with_region(image, self.region)
+
+        alt = f"The chosen image, {self.picture.name}"
+        key: tuple[Any, ...] = (self.view, None if is_zoomed else self.region)
+        if overlay is not None:
+            alt += f", with {overlay.what}"
+            key += (overlay.what, *overlay.key)
+        try:
+            image, png = self.picture.drawn(key, draw, is_zoomed)
+        except UserError as error:
+            with self.map_controls:
+                if isinstance(error, LimitError):
+                    st.warning(str(error), icon=":material/hourglass_top:")
+                else:
+                    show_error(str(error))
+            self._show()  # without it
             return
-        png = self.picture.png(self.view) if image is self.image and self.region is None else None
+        if is_zoomed:
+            with self.frame.container():
+                show_zoomed(self.picture, png, image.size, self.view.number, alt)
+            return
         if self.region is not None:
-            image = with_region(image, self.region)
             alt += "; a region is outlined"
-        self.frame.image(as_png(image) if png is None else png, width="stretch", alt=alt)
+        self.frame.image(png, width="stretch", output_format="PNG", alt=alt)
+
+
+class Overlay(NamedTuple):
+    """What lies over an image.
+
+    Attributes:
+        what: it is, in words.
+        key: tells it from others of the same words.
+        draw: the image with it.
+    """
+
+    what: str
+    key: tuple[Any, ...]
+    draw: Callable[[], Image.Image]
 
 
 def _note(conversation: Conversation, question: str) -> None:

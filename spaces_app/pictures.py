@@ -1,5 +1,6 @@
 """The images of a visit to the Streamlit app, each with what was asked about it."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from io import BytesIO
@@ -16,6 +17,7 @@ from spaces_app.answers import Conversation
 from spaces_app.limits import DECODING
 
 THUMBNAIL = 96  # pixels
+PAGE_WIDTH = 1460  # pixels of an image on the page, at most; Streamlit would make it smaller at each click
 
 
 class View(NamedTuple):
@@ -54,7 +56,7 @@ class Picture:
     _facts: ImageFacts | None = None
     _image: tuple[View, Image.Image] | None = None
     _values: tuple[int, np.ndarray | None] | None = None
-    _png: tuple[Image.Image, bytes] | None = None
+    _drawn: dict[Hashable, tuple[Image.Image, bytes]] = field(default_factory=dict)
     _thumbnail: bytes | None = None
 
     @property
@@ -95,12 +97,25 @@ class Picture:
                 self._values = number, read_values(self._file(number))
         return self._values[1]
 
-    def png(self, view: View | None = None) -> bytes:
-        """`image` as a PNG file; the last one is kept."""
-        image = self.image(view)
-        if self._png is None or self._png[0] is not image:
-            self._png = image, as_png(image)
-        return self._png[1]
+    def drawn(
+        self, key: Hashable, draw: Callable[[], Image.Image], is_zoomed: bool = False
+    ) -> tuple[Image.Image, bytes]:
+        """What is drawn of the picture, and its PNG file for the page; the last two are kept.
+
+        Args:
+            key: tells it from other drawings.
+            draw: draws it.
+            is_zoomed: the file has all pixels, even where the page is narrower.
+        """
+        if (key, is_zoomed) not in self._drawn:
+            image = draw()
+            shown = image
+            if image.width > PAGE_WIDTH and not is_zoomed:
+                shown = image.resize((PAGE_WIDTH, max(round(image.height * PAGE_WIDTH / image.width), 1)))
+            while len(self._drawn) > 1:
+                del self._drawn[next(iter(self._drawn))]
+            self._drawn[key, is_zoomed] = image, as_png(shown)
+        return self._drawn[key, is_zoomed]
 
     def thumbnail(self) -> bytes:
         """A small copy of the slice in the middle as a PNG file."""
@@ -152,7 +167,8 @@ class Picture:
     def free(self) -> None:
         """Gives up the file and what was made from it; the conversation stays."""
         self.data, self.series = b"", ()
-        self._facts = self._image = self._values = self._png = self._thumbnail = None
+        self._facts = self._image = self._values = self._thumbnail = None
+        self._drawn.clear()
 
     def _file(self, number: int) -> ImageBytes:
         if self.series:

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import streamlit as st
-from PIL import Image
 from streamlit import runtime
 
 from processing.regions import Region
-from spaces_app.pictures import Picture, as_png
+from spaces_app.pictures import Picture
 
 SAMPLES = 512  # on a side of the values that are sent to the browser, at most
 WHOLE = (0.0, 100.0)  # of a slider of the region, percent
@@ -33,23 +32,24 @@ def choose_region(picture: Picture) -> Region | None:
     return None if across == down == WHOLE else _region_of(picture.key)
 
 
-def show_zoomed(picture: Picture, image: Image.Image, number: int, alt: str) -> None:
+def show_zoomed(picture: Picture, png: bytes, size: tuple[int, int], number: int, alt: str) -> None:
     """Shows a picture to zoom into and to draw a region on.
 
     Args:
         picture: whose values are shown under the pointer.
-        image: as it is drawn.
+        png: the image as it is drawn.
+        size: its width and height in pixels.
         number: of the slice.
         alt: says what is shown.
     """
-    url = _media_url(as_png(image), picture.key)
+    url = _media_url(png, picture.key)
     # its own box stays as long as the same image is shown; of another image or a moved slider it is drawn anew
     is_drawn = st.session_state.get(f"drawn-on-{picture.key}") == url
-    figure = zoomed_figure(url, image.size, picture.values(number), None if is_drawn else _region_of(picture.key))
+    figure = zoomed_figure(url, size, picture.values(number), None if is_drawn else _region_of(picture.key))
     st.plotly_chart(
         figure,
         key=f"zoomed-{picture.key}",
-        on_select=partial(_draw, picture.key, image.size, url),
+        on_select=partial(_draw, picture.key, size, url),
         selection_mode="box",
         theme=None,
         alt=alt,
