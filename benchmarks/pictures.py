@@ -1,6 +1,6 @@
 """Makes the pictures of README and documentation from the model of `make demo`, on generated images only.
 
-    python -m benchmarks.pictures output/demo [--only hero prefix app errors] [--folder docs]
+    python -m benchmarks.pictures output/demo [--only hero prefix app reading errors] [--folder docs]
 
 The cards and the drawings of the shared prefix are the same for the same model. The pages of the app and of the wrong
 answers are taken in a browser, which must be installed.
@@ -23,11 +23,16 @@ from benchmarks.prefix_drawing import draw_shared_prefix
 from benchmarks.vlm_prefix_drawing import draw_chat_prefix
 from modeling.predictor import Predictor
 from processing.errors import UserError, run_command
+from processing.phantom.anatomy import draw_patient
+from tests.support.app_page import ask, draw_box, upload
 from tests.support.app_server import PATIENCE, ROOT, chromium, serve_app
 
 DATASET = "phantom:600"  # of recipes/vilt_starter_phantom.yaml
 EXAMPLE = "Head MRI"  # of the app
 QUESTIONS = ("What modality is used to take this image?", "What diseases are included in the picture?")
+PATIENT, SLICES = 9, 8  # of the stack, an abdomen
+ORGAN = "Which organ is abnormal, heart or liver?"
+BOX = (0.25, 0.35, 0.55, 0.65)  # of the region, in shares of the zoomed view
 DESKTOP = {"width": 1280, "height": 1200}
 PHONE = {"width": 390, "height": 844}
 BETWEEN, GREY = 36, "#c9d3d6"  # two screens of a phone in one picture
@@ -64,6 +69,36 @@ def make_app(model: Path, folder: Path) -> None:
         save_small(_side_by_side(screens), folder / "app_phone.png")
 
 
+def make_reading(model: Path, folder: Path) -> None:
+    """`app_stack.png`, `app_region.png` and `app_report.png`: a stack, a region, and the report of the visit."""
+    with tempfile.TemporaryDirectory() as rest, serve_app(Path(rest) / "log", str(model.resolve())) as address:
+        slices = [picture for _, picture in draw_patient(PATIENT, 0, 224, SLICES)]
+        stack = Path(rest) / "abdomen.tiff"
+        slices[0].save(stack, save_all=True, append_images=slices[1:])
+        with _page(address, viewport=DESKTOP) as page:
+            page.get_by_text("Ready: ").wait_for()
+            upload(page, stack)
+            page.get_by_text(f"Ask about {SLICES} slices at once").click()
+            ask(page, QUESTIONS[0])
+            page.get_by_text("slices say so").wait_for()
+            _rest(page)
+            save_small(_screenshot(page), folder / "app_stack.png")
+            page.get_by_text(f"Ask about {SLICES} slices at once").click()
+            page.get_by_text("Zoom, read values, and draw a region").click()
+            view = page.locator(".js-plotly-plot .nsewdrag")
+            draw_box(page, view, BOX)
+            ask(page, ORGAN)
+            page.get_by_text("In the region", exact=True).wait_for()
+            _rest(page)
+            save_small(_screenshot(page), folder / "app_region.png")
+            with page.expect_download() as download:
+                page.get_by_role("button", name="Report (HTML)").click()
+            report = Path(rest) / "report.html"
+            download.value.save_as(report)
+        with _page(report.as_uri(), viewport={"width": 1000, "height": 900}) as page:
+            save_small(_screenshot(page), folder / "app_report.png")
+
+
 def make_errors(model: Path, folder: Path) -> None:
     """`errors.jpg`: the page of wrong answers of the model's report."""
     report = model / "report" / "errors.html"
@@ -77,6 +112,7 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "hero": make_hero,
     "prefix": make_prefix,
     "app": make_app,
+    "reading": make_reading,
     "errors": make_errors,
 }
 
@@ -116,13 +152,18 @@ def _ask_in_app(page: Any) -> None:
         page.locator(".question", has_text=question).wait_for()
         page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first.wait_for()
     page.get_by_alt_text("with outlines").wait_for()
+    _rest(page)
+    page.get_by_alt_text("with outlines").wait_for()
+
+
+def _rest(page: Any) -> None:
+    """Goes to the top of a page that has come to rest."""
     page.get_by_text("Download questions and answers").wait_for()
     page.evaluate("document.activeElement.blur()")
     page.mouse.move(0, 0)
     page.get_by_role("heading", name="Ask about a medical image").scroll_into_view_if_needed()
     page.wait_for_timeout(SETTLE)
     page.locator("[data-test-script-state=notRunning]").wait_for()
-    page.get_by_alt_text("with outlines").wait_for()
 
 
 def _screenshot(page: Any) -> Image.Image:

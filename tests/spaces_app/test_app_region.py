@@ -13,7 +13,7 @@ from modeling.asking.regions import ask_about_region
 from modeling.predictor import Predictor
 from processing.images import open_image
 from processing.regions import Region
-from tests.support.app_page import QUESTION, ask, upload
+from tests.support.app_page import QUESTION, ask, draw_box, upload
 from tests.support.image_files import dicom
 from tests.support.layout import boxes
 
@@ -33,17 +33,6 @@ def ranges(page: Page) -> list[list[float]]:
     """The columns and rows of the image that are seen."""
     layout = "document.querySelector('.js-plotly-plot')._fullLayout"
     return json.loads(page.evaluate(f"JSON.stringify([{layout}.xaxis.range, {layout}.yaxis.range])"))
-
-
-def draw_box(page: Page, view, left: float, top: float, right: float, bottom: float) -> None:
-    """Draws a region; its edges are shares of the view."""
-    page.get_by_role("button", name="Box Select").click()
-    [place] = boxes(page, view)
-    assert place is not None
-    page.mouse.move(place["x"] + left * place["width"], place["y"] + top * place["height"])
-    page.mouse.down()
-    page.mouse.move(place["x"] + right * place["width"], place["y"] + bottom * place["height"], steps=4)
-    page.mouse.up()
 
 
 def ends(page: Page, name: str) -> list[float]:
@@ -86,7 +75,7 @@ def test_a_drawn_region_is_asked_about_besides_the_whole_image(open_page, runs, 
     page = open_page(runs("starter"))
     upload(page, image)
     page.get_by_text("Region", exact=True).click()
-    draw_box(page, zoom(page), 0.25, 0.25, 0.75, 0.75)
+    draw_box(page, zoom(page), (0.25, 0.25, 0.75, 0.75))
     left, right = ends(page, "From left to right, percent")
     top, bottom = ends(page, "From top to bottom, percent")
     assert np.abs(np.array([left, right, top, bottom]) - [25, 75, 25, 75]).max() <= 2
@@ -124,7 +113,7 @@ def test_a_region_that_is_too_small_is_one_sentence(open_page, runs, tmp_path):
     page = open_page(runs("vilt"))
     upload(page, tmp_path / "small.png")
     page.get_by_text("Region", exact=True).click()
-    draw_box(page, zoom(page), 0.4, 0.4, 0.5, 0.5)
+    draw_box(page, zoom(page), (0.4, 0.4, 0.5, 0.5))
     ends(page, "From left to right, percent")
     ask(page)
     expect(page.get_by_text("The region has fewer than 8 pixels on a side; draw a larger one.")).to_be_visible()

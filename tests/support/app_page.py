@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
+
+from tests.support.layout import boxes
 
 QUESTION = "What modality is used to take this image?"
 
@@ -28,6 +30,18 @@ def ask(page: Page, question: str = QUESTION) -> None:
     box = page.get_by_placeholder("Ask about the image")
     box.fill(question)
     box.press("Enter")
+
+
+def draw_box(page: Page, view: Locator, edges: tuple[float, float, float, float]) -> None:
+    """Draws a region; its left, top, right and bottom are shares of the zoomed view."""
+    page.get_by_role("button", name="Box Select").click()
+    [place] = boxes(page, view)
+    assert place is not None
+    left, top, right, bottom = edges
+    page.mouse.move(place["x"] + left * place["width"], place["y"] + top * place["height"])
+    page.mouse.down()
+    page.mouse.move(place["x"] + right * place["width"], place["y"] + bottom * place["height"], steps=4)
+    page.mouse.up()
 
 
 def confidence(page: Page):
