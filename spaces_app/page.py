@@ -48,6 +48,7 @@ STYLE = """
 .answer { font-size: 1.7rem; font-weight: 650; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
 .seen { margin: 0; overflow-wrap: anywhere; }
 .question { font-weight: 600; margin: 0; overflow-wrap: anywhere; }
+.verdict { margin: 0; overflow-wrap: anywhere; }
 .disclaimer { font-size: 0.875rem; font-weight: 600; margin: 0; }
 /* captions: their own grey has too little contrast */
 [data-testid="stCaptionContainer"] { opacity: 0.85 !important; }
@@ -90,7 +91,7 @@ class AskPage:
         numbers: of the slices that are asked about, where they are several.
         image: the picture in that view.
         is_zoomed: it is shown to zoom into and to draw on.
-        frame, map_controls, suggestions, newest, earlier: places on the page, in this order.
+        frame, map_controls, suggestions, waiting, newest, earlier: places on the page, in this order.
     """
 
     picture: Picture
@@ -102,6 +103,7 @@ class AskPage:
     frame: Any
     map_controls: Any
     suggestions: Any
+    waiting: Any
     newest: Any
     earlier: Any
 
@@ -133,12 +135,12 @@ class AskPage:
             if question := st.chat_input("Ask about the image", max_chars=MAX_QUESTION_CHARACTERS):
                 picture.conversation.pending = question
             suggestions = st.container(horizontal=True, gap="small", key="suggestions")
-            newest, earlier = st.empty(), st.container()
+            waiting, newest, earlier = st.empty(), st.container(), st.container()
             if picture.conversation.pending is not None:
-                with newest.container(border=True):
+                with waiting.container(border=True):
                     show_line(picture.conversation.pending, "question")
                     st.caption(":material/hourglass_top: Waiting for the model …")
-        page = cls(picture, view, region, numbers, image, is_zoomed, frame, map_controls, suggestions, newest, earlier)
+        page = cls(picture, view, region, numbers, image, is_zoomed, frame, map_controls, suggestions, waiting, newest, earlier)
         if not (is_zoomed and "ready" in st.session_state):  # else it is shown once, with what lies over it
             page._show()
         return page
@@ -161,7 +163,8 @@ class AskPage:
     def _show_answers(self, models: "Mapping[str, Predictor]") -> None:
         conversation = self.picture.conversation
         is_asked = conversation.pending is not None
-        with self.newest.container():
+        self.waiting.empty()
+        with self.newest:
             if is_asked:
                 try:
                     with st.container(border=True):
@@ -227,7 +230,7 @@ class AskPage:
             alt += f", with {overlay.what}"
             key += (overlay.what, *overlay.key)
         try:
-            image, png = self.picture.drawn(key, draw, is_zoomed)
+            png = self.picture.drawn(key, draw, is_zoomed)
         except UserError as error:
             with self.map_controls:
                 if isinstance(error, LimitError):
@@ -238,7 +241,7 @@ class AskPage:
             return
         if is_zoomed:
             with self.frame.container():
-                show_zoomed(self.picture, png, image.size, self.view.number, alt)
+                show_zoomed(self.picture, png, self.image.size, self.view.number, alt)
             return
         if self.region is not None:
             alt += "; a region is outlined"

@@ -56,7 +56,7 @@ class Picture:
     _facts: ImageFacts | None = None
     _image: tuple[View, Image.Image] | None = None
     _values: tuple[int, np.ndarray | None] | None = None
-    _drawn: dict[Hashable, tuple[Image.Image, bytes]] = field(default_factory=dict)
+    _drawn: dict[Hashable, bytes] = field(default_factory=dict)
     _thumbnail: bytes | None = None
 
     @property
@@ -97,10 +97,8 @@ class Picture:
                 self._values = number, read_values(self._file(number))
         return self._values[1]
 
-    def drawn(
-        self, key: Hashable, draw: Callable[[], Image.Image], is_zoomed: bool = False
-    ) -> tuple[Image.Image, bytes]:
-        """What is drawn of the picture, and its PNG file for the page; the last two are kept.
+    def drawn(self, key: Hashable, draw: Callable[[], Image.Image], is_zoomed: bool = False) -> bytes:
+        """What is drawn of the picture, as a PNG file for the page; the last two are kept.
 
         Args:
             key: tells it from other drawings.
@@ -109,12 +107,11 @@ class Picture:
         """
         if (key, is_zoomed) not in self._drawn:
             image = draw()
-            shown = image
             if image.width > PAGE_WIDTH and not is_zoomed:
-                shown = image.resize((PAGE_WIDTH, max(round(image.height * PAGE_WIDTH / image.width), 1)))
+                image = image.resize((PAGE_WIDTH, max(round(image.height * PAGE_WIDTH / image.width), 1)))
             while len(self._drawn) > 1:
                 del self._drawn[next(iter(self._drawn))]
-            self._drawn[key, is_zoomed] = image, as_png(shown)
+            self._drawn[key, is_zoomed] = as_png(image)
         return self._drawn[key, is_zoomed]
 
     def thumbnail(self) -> bytes:

@@ -12,7 +12,7 @@ import streamlit as st
 from processing.answers import answer_identity
 from processing.errors import UserError
 from processing.regions import Region
-from spaces_app.answers import Turn, plain, show_error, text_of, with_evidence, with_region
+from spaces_app.answers import Turn, plain, show_error, show_line, text_of, with_evidence, with_region
 from spaces_app.content import UNLIKE_TRAINING, UNSURE, what_is_seen
 from spaces_app.corrections import CorrectedRow, Verdict, as_zip
 from spaces_app.models import short_name
@@ -34,8 +34,10 @@ def judge(turn: Turn, key: str, region: Region | None) -> None:
     """
     given = list(dict.fromkeys(answer.answer for answer in _answers_of(turn)))
     verdict = turn.verdict
-    title = "Right or wrong?" if verdict is None else f"Your answer: {plain(verdict.answer)}"
-    with st.expander(title), st.form(f"verdict-{key}", border=False):
+    with st.empty():  # also where there is no verdict: what moves down is closed
+        if verdict is not None:
+            show_line(f"Your answer: {verdict.answer}", "verdict")
+    with st.expander("Right or wrong?"), st.form(f"verdict-{key}", border=False):
         st.radio("The right answer", (*given, ANOTHER), index=None, format_func=plain, key=f"right-{key}")
         st.text_input(ANOTHER, max_chars=200, key=f"another-{key}")
         if region is not None:

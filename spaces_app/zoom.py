@@ -37,19 +37,17 @@ def show_zoomed(picture: Picture, png: bytes, size: tuple[int, int], number: int
 
     Args:
         picture: whose values are shown under the pointer.
-        png: the image as it is drawn.
-        size: its width and height in pixels.
+        png: the image as it is drawn, of any size.
+        size: width and height of the picture in pixels.
         number: of the slice.
         alt: says what is shown.
     """
     url = _media_url(png, picture.key)
-    # its own box stays as long as the same image is shown; of another image or a moved slider it is drawn anew
-    is_drawn = st.session_state.get(f"drawn-on-{picture.key}") == url
-    figure = zoomed_figure(url, size, picture.values(number), None if is_drawn else _region_of(picture.key))
+    figure = zoomed_figure(url, size, picture.values(number), _region_of(picture.key))
     st.plotly_chart(
         figure,
         key=f"zoomed-{picture.key}",
-        on_select=partial(_draw, picture.key, size, url),
+        on_select=partial(_draw, picture.key, size),
         selection_mode="box",
         theme=None,
         alt=alt,
@@ -100,18 +98,17 @@ def zoomed_figure(url: str, size: tuple[int, int], values: np.ndarray | None, re
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "newselection": {"line": line},
+        "selectionrevision": repr(region),  # else the box that was drawn stays, and takes the wheel from the image
     }
     if region is not None:
         left, top, right, bottom = region.corners(size)
-        layout["selections"] = [
-            {"type": "rect", "xref": "x", "yref": "y", "x0": left, "x1": right, "y0": top, "y1": bottom, "line": line}
-        ]
+        layout["shapes"] = [{"type": "rect", "x0": left, "x1": right, "y0": top, "y1": bottom, "line": line}]
     return {"data": data, "layout": layout}
 
 
 def _slide(label: str, side: str, key: str) -> tuple[float, float]:
     st.session_state.setdefault(f"{side}-{key}", WHOLE)
-    st.slider(label, *WHOLE, step=0.5, format="%.1f", key=f"{side}-{key}", on_change=_moved, args=(key,))
+    st.slider(label, *WHOLE, step=0.5, format="%.1f", key=f"{side}-{key}")
     return st.session_state[f"{side}-{key}"]
 
 
@@ -123,26 +120,19 @@ def _region_of(key: str) -> Region | None:
     return Region(left / 100, top / 100, right / 100, bottom / 100)
 
 
-def _moved(key: str) -> None:
-    st.session_state.pop(f"drawn-on-{key}", None)
-
-
 def _forget(key: str) -> None:
-    _moved(key)
     for side in ("across", "down"):
         st.session_state[f"{side}-{key}"] = WHOLE
 
 
-def _draw(key: str, size: tuple[int, int], url: str) -> None:
-    """Takes the box that was drawn last; none where it was taken away."""
+def _draw(key: str, size: tuple[int, int]) -> None:
+    """Takes the box that was drawn last. There is none when Plotly gives up its own, after ours is shown."""
     boxes = st.session_state[f"zoomed-{key}"].selection.box
-    _forget(key)
     if not boxes:
         return
     for side, ends, length in (("across", boxes[-1]["x"], size[0]), ("down", boxes[-1]["y"], size[1])):
         low, high = (min(max(100 * end / length, 0.0), 100.0) for end in sorted(ends))
         st.session_state[f"{side}-{key}"] = round(2 * low) / 2, round(2 * high) / 2
-    st.session_state[f"drawn-on-{key}"] = url
 
 
 def _media_url(png: bytes, key: str) -> str:
