@@ -144,13 +144,12 @@ def _ask_in_app(page: Any) -> None:
     """Chooses an example, asks about it and waits for the outlines of what the model found."""
     page.get_by_text("Ready: ").wait_for()
     page.get_by_text("Examples", exact=True).click()
+    page.get_by_text("Choose an image, or look at an example.").wait_for(state="detached")
     page.get_by_role("button", name=EXAMPLE, exact=True).click()
-    for question in QUESTIONS:
-        box = page.get_by_placeholder("Ask about the image")
-        box.fill(question)
-        box.press("Enter")
-        page.locator(".question", has_text=question).wait_for()
-        page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first.wait_for()
+    page.get_by_alt_text(f"The chosen image, {EXAMPLE}").wait_for()
+    for number, question in enumerate(QUESTIONS):
+        ask(page, question)
+        page.locator(".answer").nth(number).wait_for()
     page.get_by_alt_text("with outlines").wait_for()
     _rest(page)
     page.get_by_alt_text("with outlines").wait_for()

@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from processing.errors import UserError
 
 MARGIN = 0.1  # that is added to a region on each side, in shares of its own width and height
 LEAST_PIXELS = 8  # of a region's side
+DARK, BRIGHT = "#10181b", "#ffffff"  # a line of both is seen on any image; no outline of evidence is white
 
 
 class Region(NamedTuple):
@@ -44,3 +45,14 @@ def crop(image: Image.Image, region: Region) -> Image.Image:
     return image.crop(
         (max(left - across, 0), max(top - down, 0), min(right + across, image.width), min(bottom + down, image.height))
     )
+
+
+def outlined(image: Image.Image, region: Region) -> Image.Image:
+    """A copy of an image with the outline of a region, a bright line between two dark ones."""
+    left, top, right, bottom = region.corners((image.width - 1, image.height - 1))
+    line = max(round(min(image.size) / 240), 1)
+    drawn = image.copy()
+    draw = ImageDraw.Draw(drawn)
+    for color, width in ((DARK, 3 * line), (BRIGHT, line)):
+        draw.line([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], color, width)
+    return drawn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import streamlit as st
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from processing.answers import answer_identity
 from processing.errors import UserError
@@ -307,19 +307,6 @@ def with_evidence(image: Image.Image, evidence: "Evidence", opacity: float | Non
     return overlay(image, np.array(evidence.cells), opacity, limits=(0, 1))
 
 
-def with_region(image: Image.Image, region: Region) -> Image.Image:
-    """The image with the outline of a region, dark around bright."""
-    outlined = image.copy()
-    draw = ImageDraw.Draw(outlined)
-    corners = region.corners((image.width - 1, image.height - 1))
-    width = max(round(max(image.size) / 300), 1)
-    draw.rectangle(corners, outline="#10181b", width=3 * width)
-    left, top, right, bottom = corners
-    inner = (left + width, top + width, max(right - width, left + width), max(bottom - width, top + width))
-    draw.rectangle(inner, outline="#ffd23f", width=width)
-    return outlined
-
-
 def with_heat_map(image: Image.Image, turn: Turn, name: str, model: "Predictor", opacity: float) -> Image.Image:
     """The image under the heat map of what moved a model's answer. There must be an answer.
 
@@ -342,14 +329,16 @@ def with_heat_map(image: Image.Image, turn: Turn, name: str, model: "Predictor",
     return overlay(image, turn.heat_maps[name], opacity)
 
 
-def suggest(conversation: Conversation, model: "Predictor", image: Image.Image) -> tuple[str, ...]:
+def suggest(picture: "Picture", model: "Predictor", image: Image.Image) -> tuple[str, ...]:
     """Questions that fit the image, by the body part that the model sees in it; asked once.
 
     Those that fit any image where the visitor has asked for too much.
     """
+    conversation = picture.conversation
     if not conversation.suggestions:
         try:
-            count(QUESTIONS)
+            if picture.key != FIRST_EXAMPLE:  # nobody has chosen that
+                count(QUESTIONS)
         except LimitError:
             return suggestions("")
         conversation.suggestions = suggestions(model.answer(image, PROBES[0], top_k=1).answer)

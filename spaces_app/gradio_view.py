@@ -6,15 +6,13 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageOps
 
-from modeling.asking.heat_maps import DARK
 from processing.errors import UserError
 from processing.image_source import ImageBytes
 from processing.images import image_facts, open_image, read_values
-from processing.regions import Region
+from processing.regions import BRIGHT, DARK, Region, outlined
 from processing.windows import CT_WINDOWS, OWN, PERCENTILE_WINDOWS, Window, ct_windows, percentile_window
 
 PRESETS = (OWN, *CT_WINDOWS, *PERCENTILE_WINDOWS)
-BRIGHT = "#ffffff"  # unlike the outlines of evidence
 NO_REGION = "The region must be four numbers from 0 to 1: left, top, right and bottom, as shares of width and height."
 FEW_EDGES = "The region has fewer than four edges; give all of them, or forget the region."
 
@@ -120,22 +118,18 @@ def with_corners(image: Image.Image, edges: Sequence[float | None]) -> Image.Ima
     Args:
         edges: left, top, right and bottom in percent; the image is copied as it is where the first two are missing.
     """
-    left, top, right, bottom = (
-        None if edge is None else round(edge / 100 * (side - 1))
-        for edge, side in zip(edges, image.size * 2, strict=True)
-    )
-    drawn = image.copy()
+    left, top, right, bottom = edges
     if left is None or top is None:
-        return drawn
-    line = max(round(min(image.size) / 240), 1)
+        return image.copy()
+    if right is not None and bottom is not None:
+        return outlined(image, Region(left / 100, top / 100, right / 100, bottom / 100))
+    drawn = image.copy()
     draw = ImageDraw.Draw(drawn)
-    for color, width in ((DARK, 3 * line), (BRIGHT, line)):  # seen on any image
-        if right is None or bottom is None:
-            draw.line((left - 8 * line, top, left + 8 * line, top), color, width)
-            draw.line((left, top - 8 * line, left, top + 8 * line), color, width)
-        else:
-            corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-            draw.line(corners, color, width)
+    x, y = round(left / 100 * (image.width - 1)), round(top / 100 * (image.height - 1))
+    line = max(round(min(image.size) / 240), 1)
+    for color, width in ((DARK, 3 * line), (BRIGHT, line)):
+        draw.line((x - 8 * line, y, x + 8 * line, y), color, width)
+        draw.line((x, y - 8 * line, x, y + 8 * line), color, width)
     return drawn
 
 

@@ -16,7 +16,7 @@ import streamlit as st
 from PIL import Image
 
 from processing.errors import UserError
-from processing.regions import Region
+from processing.regions import Region, outlined
 from processing.utils import MAX_QUESTION_CHARACTERS
 from spaces_app.answers import (
     Conversation,
@@ -28,7 +28,6 @@ from spaces_app.answers import (
     suggest,
     with_evidence,
     with_heat_map,
-    with_region,
 )
 from spaces_app.batch_page import BatchPage
 from spaces_app.choosing import choose_picture
@@ -91,7 +90,7 @@ class AskPage:
         numbers: of the slices that are asked about, where they are several.
         image: the picture in that view.
         is_zoomed: it is shown to zoom into and to draw on.
-        frame, map_controls, suggestions, waiting, newest, earlier: places on the page, in this order.
+        frame, map_controls, suggestions, newest, earlier: places on the page, in this order.
     """
 
     picture: Picture
@@ -103,7 +102,6 @@ class AskPage:
     frame: Any
     map_controls: Any
     suggestions: Any
-    waiting: Any
     newest: Any
     earlier: Any
 
@@ -135,12 +133,12 @@ class AskPage:
             if question := st.chat_input("Ask about the image", max_chars=MAX_QUESTION_CHARACTERS):
                 picture.conversation.pending = question
             suggestions = st.container(horizontal=True, gap="small", key="suggestions")
-            waiting, newest, earlier = st.empty(), st.container(), st.container()
+            newest, earlier = st.empty(), st.empty()  # no answer of before stands under another question
             if picture.conversation.pending is not None:
-                with waiting.container(border=True):
+                with newest.container(border=True):
                     show_line(picture.conversation.pending, "question")
                     st.caption(":material/hourglass_top: Waiting for the model …")
-        page = cls(picture, view, region, numbers, image, is_zoomed, frame, map_controls, suggestions, waiting, newest, earlier)
+        page = cls(picture, view, region, numbers, image, is_zoomed, frame, map_controls, suggestions, newest, earlier)
         if not (is_zoomed and "ready" in st.session_state):  # else it is shown once, with what lies over it
             page._show()
         return page
@@ -155,7 +153,7 @@ class AskPage:
                 overlay = self._choose_overlay(models)
         if overlay or self.is_zoomed:
             self._show(overlay)
-        suggested = suggest(conversation, next(iter(models.values())), self.image)
+        suggested = suggest(self.picture, next(iter(models.values())), self.image)
         with self.suggestions:
             for question in suggested:
                 st.button(question, key=f"suggested-{question}", on_click=_note, args=(conversation, question))
@@ -163,8 +161,7 @@ class AskPage:
     def _show_answers(self, models: "Mapping[str, Predictor]") -> None:
         conversation = self.picture.conversation
         is_asked = conversation.pending is not None
-        self.waiting.empty()
-        with self.newest:
+        with self.newest.container():
             if is_asked:
                 try:
                     with st.container(border=True):
@@ -176,7 +173,7 @@ class AskPage:
                 if not is_asked:
                     show_turn(conversation.turns[-1], models, newest=True)
                 self._judge(len(conversation.turns) - 1)
-        with self.earlier:
+        with self.earlier.container():
             for number in reversed(range(len(conversation.turns) - 1)):
                 show_turn(conversation.turns[number], models, newest=False)
                 self._judge(number)
@@ -222,7 +219,7 @@ class AskPage:
 
         def draw() -> Image.Image:
             image = self.image if overlay is None else overlay.draw()
-            return image if self.region is None or is_zoomed else with_region(image, self.region)
+            return image if self.region is None or is_zoomed else outlined(image, self.region)
 
         alt = f"The chosen image, {self.picture.name}"
         key: tuple[Any, ...] = (self.view, None if is_zoomed else self.region)

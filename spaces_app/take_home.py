@@ -11,8 +11,8 @@ import streamlit as st
 
 from processing.answers import answer_identity
 from processing.errors import UserError
-from processing.regions import Region
-from spaces_app.answers import Turn, plain, show_error, show_line, text_of, with_evidence, with_region
+from processing.regions import Region, outlined
+from spaces_app.answers import Turn, plain, show_error, show_line, text_of, with_evidence
 from spaces_app.content import UNLIKE_TRAINING, UNSURE, what_is_seen
 from spaces_app.corrections import CorrectedRow, Verdict, as_zip
 from spaces_app.models import short_name
@@ -34,10 +34,10 @@ def judge(turn: Turn, key: str, region: Region | None) -> None:
     """
     given = list(dict.fromkeys(answer.answer for answer in _answers_of(turn)))
     verdict = turn.verdict
-    with st.empty():  # also where there is no verdict: what moves down is closed
-        if verdict is not None:
-            show_line(f"Your answer: {verdict.answer}", "verdict")
-    with st.expander("Right or wrong?"), st.form(f"verdict-{key}", border=False):
+    if verdict is not None:
+        show_line(f"Your answer: {verdict.answer}", "verdict")
+    is_open = f"judged-{key}" in st.session_state  # each run of the script makes it anew
+    with st.expander("Right or wrong?", expanded=is_open), st.form(f"verdict-{key}", border=False):
         st.radio("The right answer", (*given, ANOTHER), index=None, format_func=plain, key=f"right-{key}")
         st.text_input(ANOTHER, max_chars=200, key=f"another-{key}")
         if region is not None:
@@ -53,6 +53,7 @@ def judge(turn: Turn, key: str, region: Region | None) -> None:
 def _keep(turn: Turn, key: str, region: Region | None, given: list[str]) -> None:
     """Keeps what the reader said; where it can't be kept, notes why."""
     state = st.session_state
+    state[f"judged-{key}"] = True
     chosen, another = state[f"right-{key}"], state[f"another-{key}"].strip()
     right = another if chosen in (None, ANOTHER) else chosen
     if not right:
@@ -200,7 +201,7 @@ def _reported_questions(pictures: Iterable[Picture]) -> "Iterator[ReportedQuesti
             if not isinstance(first, str) and first.evidence is not None and not turn.slices:
                 image = with_evidence(image, first.evidence, None)
             if turn.region is not None:
-                image = with_region(image, turn.region)
+                image = outlined(image, turn.region)
             yield ReportedQuestion(
                 picture.name_of(turn.view.number),
                 picture.details(turn.view),

@@ -7,12 +7,11 @@ import numpy as np
 import streamlit as st
 from streamlit import runtime
 
-from processing.regions import Region
+from processing.regions import BRIGHT, DARK, Region
 from spaces_app.pictures import Picture
 
 SAMPLES = 512  # on a side of the values that are sent to the browser, at most
 WHOLE = (0.0, 100.0)  # of a slider of the region, percent
-OUTLINE = "#ffd23f"
 CONFIG = {
     "scrollZoom": True,
     "displayModeBar": True,
@@ -86,7 +85,6 @@ def zoomed_figure(url: str, size: tuple[int, int], values: np.ndarray | None, re
         }
         data.append({"type": "heatmap", **sampled, **told})
     place = {"x": 0, "y": 0, "sizex": width, "sizey": height, "sizing": "stretch", "layer": "below"}
-    line = {"color": OUTLINE, "width": 2, "dash": "solid"}
     layout: dict[str, Any] = {
         "images": [{"source": url, "xref": "x", "yref": "y", **place}],
         "xaxis": {"range": [0, width], "visible": False, "constrain": "domain"},
@@ -97,12 +95,15 @@ def zoomed_figure(url: str, size: tuple[int, int], values: np.ndarray | None, re
         "showlegend": False,
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "newselection": {"line": line},
+        "newselection": {"line": {"color": BRIGHT, "width": 2, "dash": "solid"}},
         "selectionrevision": repr(region),  # else the box that was drawn stays, and takes the wheel from the image
     }
     if region is not None:
         left, top, right, bottom = region.corners(size)
-        layout["shapes"] = [{"type": "rect", "x0": left, "x1": right, "y0": top, "y1": bottom, "line": line}]
+        edges = {"type": "rect", "x0": left, "x1": right, "y0": top, "y1": bottom}
+        layout["shapes"] = [
+            edges | {"line": {"color": color, "width": width}} for color, width in ((DARK, 6), (BRIGHT, 2))
+        ]
     return {"data": data, "layout": layout}
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from modeling.parts.evidence import Detection, Evidence
 from modeling.asking.predictor import Answer, Predictor
+from modeling.parts.evidence import Detection, Evidence
 from processing.regions import Region, crop
 
 

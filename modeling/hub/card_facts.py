@@ -213,7 +213,7 @@ def _results(split: str, report: dict[str, Any]) -> Iterator[Result]:
     parts = report["figures"] + report.get("choices", [])  # reports of older versions have no choices
     entries = {(entry["group"], entry["value"]): entry for entry in parts}
     if (calibration := report.get("calibration")) and ("all", "") in entries:
-        interval = calibration["expected_calibration_error_interval"] or (None, None)
+        interval = calibration.get("expected_calibration_error_interval") or (None, None)  # older reports have none
         ends = calibration["expected_calibration_error"], *interval
         percent = [None if end is None else round(100 * end, 2) for end in ends]
         entries["calibration", ""] = {"questions": entries["all", ""]["questions"], "error": percent}

@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCardData, metadata_load
 from processing.errors import UserError, describe_error, quoted, shorten
 from processing.sources.folder import DataFolder
 from processing.sources.rows import SPLIT_NAMES
+from processing.sources.slake import BOXES_NAME
 from processing.sources.tables import PARQUET, TABLE_SUFFIXES, split_files
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,11 @@ def _patterns_of(folder: DataFolder, card: Card, config: str | None) -> tuple[di
 
 def _resolve(folder: DataFolder, patterns: dict[str, list[str]] | None, base: str) -> list[Table]:
     """The tables that patterns find, of the kind that most of them are."""
-    names = [name for name in folder.files if name.lower().endswith(TABLE_SUFFIXES)]
+    names = [
+        name
+        for name in folder.files
+        if name.lower().endswith(TABLE_SUFFIXES) and posixpath.basename(name) != BOXES_NAME  # those of an image
+    ]
     with tempfile.TemporaryDirectory() as place:
         # `datasets` looks for files in a folder. What is on the Hub is not fetched before it is chosen, so it gets
         # empty files of the same names.

@@ -11,6 +11,7 @@ from processing.sources.folder import local_folder
 from processing.sources.rows import Row, Source
 from processing.sources.tables import read_records, split_files
 
+BOXES_NAME = "detection.json"
 SOURCE = re.compile(r"source\.\w+")  # the file name of an image that has a folder, and its boxes, for itself
 
 
@@ -55,7 +56,7 @@ def read_slake_boxes(image: Path, root: Path) -> list[dict] | None:
         A list of `label` and `bbox` = [x, y, width, height] in pixels of the image, origin top left; None without one,
         or where it is not in SLAKE's form.
     """
-    file = image.parent / "detection.json"
+    file = image.parent / BOXES_NAME
     if not os.path.isfile(file) or file_inside(root, str(file)) is None:
         return None
     try:

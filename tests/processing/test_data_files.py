@@ -218,6 +218,14 @@ def test_the_kind_of_most_tables_is_read(tmp_path):
     assert len(rows_of(load_vqa_dataset(write(tmp_path, files)))) == 12
 
 
+def test_boxes_beside_images_are_no_table(tmp_path):
+    files = {f"images/{i}/source.jpg": picture(i) for i in range(COUNT)}
+    files |= {f"images/{i}/detection.json": '[{"Liver": [0, 0, 4, 4]}]' for i in range(COUNT)}
+    records = [{"image": f"images/{i}/source.jpg", "question": f"{i}?", "answer": "lung"} for i in range(COUNT)]
+    dataset = load_vqa_dataset(write(tmp_path, files | {"rows.json": json.dumps(records)}))
+    assert sorted(number for part in questions(dataset).values() for number in part) == list(range(COUNT))
+
+
 def test_script_of_a_repo_is_never_fetched_or_run(hub):
     marker = "import pathlib; pathlib.Path('/tmp/ran-by-a-data-set').touch()"
     files = {"evil.py": marker.encode(), "train.csv": as_csv(rows()), **pictures()}

@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from modeling.predictor import Predictor
-from spaces_app.content import DISCLAIMER, FIRST_EXAMPLE, FIRST_QUESTION, NOT_SEEN, UNLIKE_TRAINING, what_is_seen
+from spaces_app.content import DISCLAIMER, FIRST_QUESTION, NOT_SEEN, UNLIKE_TRAINING, what_is_seen
 from tests.support.app_page import QUESTION, ask, confidence, upload, upload_table
 from tests.support.evidence import surer_starter
 from tests.support.image_files import dicom

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from modeling.predictor import Predictor
 from processing.errors import UserError
-from spaces_app import answers, batch_page, gradio_app, limits, uploads
+from spaces_app import answers, batch_page, gradio_app, limits, models, uploads
 from spaces_app.limits import BATCHES, QUESTIONS, SLOTS, Limit, Limiter, LimitError, client_address, trusted_proxies
 from tests.support.app_server import ROOT
 
@@ -270,6 +270,7 @@ def counted(monkeypatch, trained):
 def visit() -> AppTest:
     app = AppTest.from_file(str(ROOT / "spaces_app" / "page.py"), default_timeout=120).run()
     app.button_group[0].set_value("Examples").run()
+    next(button for button in app.button if button.label == "Chest CT").click().run()  # the first one is the app's own
     assert not app.exception
     return app
 
@@ -299,6 +300,7 @@ def test_answers_of_each_model_heat_maps_and_suggestions_count(counted, monkeypa
     other = tmp_path / "other"
     other.symlink_to(trained)
     monkeypatch.setenv("COMPARE_MODEL_ID", str(other))
+    monkeypatch.setattr(models, "LOADING", models.Loading())
     app = visit()
     assert [amount for _, _, amount in counted] == [1]  # the suggestions
     ask(app)

@@ -1,5 +1,6 @@
 """spaces_app.pictures: what the window sliders go over, and that images are opened one by one."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -77,3 +78,15 @@ def test_one_image_is_opened_at_a_time(monkeypatch):
     assert [one.result().tobytes() for one in shown] == [grey_image.tobytes()] * 2
     assert [one.result()[:4] for one in small] == [b"\x89PNG"] * 2
     assert most == [1] * 4
+
+
+def test_what_is_drawn_is_made_once_and_no_wider_than_the_page_unless_zoomed():
+    picture = Picture("1", "wide.png", as_png(Image.new("L", (3000, 30))))
+    draw, calls = counting_calls(picture.image, patience=0)
+    for _ in range(2):
+        assert Image.open(io.BytesIO(picture.drawn("plain", draw))).size == (pictures.PAGE_WIDTH, 15)
+        assert Image.open(io.BytesIO(picture.drawn("plain", draw, is_zoomed=True))).size == (3000, 30)
+    assert len(calls) == 2
+    picture.drawn("other", draw)
+    picture.drawn("plain", draw)
+    assert len(calls) == 4  # the last two are kept

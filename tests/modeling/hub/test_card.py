@@ -89,6 +89,7 @@ def test_metadata_pass_the_hubs_check_and_name_task_data_and_figures(folder):
     assert figures["Exact Match (validation, 1,053 questions, percent)"]["value"] == 83.1
     assert figures["OPEN accuracy (validation, 631 questions, percent)"]["value"] == 80.93
     assert figures["CLOSED accuracy (validation, 422 questions, percent)"]["value"] == 86.26
+    assert figures["Calibration error (validation, 1,053 questions, percent)"]["value"] == 3.12
     assert all(metric["args"]["definition"] for metric in result["metrics"])
 
 
@@ -97,6 +98,7 @@ def test_each_answer_type_has_its_own_number_of_questions(folder):
     assert "| validation | Exact Match | 83.10 | 80.25 to 87.50 | 1,053 | - | 56.60 |" in text
     assert "| validation | F1 | 85.86 | - | 1,053 | 71.66 | - |" in text
     assert "| validation | OPEN accuracy | 80.93 | 80.25 to 87.50 | 631 | - | 51.00 |" in text
+    assert "| validation | Calibration error | 3.12 | - | 1,053 | - | - |" in text
 
 
 def test_card_says_what_confidence_and_heat_maps_are_worth(folder, tmp_path):
