@@ -10,7 +10,7 @@ from modeling.asking.predictor import Predictor
 from modeling.hub.client import Destination, find_model
 from modeling.parts.model_files import open_model
 from processing.errors import UserError
-from spaces_app import gradio_app
+from spaces_app import gradio_app, models
 from tests.modeling.bases.conftest import MLM
 from tests.support.app_server import ROOT
 
@@ -118,6 +118,7 @@ def no_network(hub, monkeypatch) -> None:
 @pytest.mark.parametrize(("trouble", "sentence"), [(gated, GATED), (invalid_token, TOKEN), (no_network, NETWORK)])
 def test_both_apps_say_it_too(mlm, hub, monkeypatch, trouble, sentence):
     monkeypatch.setenv("MODEL_ID", MLM)
+    monkeypatch.setattr(models, "LOADING", models.Loading())
     trouble(hub, monkeypatch)
     with pytest.raises(UserError) as error:
         gradio_app.load()
