@@ -36,7 +36,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,16 +58,16 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import Route
 
-from modeling.asking.heat_maps import outline
 from modeling.asking.regions import ask_about_region
 from modeling.predictor import Answer, Predictor
 from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES
 from processing.regions import Region
 from processing.windows import OWN
-from spaces_app.content import DEFAULT_MODEL, example_images, seen, what_is_seen, why_silent
+from spaces_app.content import example_images, why_silent
 from spaces_app.gradio_mcp import McpEndpoint
-from spaces_app.gradio_page import ALT_TEXT, CSS, build_page, parts_shown
+from spaces_app.gradio_page import CSS, as_details, build_page, parts_answered, parts_shown, ranked
+from spaces_app.gradio_report import QUESTION_CUT, Asked, model_id, reported, write_report
 from spaces_app.gradio_routes import MCP, AllowedRoutes, plain_error
 from spaces_app.gradio_view import (
     Contents,
@@ -79,7 +78,6 @@ from spaces_app.gradio_view import (
     preset_view,
     region_of_percents,
     region_of_shares,
-    with_corners,
 )
 from spaces_app.limits import DECODING, LIMITER, QUESTIONS, Limit, client_address, trusted_proxies
 from spaces_app.uploads import UploadFolder, UploadLimit
@@ -98,10 +96,9 @@ def load() -> Predictor:
     Raises:
         UserError: it can't be loaded.
     """
-    name = os.environ.get("MODEL_ID") or DEFAULT_MODEL
     # asked for by name: on ZeroGPU torch.accelerator finds no GPU, but torch.cuda does
     device = "cuda" if torch.cuda.is_available() else None
-    return Predictor.from_pretrained(name, device=device, dtype=os.environ.get("MODEL_DTYPE") or None)
+    return Predictor.from_pretrained(model_id(), device=device, dtype=os.environ.get("MODEL_DTYPE") or None)
 
 
 class Panel:
@@ -109,13 +106,15 @@ class Panel:
 
     Args:
         predictor: the model that is asked.
+        folder: where reports are written.
 
     Attributes:
         examples: path and name of each example image.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, folder: Path) -> None:
         self.predictor = predictor
+        self.folder = folder
         self.examples = [(str(file), name) for name, file in example_images()]
         # ZeroGPU calls it in another process: arguments and results are pickled, so the model must not be one of them
         self.answer_on_gpu = GPU(self.answer)
@@ -134,7 +133,7 @@ class Panel:
         with _plain_errors():
             view = View(slice or 0, (window_center or 0, window_width) if window_width else None)
             details = self.ask_for_details(image, question, view, region_of_shares(region), request)
-        return _ranked(details), details
+        return ranked(details), details
 
     def ask_for_details(
         self,
@@ -150,7 +149,7 @@ class Panel:
             image: the path of an uploaded file, or its content.
         """
         _, whole, of_region = self._ask(image, question, view, region, request)
-        return _as_details(whole, of_region)
+        return as_details(whole, of_region)
 
     def ask_on_page(
         self,
@@ -171,18 +170,20 @@ class Panel:
             view, region = preset_view(number, preset, is_inverted), region_of_percents(edges)
             picture, whole, of_region = self._ask(image, question, view, region, request)
         if whole.question_cut:
-            gr.Warning("The question is longer than the model can read; its end was left out.")
+            gr.Warning(QUESTION_CUT)
         if whole.silent or (of_region and of_region.silent):
             gr.Warning(why_silent(self.predictor.abstention_threshold))
-        details = _as_details(whole, of_region)
-        preview, evidence_in_words = gr.skip(), gr.skip()
-        if evidence := whole.evidence:
-            alt_text = f"{ALT_TEXT}, with outlines: {seen(evidence)}" if evidence.boxes else ALT_TEXT
-            preview = gr.update(value=with_corners(outline(picture, evidence.boxes), edges), alt_text=alt_text)
-            evidence_in_words = gr.update(value=what_is_seen(evidence), visible=True)
-        about_region = _ranked(details["region"]) if of_region else None
-        region_part, note = gr.update(visible=of_region is not None), gr.update(visible=whole.unlike_training)
-        return preview, _ranked(details), region_part, about_region, note, evidence_in_words, details
+        assert image is not None
+        return parts_answered(picture, Asked(image, view, edges, question, whole, of_region))
+
+    def report(self, asked: Asked | None, request: gr.Request) -> list[dict[str, Any]]:
+        """The report of what was asked last, as a PDF and as an HTML file that can be downloaded."""
+        with _plain_errors():
+            if asked is None:
+                raise UserError("The answer is no longer kept; ask again.")
+            threshold = self.predictor.abstention_threshold
+            question = _look(asked.image, request, QUESTIONS, lambda data: reported(data, asked, threshold))
+        return [gr.update(value=path, visible=True) for path in write_report(question, self.predictor, self.folder)]
 
     def _ask(
         self,
@@ -262,16 +263,6 @@ class Panel:
         return self.examples[event.index][0]
 
 
-def _as_details(whole: Answer, of_region: Answer | None) -> dict[str, Any]:
-    return asdict(whole) | {"region": asdict(of_region) if of_region else None}
-
-
-def _ranked(details: dict[str, Any]) -> list[tuple[str, float]]:
-    """Every answer with its confidence, the one that was given first."""
-    answers = [details, *details["alternatives"]]
-    return [(one["answer"] or "(no answer)", one["confidence"]) for one in answers]
-
-
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     try:
@@ -300,7 +291,7 @@ def launch(predictor: Predictor, **options: Any) -> tuple[gr.Blocks, str]:
     """
     folder = UploadFolder(os.environ.get("GRADIO_TEMP_DIR"))
     os.environ["GRADIO_TEMP_DIR"] = str(folder.path)  # where Gradio writes what it shows
-    panel = Panel(predictor)
+    panel = Panel(predictor, folder.path)
     app = build_page(panel)
     _, url, _ = app.launch(**_launch_options(folder, app, panel) | options)
     return app, url

@@ -1,5 +1,6 @@
 """The page of the Gradio app, and its API: their parts, and what each click calls."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -7,20 +8,23 @@ from gradio.components.label import LabelConfidence, LabelData
 from gradio.data_classes import FileData
 from PIL import Image
 
-from modeling.asking.heat_maps import outline
+from modeling.predictor import Answer
 from processing.utils import MAX_QUESTION_CHARACTERS
 from processing.windows import OWN
-from spaces_app.content import BURNT_IN, DISCLAIMER, GENERAL, KEPT, UNLIKE_TRAINING
+from spaces_app.content import BURNT_IN, DISCLAIMER, GENERAL, KEPT, UNLIKE_TRAINING, seen, what_is_seen
+from spaces_app.gradio_report import Asked, as_shown
 from spaces_app.gradio_routes import guard
-from spaces_app.gradio_view import PRESETS, in_words, with_corners
+from spaces_app.gradio_view import PRESETS, in_words
 
 if TYPE_CHECKING:
     from spaces_app.gradio_app import Panel
 
+ASKED_SECONDS = 540  # after it a question and its answers are forgotten; until then a report of them can be made
 MODEL = "model"  # names the events that ask it, of which one runs at a time
 ALT_TEXT = "The uploaded image, as the model sees it"
 INTRODUCTION = f"""# Ask about a medical image
-Do not upload images of people who can be identified. {KEPT} {BURNT_IN}"""
+Do not upload images of people who can be identified. {KEPT} A report is made only when you ask for
+one, and its files are deleted after at most 31 minutes, too. {BURNT_IN}"""
 REGION = (
     "Click two opposite corners on the image, or give the edges of the region here, in percent of the image's width "
     "and height. The model is then asked about the region, too."
@@ -47,17 +51,47 @@ def uploaded_path(file: FileData | None) -> str | None:
     return file.path if file else None
 
 
+def as_details(whole: Answer, of_region: Answer | None) -> dict[str, Any]:
+    """The answer as the API has it, with that about the region alone, None without one."""
+    return asdict(whole) | {"region": asdict(of_region) if of_region else None}
+
+
+def ranked(details: dict[str, Any]) -> list[tuple[str, float]]:
+    """Every answer with its confidence, the one that was given first."""
+    answers = [details, *details["alternatives"]]
+    return [(one["answer"] or "(no answer)", one["confidence"]) for one in answers]
+
+
 def parts_shown(picture: Image.Image | None, edges: list[float | None]) -> tuple[Any, ...]:
     """What the page shows of a picture that nothing was asked about yet, as `build_page` names it in `seen_anew`.
 
     Args:
         edges: of the region, in percent.
     """
-    drawn = None if picture is None else with_corners(outline(picture, ()), edges)
+    drawn = None if picture is None else as_shown(picture, None, edges)
     preview, hidden, chosen = gr.update(value=drawn, alt_text=ALT_TEXT), gr.update(visible=False), in_words(edges)
-    answers = None, hidden, None, hidden, gr.update(value="", visible=False), None
+    answers = None, hidden, None, hidden, gr.update(value="", visible=False), None, None, hidden, hidden, hidden
     size = drawn.size if drawn else (1, 1)
     return preview, *answers, size, gr.update(value=chosen, visible=bool(chosen)), gr.update(visible=bool(chosen))
+
+
+def parts_answered(picture: Image.Image, asked: Asked) -> tuple[Any, ...]:
+    """What the page shows of an answer, as `build_page` names it in `shown`.
+
+    Args:
+        picture: that was asked about.
+    """
+    details = as_details(asked.whole, asked.of_region)
+    preview, evidence_in_words = gr.skip(), gr.skip()
+    if evidence := asked.whole.evidence:
+        alt_text = f"{ALT_TEXT}, with outlines: {seen(evidence)}" if evidence.boxes else ALT_TEXT
+        preview = gr.update(value=as_shown(picture, evidence, asked.edges), alt_text=alt_text)
+        evidence_in_words = gr.update(value=what_is_seen(evidence), visible=True)
+    about_region = ranked(details["region"]) if asked.of_region else None
+    region_part, note = gr.update(visible=bool(asked.of_region)), gr.update(visible=asked.whole.unlike_training)
+    hidden = gr.update(visible=False)  # the files of an earlier report
+    report = asked, gr.update(visible=True), hidden, hidden
+    return preview, ranked(details), region_part, about_region, note, evidence_in_words, details, *report
 
 
 def build_page(panel: "Panel") -> gr.Blocks:
@@ -118,13 +152,18 @@ def build_page(panel: "Panel") -> gr.Blocks:
                 seen_in_image = gr.Textbox(label="Evidence in the image", interactive=False, visible=False)
                 with gr.Accordion("As JSON", open=False):
                     details = gr.JSON(show_label=False)
+                make = gr.Button("Make a report", size="sm", visible=False)
+                with gr.Row():
+                    formats = ("Report (PDF)", "Report (HTML)")
+                    report = [gr.DownloadButton(name, size="sm", visible=False) for name in formats]
         # what only programs send
         slice_number = gr.Number(0, precision=0, visible=False)
         window = [gr.Number(0, visible=False), gr.Number(0, visible=False)]
         region = gr.JSON(visible=False)
 
         size = gr.State((1, 1))  # of the picture that is shown, in pixels
-        shown = [preview, label, region_part, of_region, note, seen_in_image, details]
+        answered = gr.State(time_to_live=ASKED_SECONDS)  # what a report is made of
+        shown = [preview, label, region_part, of_region, note, seen_in_image, details, answered, make, *report]
         view = [file, number, preset, inverted, *edges]
         seen_anew = [*shown, size, chosen, forget]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -140,6 +179,7 @@ def build_page(panel: "Panel") -> gr.Blocks:
         by_hand = [button.click, question.submit]
         asked = [file, question, number, preset, inverted, *edges]
         gr.on(by_hand, panel.ask_on_page, asked, shown, api_visibility="private", concurrency_id=MODEL)
+        make.click(panel.report, answered, report, api_visibility="private")
         asked = [file, question, slice_number, *window, region]
         gr.on([], panel.ask, asked, [label, details], api_name="answer", concurrency_id=MODEL)
     app.process_api = guard(app.process_api)  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from modeling.parts.efficientnet import NETWORK_PACKAGE
 from processing.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-PLATFORMS = {"docker": {"streamlit", "plotly", "reportlab"}, "gradio": {"gradio", "mcp"}}
+PLATFORMS = {"docker": {"streamlit", "plotly", "reportlab"}, "gradio": {"gradio", "mcp", "reportlab"}}
 ONLY_TRAINING = {"evaluate", "shtab", "tensorboard"}  # of what setup.cfg requires
 LOCK = Path(__file__).with_name("requirements.lock")  # for docker, written by spaces_app.lock
 STARTER = "# Only for starters with a language model:"  # in the lock

@@ -319,8 +319,8 @@ def test_there_is_one_endpoint_and_no_telemetry(client, url):
     assert httpx.get(f"{url}/config").json()["analytics_enabled"] is False
 
 
-def test_queue_is_bounded(trained):
-    app = gradio_app.build_page(gradio_app.Panel(Predictor.from_pretrained(trained)))
+def test_queue_is_bounded(trained, tmp_path):
+    app = gradio_app.build_page(gradio_app.Panel(Predictor.from_pretrained(trained), tmp_path))
     assert (app._queue.max_size, app._queue.default_concurrency_limit) == (32, 1)
 
 
@@ -329,14 +329,14 @@ def test_answer_stays_first_where_an_alternative_is_surer():
     assert (shown.label, [entry.label for entry in shown.confidences]) == ("Left", ["Left", "Right"])
 
 
-def test_answering_is_what_zerogpu_lends_a_gpu_for(trained, image, monkeypatch):
+def test_answering_is_what_zerogpu_lends_a_gpu_for(trained, tmp_path, monkeypatch):
     lent = []
     spaces = ModuleType("spaces")
     spaces.GPU = lambda function: lent.append(function.__name__) or function
     monkeypatch.setitem(sys.modules, "spaces", spaces)
     try:
         module = importlib.reload(gradio_app)
-        module.Panel(Predictor.from_pretrained(trained))
+        module.Panel(Predictor.from_pretrained(trained), tmp_path)
     finally:
         monkeypatch.undo()
         importlib.reload(gradio_app)
