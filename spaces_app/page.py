@@ -238,7 +238,7 @@ class AskPage:
             return
         if is_zoomed:
             with self.frame.container():
-                show_zoomed(self.picture, png, self.image.size, self.view.number, alt)
+                show_zoomed(self.picture, png, self.image.size, self.view.number, self.region, alt)
             return
         if self.region is not None:
             alt += "; a region is outlined"

@@ -53,11 +53,17 @@ APPS = {  # the files of spaces_app that only one of the apps needs
         "pictures.py",
         "take_home.py",
         "viewing.py",
-        "visit_report.py",
         "visits.py",
         "zoom.py",
     },
-    "gradio": {"gradio_app.py", "gradio_mcp.py", "gradio_page.py", "gradio_routes.py", "gradio_view.py"},
+    "gradio": {
+        "gradio_app.py",
+        "gradio_mcp.py",
+        "gradio_page.py",
+        "gradio_report.py",
+        "gradio_routes.py",
+        "gradio_view.py",
+    },
 }
 NOT_PUBLISHED = {"command_line.py", "publish.py", "lock.py", "requirements.py"}  # of spaces_app
 PYTHON = "3.12"  # of a Gradio Space; ZeroGPU offers few versions

@@ -1,7 +1,8 @@
 """A picture to zoom and pan, with the values under the pointer and a region to ask about."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import streamlit as st
@@ -20,18 +21,38 @@ CONFIG = {
 }
 
 
+class Drawn(NamedTuple):
+    """A region as it was drawn.
+
+    Attributes:
+        number: how often one was drawn or forgotten.
+        across: its left and right edge, percent.
+        down: its top and bottom edge, percent.
+    """
+
+    number: int = 0
+    across: tuple[float, float] = WHOLE
+    down: tuple[float, float] = WHOLE
+
+
 def choose_region(picture: Picture) -> Region | None:
-    """Shows sliders for the edges of a region; None where it is the whole image."""
-    chosen = _region_of(picture.key)
+    """Shows sliders for the edges of a region, at first as it was drawn; None where it is the whole image."""
+    drawn = st.session_state.get(f"drawn-{picture.key}", Drawn())
     with st.expander("Region"):
-        across = _slide("From left to right, percent", "across", picture.key)
-        down = _slide("From top to bottom, percent", "down", picture.key)
+        # Of each drawing the sliders are others: a click on the way to the server still has the old one's edges.
+        key = f"{picture.key}-{drawn.number}"
+        across = _slide("From left to right, percent", drawn.across, f"across-{key}")
+        down = _slide("From top to bottom, percent", drawn.down, f"down-{key}")
+        is_whole = across == down == WHOLE
         st.caption("A question is asked about the region and about the whole image. In the zoomed view, draw it.")
-        st.button("Forget the region", disabled=chosen is None, on_click=_forget, args=(picture.key,))
-    return None if across == down == WHOLE else _region_of(picture.key)
+        st.button("Forget the region", disabled=is_whole, on_click=_take, args=(picture.key, WHOLE, WHOLE))
+    (left, right), (top, bottom) = across, down
+    return None if is_whole else Region(left / 100, top / 100, right / 100, bottom / 100)
 
 
-def show_zoomed(picture: Picture, png: bytes, size: tuple[int, int], number: int, alt: str) -> None:
+def show_zoomed(
+    picture: Picture, png: bytes, size: tuple[int, int], number: int, region: Region | None, alt: str
+) -> None:
     """Shows a picture to zoom into and to draw a region on.
 
     Args:
@@ -39,10 +60,11 @@ def show_zoomed(picture: Picture, png: bytes, size: tuple[int, int], number: int
         png: the image as it is drawn, of any size.
         size: width and height of the picture in pixels.
         number: of the slice.
+        region: that is outlined.
         alt: says what is shown.
     """
     url = _media_url(png, picture.key)
-    figure = zoomed_figure(url, size, picture.values(number), _region_of(picture.key))
+    figure = zoomed_figure(url, size, picture.values(number), region)
     st.plotly_chart(
         figure,
         key=f"zoomed-{picture.key}",
@@ -107,33 +129,26 @@ def zoomed_figure(url: str, size: tuple[int, int], values: np.ndarray | None, re
     return {"data": data, "layout": layout}
 
 
-def _slide(label: str, side: str, key: str) -> tuple[float, float]:
-    st.session_state.setdefault(f"{side}-{key}", WHOLE)
-    st.slider(label, *WHOLE, step=0.5, format="%.1f", key=f"{side}-{key}")
-    return st.session_state[f"{side}-{key}"]
+def _slide(label: str, edges: tuple[float, float], key: str) -> tuple[float, float]:
+    return st.slider(label, *WHOLE, edges, step=0.5, format="%.1f", key=key)
 
 
-def _region_of(key: str) -> Region | None:
-    across, down = (st.session_state.get(f"{side}-{key}", WHOLE) for side in ("across", "down"))
-    if across == down == WHOLE:
-        return None
-    (left, right), (top, bottom) = across, down
-    return Region(left / 100, top / 100, right / 100, bottom / 100)
-
-
-def _forget(key: str) -> None:
-    for side in ("across", "down"):
-        st.session_state[f"{side}-{key}"] = WHOLE
+def _take(key: str, across: tuple[float, float], down: tuple[float, float]) -> None:
+    """Takes a region of a picture, in percent."""
+    number = st.session_state.get(f"drawn-{key}", Drawn()).number + 1
+    st.session_state[f"drawn-{key}"] = Drawn(number, across, down)
 
 
 def _draw(key: str, size: tuple[int, int]) -> None:
     """Takes the box that was drawn last. There is none when Plotly gives up its own, after ours is shown."""
     boxes = st.session_state[f"zoomed-{key}"].selection.box
-    if not boxes:
-        return
-    for side, ends, length in (("across", boxes[-1]["x"], size[0]), ("down", boxes[-1]["y"], size[1])):
-        low, high = (min(max(100 * end / length, 0.0), 100.0) for end in sorted(ends))
-        st.session_state[f"{side}-{key}"] = round(2 * low) / 2, round(2 * high) / 2
+    if boxes:
+        _take(key, *(_percent(boxes[-1][axis], length) for axis, length in zip("xy", size, strict=True)))
+
+
+def _percent(ends: Sequence[float], length: int) -> tuple[float, float]:
+    low, high = (min(max(round(200 * end / length) / 2, 0.0), 100.0) for end in sorted(ends))
+    return low, high
 
 
 def _media_url(png: bytes, key: str) -> str:

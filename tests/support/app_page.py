@@ -34,6 +34,7 @@ def ask(page: Page, question: str = QUESTION) -> None:
 
 def draw_box(page: Page, view: Locator, edges: tuple[float, float, float, float]) -> None:
     """Draws a region; its left, top, right and bottom are shares of the zoomed view."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")  # nor drawn anew
     page.get_by_role("button", name="Box Select").click()
     [place] = boxes(page, view)
     assert place is not None
