@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from processing.dicom import is_dicom
+from processing.dicom import DEFLATED_SYNTAX, is_dicom
 from processing.dicom_header import as_number, first_value, values_of
 from processing.quiet import quiet_decoders
 
@@ -60,7 +60,7 @@ def _place(name: str, data: bytes) -> _Place | None:
     """None of a file that is no slice of a series, or whose header can't be read."""
     import pydicom
 
-    if not is_dicom(data, name):
+    if not is_dicom(data, name) or DEFLATED_SYNTAX in data:  # pydicom would inflate all of it; opening it says so
         return None
     try:
         with quiet_decoders():

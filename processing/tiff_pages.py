@@ -7,6 +7,7 @@ BIG = 43  # the version number of BigTIFF
 NEW_SUBFILE_TYPE = 254
 NOT_A_PAGE = 0b101  # bits of NewSubfileType: a smaller copy of another page, or a mask for it
 MAX_PAGES = 10_000
+MAX_TAGS = 1_000  # of a page; real ones have a few dozen
 
 
 def count_pages(data: bytes) -> int:
@@ -56,6 +57,8 @@ def _read_directory(data: bytes, offset: int, order: str, big: bool) -> tuple[in
     """The NewSubfileType of a directory, and where the next one is."""
     count, size, number = (f"{order}Q", 20, f"{order}Q") if big else (f"{order}H", 12, f"{order}I")
     (entries,) = struct.unpack_from(count, data, offset)
+    if entries > MAX_TAGS:
+        raise struct.error("no directory of a page")
     first = offset + struct.calcsize(count)
     kind = 0
     for place in range(first, first + size * entries, size):

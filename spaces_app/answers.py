@@ -44,6 +44,7 @@ class Turn:
     Attributes:
         question: as it was asked.
         view: in which the models saw the image.
+        about: that view in words.
         answers: by model; a text says why there is no answer. About several slices it is what most of them say, as
             the surest of these has it.
         slices: by model the answer about each slice, by its number, where there were several.
@@ -55,6 +56,7 @@ class Turn:
 
     question: str
     view: "View | None"
+    about: str = ""
     answers: "dict[str, Answer | str]" = field(default_factory=dict)
     slices: "dict[str, dict[int, Answer | str]]" = field(default_factory=dict)
     region: Region | None = None
@@ -70,11 +72,13 @@ class Conversation:
     Attributes:
         turns: the oldest first.
         pending: a question that is not answered yet.
+        asked_about: view, slices and region that were chosen when it was asked, as `answer_pending` takes them.
         suggestions: questions to offer, empty until the model was asked which body part the image shows.
     """
 
     turns: list[Turn] = field(default_factory=list)
     pending: str | None = None
+    asked_about: "tuple[View, list[int], Region | None] | None" = None
     suggestions: tuple[str, ...] = ()
 
 
@@ -132,14 +136,15 @@ def answer_pending(
         LimitError: the visitor has asked for too much; the question is no longer pending.
     """
     conversation = picture.conversation
-    turn = Turn(conversation.pending or "", view, region=region)
+    about = f"slices {', '.join(map(str, numbers))}" if numbers else picture.in_words(view)
+    turn = Turn(conversation.pending or "", view, about, region=region)
     try:
         if not (picture.key == FIRST_EXAMPLE and turn.question == FIRST_QUESTION):  # nobody has asked that
             count(QUESTIONS, len(models) * (len(numbers) or (1 if region is None else 2)))
     except LimitError:
         conversation.pending = None
         raise
-    places = _show_question(turn.question, models)
+    places = _show_question(turn, models)
     for name, model in models.items():
         try:
             _ask(model, name, picture, turn, numbers)
@@ -194,16 +199,18 @@ def most_say(answers: "Sequence[Answer | str]") -> "Answer | str":
 def show_turn(turn: Turn, models: "Mapping[str, Predictor]", newest: bool) -> None:
     """Shows a question with its answers; the newest one with the other answers that the models thought of."""
     with st.container(border=True):
-        places = _show_question(turn.question, models)
+        places = _show_question(turn, models)
         for name, place in places.items():
             with place:
                 _show_answer(turn, name, models, newest)
         _show_difference(turn)
 
 
-def _show_question(question: str, models: "Mapping[str, Predictor]") -> dict[str, Any]:
-    """Shows a question; the place below it for the answer of each model."""
-    show_line(question, "question")
+def _show_question(turn: Turn, models: "Mapping[str, Predictor]") -> dict[str, Any]:
+    """Shows a question and what it is about; the place below it for the answer of each model."""
+    show_line(turn.question, "question")
+    if turn.about:
+        st.caption(plain(turn.about))
     if len(models) == 1:
         return dict.fromkeys(models, st.container())
     return dict(zip(models, st.columns(len(models)), strict=True))
@@ -339,7 +346,10 @@ def suggest(picture: "Picture", model: "Predictor", image: Image.Image) -> tuple
         try:
             if picture.key != FIRST_EXAMPLE:  # nobody has chosen that
                 count(QUESTIONS)
+            body_part = model.answer(image, PROBES[0], top_k=1).answer
         except LimitError:
             return suggestions("")
-        conversation.suggestions = suggestions(model.answer(image, PROBES[0], top_k=1).answer)
+        except UserError:  # the answer to a question says why
+            body_part = ""
+        conversation.suggestions = suggestions(body_part)
     return conversation.suggestions

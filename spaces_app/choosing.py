@@ -71,7 +71,9 @@ def _stacks_of(files: list[tuple[str, File]]) -> list[tuple[str, str, list[File]
     for numbers in known[1]:
         slices = [files[number][1] for number in numbers]
         first, last = slices[0][0], slices[-1][0]
-        stacks.append((ids[numbers[0]], first if len(slices) == 1 else f"{first} to {last}", slices))
+        # of other slices it is another stack, about which nothing was asked
+        key = " ".join(ids[number] for number in numbers)
+        stacks.append((key, first if len(slices) == 1 else f"{first} to {last}", slices))
     return stacks
 
 
@@ -93,7 +95,7 @@ def _photographed_picture() -> list[Picture]:
 def _remember(key: str, name: str, files: list[File]) -> Picture:
     """The picture of this visit with that key, with its files."""
     picture = pictures_of_visit().setdefault(key, Picture(key, name))
-    if not picture.is_there or len(files) != max(len(picture.series), 1):
+    if not picture.is_there:
         picture.free()
         files_read = [(file_name, read()) for file_name, read in files]
         picture.name, picture.data = name, files_read[0][1]

@@ -20,8 +20,8 @@ BURNT_IN = (
 PRIVACY = (  # in the Streamlit app
     "Images stay in this server's memory while the page is open, and at most three minutes longer. What a model "
     "computed from them stays for at most ten minutes after the last question. No file of yours is left on its disk, "
-    "and nothing is logged. From a DICOM header only modality, spacing, thickness, frames and window are read, "
-    "nothing about the patient."
+    "and nothing is logged. From a DICOM header the app reads what it needs to draw and sort images, such as "
+    "modality, window, spacing, position and series, and nothing about the patient."
 )
 KEPT = (  # by the Gradio app
     "An image is kept on this server's disk, without its name, for at most 31 minutes after its upload or the last "

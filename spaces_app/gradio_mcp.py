@@ -6,7 +6,6 @@ package.
 """
 
 import base64
-import binascii
 import html
 import re
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from processing.errors import UserError
 from processing.regions import Region
 from spaces_app.content import DISCLAIMER, UNLIKE_TRAINING
+from spaces_app.gradio_report import QUESTION_CUT
 from spaces_app.gradio_routes import log_without_text
 from spaces_app.gradio_view import View, region_of_shares
 from spaces_app.uploads import MAX_BODY_BYTES
@@ -151,7 +151,7 @@ class McpEndpoint:
         if image.startswith("data:") and ";base64," in image[:200]:
             try:
                 return base64.b64decode(image.partition(",")[2], validate=True)
-            except binascii.Error:
+            except ValueError:  # letters that are not ASCII, too
                 raise UserError("The image is no valid base64; encode the whole file again.") from None
         raise UserError(SOURCE)
 
@@ -169,14 +169,20 @@ def _in_words(details: dict[str, Any]) -> str:
         boxes = (
             f"{found['label']} ({found['probability']:.0%}) at {list(found['box'])}" for found in evidence["boxes"]
         )
-        lines.append(f"Found in the image: {'; '.join(boxes) or 'no place for it'}.")
+        where = "region" if details["region"] else "image"
+        lines.append(f"Found in the {where}: {'; '.join(boxes) or 'no place for it'}.")
         if evidence["contradicts"]:
             lines.append("What is found speaks against the answer.")
+    if details["silent"]:
+        lines.append("The model gives no answer: its confidence is below its threshold.")
+    if details["question_cut"]:
+        lines.append(QUESTION_CUT)
     if details["unlike_training"]:
         lines.append(UNLIKE_TRAINING)
     return "\n".join(lines)
 
 
 def _ranked(answer: dict[str, Any]) -> str:
+    word = "candidates" if answer["silent"] else "less likely"
     others = ", ".join(f"{other['answer']} ({other['confidence']:.0%})" for other in answer["alternatives"])
-    return f"{answer['answer'] or '(no answer)'} ({answer['confidence']:.0%}); less likely: {others or 'nothing'}"
+    return f"{answer['answer'] or '(no answer)'} ({answer['confidence']:.0%}); {word}: {others or 'nothing'}"

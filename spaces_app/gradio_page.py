@@ -86,7 +86,7 @@ def parts_answered(picture: Image.Image, asked: Asked) -> tuple[Any, ...]:
     if evidence := asked.whole.evidence:
         alt_text = f"{ALT_TEXT}, with outlines: {seen(evidence)}" if evidence.boxes else ALT_TEXT
         preview = gr.update(value=as_shown(picture, evidence, asked.edges), alt_text=alt_text)
-        evidence_in_words = gr.update(value=what_is_seen(evidence), visible=True)
+        evidence_in_words = gr.update(value=what_is_seen(evidence, asked.of_region is not None), visible=True)
     about_region = ranked(details["region"]) if asked.of_region else None
     region_part, note = gr.update(visible=bool(asked.of_region)), gr.update(visible=asked.whole.unlike_training)
     hidden = gr.update(visible=False)  # the files of an earlier report
@@ -127,7 +127,7 @@ def build_page(panel: "Panel") -> gr.Blocks:
                 number = gr.Slider(1, 2, 1, step=1, precision=0, label="Slice", visible=False, buttons=[])
                 with gr.Row():
                     preset = gr.Dropdown(PRESETS, value=OWN, label="Window", visible=False)
-                    inverted = gr.Checkbox(label="Black and white exchanged")
+                    inverted = gr.Checkbox(label="Inverted")
                 chosen = gr.Markdown(visible=False)
                 forget = gr.Button("Forget the region", size="sm", visible=False)
                 with gr.Accordion("A region of the image", open=False):

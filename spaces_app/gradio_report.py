@@ -120,7 +120,7 @@ def _details(data: bytes, asked: Asked, picture: Image.Image) -> str:
     if view.percentiles is not None:
         parts.append(f"window from percentile {view.percentiles[0]:g} to {view.percentiles[1]:g}")
     if view.inverted:
-        parts.append("black and white exchanged")
+        parts.append("inverted")
     if asked.of_region is not None:
         parts.append(in_words(asked.edges).rstrip("."))
     return " · ".join([*parts, *(f"{name}: {value}" for name, value in facts.details.items())])

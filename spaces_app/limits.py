@@ -38,7 +38,7 @@ class Limit:
 
 
 # An answer of one model, a heat map and the question behind an image's suggestions count 1 each; in the Gradio app an
-# image that is shown, too.
+# image that is shown and a report, too.
 QUESTIONS = Limit(30, 60, "More than 30 questions a minute")
 # A batch counts its questions. A thousand take about a minute of two cores.
 BATCHES = Limit(1_000, 600, "More than 1,000 questions by table or archive in ten minutes")

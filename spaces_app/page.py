@@ -87,7 +87,6 @@ class AskPage:
         picture: that was chosen.
         view: in which it is shown.
         region: that is asked about besides the whole image.
-        numbers: of the slices that are asked about, where they are several.
         image: the picture in that view.
         is_zoomed: it is shown to zoom into and to draw on.
         frame, map_controls, suggestions, newest, earlier: places on the page, in this order.
@@ -96,7 +95,6 @@ class AskPage:
     picture: Picture
     view: View
     region: Region | None
-    numbers: list[int]
     image: Image.Image
     is_zoomed: bool
     frame: Any
@@ -131,14 +129,16 @@ class AskPage:
             map_controls = st.container()
         with right:
             if question := st.chat_input("Ask about the image", max_chars=MAX_QUESTION_CHARACTERS):
-                picture.conversation.pending = question
+                _note(picture.conversation, question)
+            if picture.conversation.asked_about is None:
+                picture.conversation.asked_about = view, numbers, region
             suggestions = st.container(horizontal=True, gap="small", key="suggestions")
             newest, earlier = st.empty(), st.empty()  # no answer of before stands under another question
             if picture.conversation.pending is not None:
                 with newest.container(border=True):
                     show_line(picture.conversation.pending, "question")
                     st.caption(":material/hourglass_top: Waiting for the model …")
-        page = cls(picture, view, region, numbers, image, is_zoomed, frame, map_controls, suggestions, newest, earlier)
+        page = cls(picture, view, region, image, is_zoomed, frame, map_controls, suggestions, newest, earlier)
         if not (is_zoomed and "ready" in st.session_state):  # else it is shown once, with what lies over it
             page._show()
         return page
@@ -165,7 +165,8 @@ class AskPage:
             if is_asked:
                 try:
                     with st.container(border=True):
-                        answer_pending(self.picture, models, self.view, self.numbers, self.region)
+                        assert conversation.asked_about is not None
+                        answer_pending(self.picture, models, *conversation.asked_about)
                 except LimitError as error:
                     st.warning(str(error), icon=":material/hourglass_top:")
                     is_asked = False
@@ -181,7 +182,9 @@ class AskPage:
                 show_downloads(models)
 
     def _judge(self, number: int) -> None:
-        judge(self.picture.conversation.turns[number], f"{self.picture.key}-{number}", self.region)
+        turn = self.picture.conversation.turns[number]
+        is_shown = turn.view is not None and turn.view.number == self.view.number
+        judge(turn, f"{self.picture.key}-{number}", self.region if is_shown else None)
 
     def _choose_overlay(self, models: "Mapping[str, Predictor]") -> "Overlay | None":
         """Shows what may lie over the image: what a model finds for its newest answer, or what moved the answer."""
@@ -261,7 +264,7 @@ class Overlay(NamedTuple):
 
 def _note(conversation: Conversation, question: str) -> None:
     """Notes a question, which is answered at the end of the script."""
-    conversation.pending = question
+    conversation.pending, conversation.asked_about = question, None
 
 
 def _headline(name: str) -> str:

@@ -1,6 +1,6 @@
 """The images of a visit to the Streamlit app, each with what was asked about it."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from io import BytesIO
@@ -152,14 +152,20 @@ class Picture:
     def details(self, view: View) -> str:
         """Format, size, slice and window, and what may be told of a DICOM file, in a line."""
         facts, image = self.facts(), self.image(view)
-        parts = [f"{facts.format}, {image.width} x {image.height} pixels"]
-        if facts.slices > 1:
-            parts.append(f"slice {view.number} of {facts.slices}")
-        if view.window is not None:
-            parts.append(f"level {view.window[0]:g}, window {view.window[1]:g}")
-        if view.inverted:
-            parts.append("black and white exchanged")
+        parts = [f"{facts.format}, {image.width} x {image.height} pixels", *self._parts_of(view)]
         return " · ".join([*parts, *(f"{name}: {value}" for name, value in facts.details.items())])
+
+    def in_words(self, view: View) -> str:
+        """Slice and window of a view; empty for an only slice in the file's own window."""
+        return " · ".join(self._parts_of(view))
+
+    def _parts_of(self, view: View) -> Iterator[str]:
+        if self.slices > 1:
+            yield f"slice {view.number} of {self.slices}"
+        if view.window is not None:
+            yield f"level {view.window[0]:g}, window {view.window[1]:g}"
+        if view.inverted:
+            yield "inverted"
 
     def free(self) -> None:
         """Gives up the file and what was made from it; the conversation stays."""

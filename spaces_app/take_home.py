@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import streamlit as st
+from PIL import Image
 
 from processing.answers import answer_identity
 from processing.errors import UserError
@@ -26,19 +27,22 @@ ANOTHER = "Another answer"
 
 
 def judge(turn: Turn, key: str, region: Region | None) -> None:
-    """Lets a reader say which answer is right.
+    """Lets a reader say which answer is right, where it is about one image.
 
     Args:
         key: of this turn.
         region: that is chosen now, and may show what the answer is about.
     """
+    if turn.slices:
+        return  # no single image is what was asked about
     given = list(dict.fromkeys(answer.answer for answer in _answers_of(turn)))
     verdict = turn.verdict
     if verdict is not None:
         show_line(f"Your answer: {verdict.answer}", "verdict")
     is_open = f"judged-{key}" in st.session_state  # each run of the script makes it anew
     with st.expander("Right or wrong?", expanded=is_open), st.form(f"verdict-{key}", border=False):
-        st.radio("The right answer", (*given, ANOTHER), index=None, format_func=plain, key=f"right-{key}")
+        about = "The right answer" if turn.region is None else "The right answer about the whole image"
+        st.radio(about, (*given, ANOTHER), index=None, format_func=plain, key=f"right-{key}")
         st.text_input(ANOTHER, max_chars=200, key=f"another-{key}")
         if region is not None:
             st.checkbox("The region shows it", key=f"shows-{key}")
@@ -95,6 +99,9 @@ def show_downloads(models: "Mapping[str, Predictor]") -> None:
 
         st.download_button("Report (PDF)", as_pdf, "report.pdf", "application/pdf", on_click="ignore")
         st.download_button("Report (HTML)", as_html, "report.html", "text/html", on_click="ignore")
+    gone = sum(len(picture.conversation.turns) for picture in pictures if not picture.is_there)
+    if gone:
+        st.caption(f"Answers about images that were taken away, which report and corrections lack: {gone}")
     if any(turn.verdict for picture in pictures for turn in picture.conversation.turns):
         with_images = st.checkbox("Corrections with the images, as you saw them", value=True)
         st.download_button(
@@ -190,8 +197,9 @@ def _reported_models(models: "Mapping[str, Predictor]") -> "list[ReportedModel]"
 
 def _reported_questions(pictures: Iterable[Picture]) -> "Iterator[ReportedQuestion]":
     """What was asked about pictures that are still there."""
-    from spaces_app.visit_report import ReportedQuestion
+    from spaces_app.visit_report import PICTURE_PIXELS, ReportedQuestion
 
+    shown = small = Image.new("L", (1, 1))
     for picture in pictures:
         for turn in picture.conversation.turns:
             if turn.view is None or not picture.is_there:
@@ -202,10 +210,13 @@ def _reported_questions(pictures: Iterable[Picture]) -> "Iterator[ReportedQuesti
                 image = with_evidence(image, first.evidence, None)
             if turn.region is not None:
                 image = outlined(image, turn.region)
+            if image is not shown:
+                shown, small = image, image.copy()  # a visit may have hundreds of large ones
+                small.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
             yield ReportedQuestion(
                 picture.name_of(turn.view.number),
                 picture.details(turn.view),
-                image,
+                small,
                 turn.question,
                 tuple(_reported_answer(name, answer, turn) for name, answer in turn.answers.items()),
                 None if turn.verdict is None else f"The reader's answer: {turn.verdict.answer}",

@@ -68,6 +68,8 @@ def choose_view(picture: Picture) -> View:
     own = facts.window or GREY_LEVELS
     ends = facts.value_range or (0.0, 255.0)
     presets = {name: (float(center), float(width)) for name, (center, width) in ct_windows(facts).items()}
+    if reach := st.session_state.get(f"reach-{picture.key}"):  # of a slice that has other values
+        ends = min(ends[0], reach[0]), max(ends[1], reach[1])
     sliders = window_sliders(own, (min(ends[0], -1024.0), max(ends[1], 3071.0)) if presets else ends)
     with st.expander("Window and level"):
         st.pills(
@@ -75,11 +77,11 @@ def choose_view(picture: Picture) -> View:
             (OWN, *presets, *PERCENTILE_WINDOWS),
             key=f"preset-{picture.key}",
             on_change=_use_preset,
-            args=(picture, number, own, presets, sliders),
+            args=(picture, number, own, presets),
         )
-        level = _slide("Level (centre)", sliders.levels, own[0], f"level-{picture.key}", sliders)
-        width = _slide("Window (width)", sliders.widths, own[1], f"width-{picture.key}", sliders)
-        inverted = st.toggle("Black and white exchanged", key=f"inverted-{picture.key}")
+        level = _slide("Level (centre)", sliders.levels, own[0], "level", picture.key, sliders)
+        width = _slide("Window (width)", sliders.widths, own[1], "width", picture.key, sliders)
+        inverted = st.toggle("Inverted", key=f"inverted-{picture.key}")
         units = "the units of the file: Hounsfield units for CT" if facts.window else "grey levels from 0 to 255"
         st.caption(f"In {units}. The model sees what you see.")
     return View(number, None if (level, width) == own else (level, width), inverted)
@@ -119,21 +121,31 @@ def choose_slices(picture: Picture, region: Region | None) -> list[int]:
     return numbers
 
 
-def _slide(label: str, limits: tuple[float, float], value: float, key: str, sliders: "WindowSliders") -> float:
-    st.session_state.setdefault(key, value)
-    return st.slider(label, *limits, step=sliders.step, format=sliders.format, key=key)
+def _slide(
+    label: str, limits: tuple[float, float], value: float, part: str, picture: str, sliders: "WindowSliders"
+) -> float:
+    low, high = limits
+    key = f"{part}-{picture}"
+    if not low <= st.session_state.setdefault(key, value) <= high:
+        st.session_state[key] = min(max(st.session_state[key], low), high)
+    step, form = sliders.step, sliders.format
+    return st.slider(label, *limits, step=step, format=form, key=key, on_change=_forget_preset, args=(picture,))
 
 
-def _use_preset(
-    picture: Picture, number: int, own: Window, presets: dict[str, Window], sliders: "WindowSliders"
-) -> None:
+def _forget_preset(picture: str) -> None:
+    st.session_state[f"preset-{picture}"] = None
+
+
+def _use_preset(picture: Picture, number: int, own: Window, presets: dict[str, Window]) -> None:
     """Moves the sliders to the window that was chosen."""
     name = st.session_state[f"preset-{picture.key}"]
     window = presets.get(name, own)
     if name in PERCENTILE_WINDOWS and (values := picture.values(number)) is not None:
         window = percentile_window(values, *PERCENTILE_WINDOWS[name])
-    for part, value, (low, high) in zip(("level", "width"), window, (sliders.levels, sliders.widths), strict=True):
-        st.session_state[f"{part}-{picture.key}"] = min(max(value, low), high)
+    level, width = window
+    st.session_state[f"level-{picture.key}"], st.session_state[f"width-{picture.key}"] = window
+    low, high = st.session_state.get(f"reach-{picture.key}", (level, level))
+    st.session_state[f"reach-{picture.key}"] = min(low, level - width / 2), max(high, level + width / 2)
 
 
 def window_sliders(window: Window, value_range: tuple[float, float]) -> WindowSliders:

@@ -59,8 +59,8 @@ class Batching:
         """The results of a call.
 
         Args:
-            answer: makes the results of calls that were joined to one, a result for each row. It stands errors of
-                rows among them; what it raises ends this thread's call alone.
+            answer: makes the results of calls that were joined to one, a result for each row. An error
+                of a row stands in the place of its result; what it raises ends this thread's call alone.
         """
         with self._changed:
             self._waiting.append(call)

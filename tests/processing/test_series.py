@@ -1,5 +1,7 @@
 """processing.series: which DICOM files are slices of one series, and their order."""
 
+import zlib
+
 import numpy as np
 import pydicom.data
 import pytest
@@ -68,3 +70,15 @@ def test_a_real_ct_slice_has_a_series():
     with open(pydicom.data.get_testdata_file("CT_small.dcm"), "rb") as file:
         data = file.read()
     assert sort_into_series([("a", data), ("b.png", b"\x89PNG"), ("c", data)]) == [[0, 2], [1]]
+
+
+def test_a_deflated_file_is_not_inflated_to_be_sorted(monkeypatch):
+    plain = dicom(np.zeros((2, 2), np.uint8), SeriesInstanceUID="1.2")
+    deflated = plain.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")
+
+    def explode(*_):
+        raise AssertionError("inflated")
+
+    monkeypatch.setattr(zlib, "decompress", explode)
+    monkeypatch.setattr("processing.series.first_value", explode)  # nothing of it is read at all
+    assert sort_into_series([("a.dcm", deflated)]) == [[0]]

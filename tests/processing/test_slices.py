@@ -15,6 +15,7 @@ from processing.data import load_vqa_dataset
 from processing.image_source import ImageBytes
 from processing.images import image_facts, open_image, read_image
 from processing.nifti import MAX_INFLATED
+from processing.tiff_pages import count_pages
 from tests.processing.conftest import rows_of
 from tests.support.image_files import dicom, encoded, grey, refusal
 
@@ -134,6 +135,16 @@ def test_a_circle_of_pages_ends():
     first = struct.unpack_from("<I", data, 4)[0]
     second_link = first + 2 + 12 * struct.unpack_from("<H", data, first)[0]
     assert image_facts(data[:second_link] + struct.pack("<I", first) + data[second_link + 4 :]).slices == 1
+
+
+def test_a_directory_of_millions_of_tags_is_not_read(monkeypatch):
+    data = bytearray(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) + struct.pack("<Q", 100_000) + bytes(2_100_000))
+    struct.pack_into("<Q", data, 16 + 8 + 20 * 100_000, 0)
+    read = struct.unpack_from
+    calls = []
+    monkeypatch.setattr("processing.tiff_pages.struct.unpack_from", lambda *given: calls.append(1) or read(*given))
+    assert count_pages(bytes(data)) == 1
+    assert len(calls) < 20
 
 
 # --- what it shows

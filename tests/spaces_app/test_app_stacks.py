@@ -72,6 +72,9 @@ def test_a_question_is_about_the_slice_that_is_shown(stack, runs, volume):
     ask(page)
     expect(page.locator(".answer")).to_have_text(expected.answer)
     expect(confidence(page)).to_have_text(f"Confidence {expected.confidence:.0%}")
+    page.get_by_role("slider", name="Slice").press("ArrowRight")
+    expect(page.get_by_text("slice 10 of 12")).to_be_visible()
+    expect(page.get_by_text("slice 9 of 12", exact=True)).to_be_visible()  # what the answer is about
 
 
 def test_up_to_nine_slices_are_asked_at_once(stack, runs, volume):
@@ -85,6 +88,7 @@ def test_up_to_nine_slices_are_asked_at_once(stack, runs, volume):
     ask(page)
     expect(page.get_by_text(f"{answers.count(most)} of 9 slices say so.")).to_be_visible()
     expect(page.locator(".answer")).to_have_text(most)
+    expect(page.get_by_text("Right or wrong?")).to_have_count(0)  # no single image is what was asked about
 
 
 def test_presets_of_ct_and_inversion_change_what_is_seen(stack, volume):
@@ -98,7 +102,7 @@ def test_presets_of_ct_and_inversion_change_what_is_seen(stack, volume):
     lung = open_image(ImageBytes(volume, "ct.nii.gz", 6), window=(-600, 1500)).convert("L")
     assert np.array_equal(np.asarray(shown(page, picture)), np.asarray(lung))
     before = picture.evaluate("e => e.src")
-    page.get_by_text("Black and white exchanged").click()
+    page.get_by_text("Inverted", exact=True).click()
     expect(picture).not_to_have_attribute("src", before)
     assert np.array_equal(np.asarray(shown(page, picture)), 255 - np.asarray(lung))
 

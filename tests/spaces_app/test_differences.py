@@ -22,6 +22,6 @@ from spaces_app.answers import Turn
 def test_models_differ_by_the_identity_of_their_answers(monkeypatch, one, other, differ):
     badges = []
     monkeypatch.setattr(answers.st, "badge", lambda text, **_: badges.append(text))
-    turn = Turn("q", None, {"a": Answer(one, 0.9), "b": Answer(other, 0.5)})
+    turn = Turn("q", None, answers={"a": Answer(one, 0.9), "b": Answer(other, 0.5)})
     answers._show_difference(turn)
     assert badges == (["The models differ"] if differ else [])

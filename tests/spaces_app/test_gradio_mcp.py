@@ -18,7 +18,7 @@ from PIL import Image
 
 from modeling.asking.regions import ask_about_region
 from modeling.parts.evidence import Detection, Evidence
-from modeling.predictor import Answer, Predictor
+from modeling.predictor import Alternative, Answer, Predictor
 from processing.images import MAX_IMAGE_BYTES, open_image
 from processing.regions import Region
 from spaces_app import gradio_app, gradio_mcp, uploads
@@ -158,6 +158,13 @@ def test_evidence_is_told_in_words_and_as_an_object(url, predictor, image, monke
     ]
     monkeypatch.setattr(predictor, "answer", lambda *_: replace(answer, unlike_training=True, evidence=None))
     assert "few or no questions like this one" in call(url, data_url(image.read_bytes())).content[0].text
+    silent = Answer("", 0.4, (Alternative("Yes", 0.4),), question_cut=True, silent=True)
+    monkeypatch.setattr(predictor, "answer", lambda *_: silent)
+    assert call(url, data_url(image.read_bytes())).content[0].text.splitlines() == [
+        "Answer: (no answer) (40%); candidates: Yes (40%)",
+        "The model gives no answer: its confidence is below its threshold.",
+        "The question is longer than the model can read; its end was left out.",
+    ]
 
 
 def test_no_address_is_fetched_and_no_file_of_the_server_read(url, image, hub):

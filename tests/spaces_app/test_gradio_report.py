@@ -110,7 +110,7 @@ def test_the_picture_is_as_it_was_seen():
     np.testing.assert_array_equal(question.picture, as_shown(open_view(data, view), evidence, edges))
     assert question.picture.getpixel((72, 300)) == (255, 255, 255)  # the left edge of the region
     assert question.details == (
-        "TIFF, 256 x 256 pixels · slice 3 of 3 · window from percentile 25 to 99.5 · black and white exchanged · "
+        "TIFF, 256 x 256 pixels · slice 3 of 3 · window from percentile 25 to 99.5 · inverted · "
         "Region: 10 to 60 % across, 20 to 70 % down"
     )
 

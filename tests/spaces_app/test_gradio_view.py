@@ -303,7 +303,7 @@ def test_the_window_and_the_exchange_of_black_and_white_are_seen(page):
     assert [re.sub(r"^\W*", "", name).strip() for name in names] == [OWN, *CT_WINDOWS, *PERCENTILE_WINDOWS]
     page.get_by_role("option", name="Bone").click()
     bone = ImageOps.invert(open_image(ImageBytes(data), window=CT_WINDOWS["Bone"]))
-    page.get_by_label("Black and white exchanged").check()
+    page.get_by_label("Inverted").check()
     for _ in range(200):
         picture = np.asarray(shown(page).resize(bone.size)).astype(float)
         if np.abs(picture - np.asarray(bone)).mean() < 6:
