@@ -19,6 +19,7 @@ from modeling.predictor import Predictor
 from processing.images import MAX_IMAGE_BYTES
 from spaces_app import gradio_app, uploads
 from spaces_app.limits import Limit, Limiter
+from tests.support.app_page import upload
 from tests.support.app_server import ROOT, serve
 from tests.support.proxy import behind_proxy
 
@@ -262,8 +263,7 @@ def test_files_of_a_visit_go_after_it(browser, trained, image, tmp_path):
         page = browser.new_page()
         page.goto(url)
         page.get_by_text("Ready: ").wait_for()
-        page.locator("input[type=file][multiple]").first.set_input_files(image)
-        page.get_by_alt_text("The chosen image").wait_for()
+        upload(page, image)
         assert f" {image.stat().st_size}" in held(url)
         page.close()
         wait_until(lambda: not held(url))
@@ -279,8 +279,7 @@ def test_visitors_of_the_streamlit_app_are_told_apart_and_their_bytes_bounded(br
             page = browser.new_page()
             page.goto(proxies.enter_context(behind_proxy(url, f"6.6.6.{time.time_ns() % 200}, 198.51.100.{visitor}")))
             page.get_by_text("Ready: ").wait_for()
-            page.locator("input[type=file][multiple]").first.set_input_files(image)
-            page.get_by_alt_text("The chosen image").wait_for()
+            upload(page, image)
             page.locator(".st-key-suggestions button").first.wait_for()  # they have been a question too
             for number in range(3):
                 box = page.get_by_placeholder("Ask about the image")
