@@ -116,6 +116,11 @@ def count(limit: Limit, amount: int = 1) -> None:
     LIMITER.take(address, limit, amount)
 
 
+def is_own(picture: "Picture", question: str) -> bool:
+    """Whether the app has asked a question itself."""
+    return picture.key == FIRST_EXAMPLE and question == FIRST_QUESTION
+
+
 def answer_pending(
     picture: "Picture",
     models: "Mapping[str, Predictor]",
@@ -139,7 +144,7 @@ def answer_pending(
     about = f"slices {', '.join(map(str, numbers))}" if numbers else picture.in_words(view)
     turn = Turn(conversation.pending or "", view, about, region=region)
     try:
-        if not (picture.key == FIRST_EXAMPLE and turn.question == FIRST_QUESTION):  # nobody has asked that
+        if not is_own(picture, turn.question):
             count(QUESTIONS, len(models) * (len(numbers) or (1 if region is None else 2)))
     except LimitError:
         conversation.pending = None

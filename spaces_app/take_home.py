@@ -13,7 +13,7 @@ from PIL import Image
 from processing.answers import answer_identity
 from processing.errors import UserError
 from processing.regions import Region, outlined
-from spaces_app.answers import Turn, plain, show_error, show_line, text_of, with_evidence
+from spaces_app.answers import Turn, is_own, plain, show_error, show_line, text_of, with_evidence
 from spaces_app.content import UNLIKE_TRAINING, UNSURE, what_is_seen
 from spaces_app.corrections import CorrectedRow, Verdict, as_zip
 from spaces_app.models import short_name
@@ -33,8 +33,9 @@ def judge(turn: Turn, key: str, region: Region | None) -> None:
         key: of this turn.
         region: that is chosen now, and may show what the answer is about.
     """
-    if turn.slices:
-        return  # no single image is what was asked about
+    if turn.slices:  # no single image is what was asked about
+        st.empty()  # in place of the line that says that the model is waited for
+        return
     given = list(dict.fromkeys(answer.answer for answer in _answers_of(turn)))
     verdict = turn.verdict
     if verdict is not None:
@@ -99,7 +100,8 @@ def show_downloads(models: "Mapping[str, Predictor]") -> None:
 
         st.download_button("Report (PDF)", as_pdf, "report.pdf", "application/pdf", on_click="ignore")
         st.download_button("Report (HTML)", as_html, "report.html", "text/html", on_click="ignore")
-    gone = sum(len(picture.conversation.turns) for picture in pictures if not picture.is_there)
+    taken_away = [picture for picture in pictures if not picture.is_there]
+    gone = sum(not is_own(one, turn.question) for one in taken_away for turn in one.conversation.turns)
     if gone:
         st.caption(f"Answers about images that were taken away, which report and corrections lack: {gone}")
     if any(turn.verdict for picture in pictures for turn in picture.conversation.turns):

@@ -88,6 +88,8 @@ def test_up_to_nine_slices_are_asked_at_once(stack, runs, volume):
     ask(page)
     expect(page.get_by_text(f"{answers.count(most)} of 9 slices say so.")).to_be_visible()
     expect(page.locator(".answer")).to_have_text(most)
+    expect(page.get_by_text("Waiting for the model")).to_have_count(0)
+    expect(page.get_by_text("which report and corrections lack")).to_have_count(0)
     expect(page.get_by_text("Right or wrong?")).to_have_count(0)  # no single image is what was asked about
 
 
