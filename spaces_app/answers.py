@@ -17,15 +17,17 @@ from spaces_app.content import (
     FIRST_EXAMPLE,
     FIRST_QUESTION,
     PROBES,
+    QUESTION_CUT,
     UNLIKE_TRAINING,
     UNSURE,
+    short_name,
     suggestions,
+    text_of,
     what_is_seen,
     why_silent,
 )
 from spaces_app.corrections import Verdict
 from spaces_app.limits import LIMITER, QUESTIONS, Limit, LimitError, client_address
-from spaces_app.models import short_name
 
 if TYPE_CHECKING:
     from modeling.parts.evidence import Evidence
@@ -55,7 +57,7 @@ class Turn:
     """
 
     question: str
-    view: "View | None"
+    view: "View"
     about: str = ""
     answers: "dict[str, Answer | str]" = field(default_factory=dict)
     slices: "dict[str, dict[int, Answer | str]]" = field(default_factory=dict)
@@ -171,7 +173,6 @@ def _ask(model: "Predictor", name: str, picture: "Picture", turn: Turn, numbers:
     """
     from modeling.asking.regions import ask_about_region
 
-    assert turn.view is not None
     if numbers:
         images: list[Any] = [picture.image(turn.view._replace(number=number)) for number in numbers]
         results = model.try_batch(images, [turn.question] * len(images), top_k=1)
@@ -248,7 +249,7 @@ def _show_answer(turn: Turn, name: str, models: "Mapping[str, Predictor]", newes
     if answer.unlike_training:
         st.info(UNLIKE_TRAINING)
     if answer.question_cut:
-        st.info("The question is longer than the model can read; its end was left out.")
+        st.info(QUESTION_CUT)
     if answer.evidence is not None:
         show_line(what_is_seen(answer.evidence, turn.region is not None), "seen")
     others = [other for other in answer.alternatives[:OTHER_ANSWERS] if other.confidence >= LEAST_SHOWN]
@@ -259,13 +260,6 @@ def _show_answer(turn: Turn, name: str, models: "Mapping[str, Predictor]", newes
 
 def _show_confidence(answer: "Answer") -> None:
     st.progress(min(answer.confidence, 1.0), text=f"Confidence {answer.confidence:.0%}")
-
-
-def text_of(answer: "Answer | str") -> str:
-    """An answer in words; of an error it is the error."""
-    if isinstance(answer, str):
-        return answer
-    return "(silent)" if answer.silent else answer.answer or "(no answer)"
 
 
 def _show_slices(answers: "Mapping[int, Answer | str]", most: "Answer") -> None:

@@ -8,6 +8,7 @@ from processing.phantom.files import MIN_IMAGES, cached_phantoms
 
 if TYPE_CHECKING:
     from modeling.parts.evidence import Evidence  # a page is painted before torch is loaded
+    from modeling.predictor import Answer
 
 DISCLAIMER = (
     "For research and teaching only, not for clinical use: the answers may be wrong, however sure the model is. "
@@ -37,6 +38,7 @@ SILENT_EVERYWHERE = (
 NOT_SEEN = "The model finds no place for it in the image."
 NOT_SEEN_IN_REGION = "The model finds no place for it in the region."
 CONTRADICTED = "What the model sees in the image speaks against this answer."
+QUESTION_CUT = "The question is longer than the model can read; its end was left out."
 UNLIKE_TRAINING = "The model was trained on few or no questions like this one; its answer may be wrong."
 UNSURE = 0.5  # below this confidence an answer comes with a warning
 EXAMPLES = {"Chest X-ray": 11, "Head MRI": 10, "Abdomen CT": 9, "Chest CT": 8}  # phantoms of the test split
@@ -66,6 +68,18 @@ SUGGESTIONS = {  # by a word of the answer to the first probe
     "pelvi": ("Does the picture contain bladder?", "What is the largest organ in the picture?"),
     "neck": ("Does the picture contain trachea?", "Does this image look normal?"),
 }
+
+
+def short_name(name: str) -> str:
+    """A model's name without the folder it lies in."""
+    return Path(name).name if Path(name).is_dir() else name
+
+
+def text_of(answer: "Answer | str") -> str:
+    """An answer in words; of an error, which is a text, it is the error."""
+    if isinstance(answer, str):
+        return answer
+    return "(silent)" if answer.silent else answer.answer or "(no answer)"
 
 
 def suggestions(part: str) -> tuple[str, ...]:

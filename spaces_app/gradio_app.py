@@ -64,10 +64,10 @@ from processing.errors import UserError, run_command
 from processing.images import MAX_IMAGE_BYTES
 from processing.regions import Region
 from processing.windows import OWN
-from spaces_app.content import example_images, why_silent
+from spaces_app.content import QUESTION_CUT, example_images, why_silent
 from spaces_app.gradio_mcp import McpEndpoint
 from spaces_app.gradio_page import CSS, as_details, build_page, parts_answered, parts_shown, ranked
-from spaces_app.gradio_report import QUESTION_CUT, Asked, model_id, reported, write_report
+from spaces_app.gradio_report import Asked, model_id, reported, write_report
 from spaces_app.gradio_routes import MCP, AllowedRoutes, plain_error
 from spaces_app.gradio_view import (
     Contents,

@@ -23,8 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from processing.errors import UserError
 from processing.regions import Region
-from spaces_app.content import DISCLAIMER, UNLIKE_TRAINING
-from spaces_app.gradio_report import QUESTION_CUT
+from spaces_app.content import DISCLAIMER, QUESTION_CUT, UNLIKE_TRAINING
 from spaces_app.gradio_routes import log_without_text
 from spaces_app.gradio_view import View, region_of_shares
 from spaces_app.uploads import MAX_BODY_BYTES

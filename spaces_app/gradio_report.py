@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 from PIL import Image
 
@@ -15,11 +14,18 @@ from modeling.parts.evidence import Evidence
 from modeling.predictor import Answer, Predictor
 from processing.image_source import ImageBytes
 from processing.images import image_facts
-from spaces_app.content import DEFAULT_MODEL, UNLIKE_TRAINING, UNSURE, what_is_seen, why_silent
+from spaces_app.content import (
+    DEFAULT_MODEL,
+    QUESTION_CUT,
+    UNLIKE_TRAINING,
+    UNSURE,
+    short_name,
+    text_of,
+    what_is_seen,
+    why_silent,
+)
 from spaces_app.gradio_view import View, in_words, middle, open_view, with_corners
-from spaces_app.visit_report import ReportedAnswer, ReportedModel, ReportedQuestion, as_html, as_pdf
-
-QUESTION_CUT = "The question is longer than the model can read; its end was left out."
+from spaces_app.visit_report import ReportedAnswer, ReportedQuestion, as_html, as_pdf, reported_model
 
 
 class Asked(NamedTuple):
@@ -86,9 +92,7 @@ def write_report(question: ReportedQuestion, model: Predictor, folder: Path) -> 
     Returns:
         The paths of the PDF and of the HTML file.
     """
-    name = _model_name()
-    card = f"https://huggingface.co/{quote(name)}" if model.commit else None
-    models, made = [ReportedModel(name, model.commit, card)], datetime.now().astimezone()
+    models, made = [reported_model(model_id(), model.commit)], datetime.now().astimezone()
     files = {
         "report.pdf": as_pdf(models, [question], made),
         "report.html": as_html(models, [question], made).encode(),
@@ -98,12 +102,6 @@ def write_report(question: ReportedQuestion, model: Predictor, folder: Path) -> 
     for file_name, content in files.items():
         (place / file_name).write_bytes(content)
     return [str(place / file_name) for file_name in files]
-
-
-def _model_name() -> str:
-    """The model's name without the folder it lies in."""
-    name = model_id()
-    return Path(name).name if Path(name).is_dir() else name
 
 
 def _details(data: bytes, asked: Asked, picture: Image.Image) -> str:
@@ -129,14 +127,16 @@ def _details(data: bytes, asked: Asked, picture: Image.Image) -> str:
 def _reported_answer(asked: Asked, threshold: float) -> ReportedAnswer:
     whole = asked.whole
     others = tuple((other.answer or "(no answer)", other.confidence) for other in whole.alternatives)
-    return ReportedAnswer(_model_name(), _text(whole), whole.confidence, tuple(_lines(asked, threshold)), others)
+    return ReportedAnswer(
+        short_name(model_id()), text_of(whole), whole.confidence, tuple(_lines(asked, threshold)), others
+    )
 
 
 def _lines(asked: Asked, threshold: float) -> Iterator[str]:
     """The sentences below the answer about the whole image."""
     whole, of_region = asked.whole, asked.of_region
     if of_region is not None:
-        yield f"In the region: {_text(of_region)} ({of_region.confidence:.0%}). In the whole image: as above."
+        yield f"In the region: {text_of(of_region)} ({of_region.confidence:.0%}). In the whole image: as above."
     if whole.silent or (of_region and of_region.silent):
         yield why_silent(threshold)
     elif whole.confidence < UNSURE:
@@ -147,7 +147,3 @@ def _lines(asked: Asked, threshold: float) -> Iterator[str]:
         yield UNLIKE_TRAINING
     if whole.evidence is not None:
         yield what_is_seen(whole.evidence, of_region is not None)
-
-
-def _text(answer: Answer) -> str:
-    return "(silent)" if answer.silent else answer.answer or "(no answer)"

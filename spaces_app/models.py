@@ -27,11 +27,6 @@ def model_names() -> list[str]:
     return [model or DEFAULT_MODEL, *([compared] if compared else [])]
 
 
-def short_name(name: str) -> str:
-    """A model's name without the folder it lies in."""
-    return Path(name).name if Path(name).is_dir() else name
-
-
 class Loading:
     """The models that the app asks, loaded once for all visitors, by a thread of its own.
 

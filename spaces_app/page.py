@@ -31,9 +31,9 @@ from spaces_app.answers import (
 )
 from spaces_app.batch_page import BatchPage
 from spaces_app.choosing import choose_picture
-from spaces_app.content import BURNT_IN, DISCLAIMER, PRIVACY, seen
+from spaces_app.content import BURNT_IN, DISCLAIMER, PRIVACY, seen, short_name
 from spaces_app.limits import LimitError
-from spaces_app.models import LOADING, load_card, model_names, short_name
+from spaces_app.models import LOADING, load_card, model_names
 from spaces_app.pictures import Picture, View, icon
 from spaces_app.take_home import judge, show_downloads
 from spaces_app.viewing import choose_slices, choose_view
@@ -183,7 +183,7 @@ class AskPage:
 
     def _judge(self, number: int) -> None:
         turn = self.picture.conversation.turns[number]
-        is_shown = turn.view is not None and turn.view.number == self.view.number
+        is_shown = turn.view.number == self.view.number
         judge(turn, f"{self.picture.key}-{number}", self.region if is_shown else None)
 
     def _choose_overlay(self, models: "Mapping[str, Predictor]") -> "Overlay | None":
@@ -193,7 +193,7 @@ class AskPage:
             name = st.selectbox("Model shown over the image", list(models), format_func=short_name, key="map-model")
         turn = self.picture.conversation.turns[-1]
         answer = turn.answers[name]
-        if isinstance(answer, str) or turn.slices or turn.view is None or turn.view.number != self.view.number:
+        if isinstance(answer, str) or turn.slices or turn.view.number != self.view.number:
             return None  # there is none, or not for the slice that is shown
         evidence = answer.evidence
         choices = (HEAT_MAP, NOTHING) if evidence is None else (OUTLINES, EVIDENCE_MAP, HEAT_MAP, NOTHING)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import streamlit as st
 from PIL import Image
@@ -13,10 +12,9 @@ from PIL import Image
 from processing.answers import answer_identity
 from processing.errors import UserError
 from processing.regions import Region, outlined
-from spaces_app.answers import Turn, is_own, plain, show_error, show_line, text_of, with_evidence
-from spaces_app.content import UNLIKE_TRAINING, UNSURE, what_is_seen
+from spaces_app.answers import Turn, is_own, plain, show_error, show_line, with_evidence
+from spaces_app.content import UNLIKE_TRAINING, UNSURE, short_name, text_of, what_is_seen
 from spaces_app.corrections import CorrectedRow, Verdict, as_zip
-from spaces_app.models import short_name
 from spaces_app.pictures import Picture, pictures_of_visit
 
 if TYPE_CHECKING:
@@ -139,9 +137,8 @@ def _view_entry(turn: Turn) -> dict[str, Any]:
 
     A window of None is the file's own.
     """
-    entry: dict[str, Any] = {}
-    if turn.view is not None:
-        entry = {"slice": turn.view.number, "window": turn.view.window, "inverted": turn.view.inverted}
+    view = turn.view
+    entry: dict[str, Any] = {"slice": view.number, "window": view.window, "inverted": view.inverted}
     if turn.region is not None:
         entry["region"] = turn.region._asdict()
     if turn.verdict is not None:
@@ -172,12 +169,15 @@ def _answers_of(turn: Turn) -> "list[Answer]":
     return [answer for answer in turn.answers.values() if not isinstance(answer, str) and answer.answer]
 
 
+def _turns_there(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Turn]]:
+    """What was asked about pictures that are still there."""
+    return ((picture, turn) for picture in pictures if picture.is_there for turn in picture.conversation.turns)
+
+
 def _corrected_rows(pictures: Iterable[Picture]) -> Iterator[CorrectedRow]:
-    """The answers that were judged, about pictures that are still there."""
-    for picture in pictures:
-        for turn in picture.conversation.turns:
-            if turn.verdict is None or turn.view is None or not picture.is_there:
-                continue
+    """The answers that were judged."""
+    for picture, turn in _turns_there(pictures):
+        if turn.verdict is not None:
             yield CorrectedRow(
                 picture.name_of(turn.view.number),
                 picture.image(turn.view),
@@ -189,40 +189,34 @@ def _corrected_rows(pictures: Iterable[Picture]) -> Iterator[CorrectedRow]:
 
 
 def _reported_models(models: "Mapping[str, Predictor]") -> "list[ReportedModel]":
-    from spaces_app.visit_report import ReportedModel
+    from spaces_app.visit_report import reported_model
 
-    return [
-        ReportedModel(short_name(name), model.commit, model.commit and f"https://huggingface.co/{quote(name)}")
-        for name, model in models.items()
-    ]
+    return [reported_model(name, model.commit) for name, model in models.items()]
 
 
 def _reported_questions(pictures: Iterable[Picture]) -> "Iterator[ReportedQuestion]":
-    """What was asked about pictures that are still there."""
+    """What was asked, with the pictures that were asked about."""
     from spaces_app.visit_report import PICTURE_PIXELS, ReportedQuestion
 
     shown = small = Image.new("L", (1, 1))
-    for picture in pictures:
-        for turn in picture.conversation.turns:
-            if turn.view is None or not picture.is_there:
-                continue
-            image = picture.image(turn.view)
-            first = next(iter(turn.answers.values()))
-            if not isinstance(first, str) and first.evidence is not None and not turn.slices:
-                image = with_evidence(image, first.evidence, None)
-            if turn.region is not None:
-                image = outlined(image, turn.region)
-            if image is not shown:
-                shown, small = image, image.copy()  # a visit may have hundreds of large ones
-                small.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
-            yield ReportedQuestion(
-                picture.name_of(turn.view.number),
-                picture.details(turn.view),
-                small,
-                turn.question,
-                tuple(_reported_answer(name, answer, turn) for name, answer in turn.answers.items()),
-                None if turn.verdict is None else f"The reader's answer: {turn.verdict.answer}",
-            )
+    for picture, turn in _turns_there(pictures):
+        image = picture.image(turn.view)
+        first = next(iter(turn.answers.values()))
+        if not isinstance(first, str) and first.evidence is not None and not turn.slices:
+            image = with_evidence(image, first.evidence, None)
+        if turn.region is not None:
+            image = outlined(image, turn.region)
+        if image is not shown:
+            shown, small = image, image.copy()  # a visit may have hundreds of large ones
+            small.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
+        yield ReportedQuestion(
+            picture.name_of(turn.view.number),
+            picture.details(turn.view),
+            small,
+            turn.question,
+            tuple(_reported_answer(name, answer, turn) for name, answer in turn.answers.items()),
+            None if turn.verdict is None else f"The reader's answer: {turn.verdict.answer}",
+        )
 
 
 def _reported_answer(name: str, answer: "Answer | str", turn: Turn) -> "ReportedAnswer":

@@ -9,6 +9,7 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 import jinja2
@@ -33,7 +34,7 @@ from reportlab.platypus import (
 )
 from reportlab.platypus import Image as PdfImage
 
-from spaces_app.content import DISCLAIMER
+from spaces_app.content import DISCLAIMER, short_name
 
 TITLE = "Medical VQA: questions about medical images"
 PICTURE_PIXELS = 800  # the longer side of an embedded picture
@@ -208,6 +209,16 @@ class ReportedQuestion:
     question: str
     answers: tuple[ReportedAnswer, ...]
     verdict: str | None = None
+
+
+def reported_model(name: str, commit: str | None) -> ReportedModel:
+    """A model as a report has it, with the address of its card where it comes from the Hub.
+
+    Args:
+        name: its Hub id or folder.
+        commit: of its repo on the Hub, None of a folder.
+    """
+    return ReportedModel(short_name(name), commit, commit and f"https://huggingface.co/{quote(name)}")
 
 
 def as_html(models: Sequence[ReportedModel], questions: Sequence[ReportedQuestion], made: datetime) -> str:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import pytest
 from playwright.sync_api import Page
 
+from spaces_app.limits import Limiter
 from tests.support import app_server
 from tests.support.proxy import behind_proxy
 
@@ -51,3 +52,11 @@ def open_page(browser, serve):
 @pytest.fixture(scope="module")
 def image(phantoms):
     return sorted((phantoms / "imgs").glob("*/source.jpg"))[0]
+
+
+@pytest.fixture
+def url(app, monkeypatch):
+    """The address of the Gradio page `app` of a module, whose visitors have asked for nothing yet."""
+    for module in ("gradio_app", "uploads"):
+        monkeypatch.setattr(f"spaces_app.{module}.LIMITER", Limiter())
+    return app.local_url.rstrip("/")

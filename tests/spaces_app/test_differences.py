@@ -5,6 +5,7 @@ import pytest
 from modeling.asking.predictor import Answer
 from spaces_app import answers
 from spaces_app.answers import Turn
+from spaces_app.pictures import View
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,6 @@ from spaces_app.answers import Turn
 def test_models_differ_by_the_identity_of_their_answers(monkeypatch, one, other, differ):
     badges = []
     monkeypatch.setattr(answers.st, "badge", lambda text, **_: badges.append(text))
-    turn = Turn("q", None, answers={"a": Answer(one, 0.9), "b": Answer(other, 0.5)})
+    turn = Turn("q", View(), answers={"a": Answer(one, 0.9), "b": Answer(other, 0.5)})
     answers._show_difference(turn)
     assert badges == (["The models differ"] if differ else [])

@@ -25,6 +25,7 @@ from spaces_app import gradio_app, gradio_mcp, uploads
 from spaces_app.content import DISCLAIMER
 from spaces_app.limits import Limit, Limiter
 from tests.support.calls import counting_calls
+from tests.support.gradio_server import serve_gradio
 from tests.support.image_files import encoded
 
 pytestmark = pytest.mark.xdist_group("gradio")
@@ -40,24 +41,9 @@ def predictor(trained):
 
 @pytest.fixture(scope="module")
 def app(predictor, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        patch.setenv("GRADIO_MCP_SERVER", "true")  # Gradio's own stays away all the same
-        page, _ = gradio_app.launch(predictor, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    # Gradio's own server of tools stays away all the same
+    with serve_gradio(predictor, tmp_path_factory.mktemp("uploads"), GRADIO_MCP_SERVER="true") as page:
         yield page
-        page.close()
-
-
-@pytest.fixture
-def url(app, monkeypatch):
-    for module in (gradio_app, uploads):
-        monkeypatch.setattr(module, "LIMITER", Limiter())
-    return app.local_url.rstrip("/")
-
-
-@pytest.fixture
-def image(phantoms):
-    return phantoms / "imgs" / "xmlab1" / "source.jpg"
 
 
 def data_url(data: bytes) -> str:

@@ -17,12 +17,13 @@ from pypdf import PdfReader
 from modeling.parts.evidence import Detection, Evidence
 from modeling.predictor import Alternative, Answer, Predictor
 from processing.windows import CT_WINDOWS, OWN
-from spaces_app import gradio_app, gradio_view, uploads
-from spaces_app.content import DISCLAIMER, UNLIKE_TRAINING, what_is_seen
-from spaces_app.gradio_report import QUESTION_CUT, Asked, as_shown, reported, write_report
+from spaces_app import gradio_app, gradio_view
+from spaces_app.content import DISCLAIMER, QUESTION_CUT, UNLIKE_TRAINING, what_is_seen
+from spaces_app.gradio_report import Asked, as_shown, reported, write_report
 from spaces_app.gradio_view import View, open_view
-from spaces_app.limits import Limit, Limiter
+from spaces_app.limits import Limit
 from tests.support.calls import counting_calls
+from tests.support.gradio_server import serve_gradio, uploaded_file
 from tests.support.image_files import encoded
 
 pytestmark = pytest.mark.xdist_group("gradio")
@@ -43,31 +44,15 @@ def predictor(trained):
 def app(predictor, tmp_path_factory):
     """The page, which looks for what may go all the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        patch.setenv("MODEL_ID", "lab/vqa")
         patch.setattr(gradio_app, "FORGET_SECONDS", 0.05)
-        page, _ = gradio_app.launch(predictor, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-        yield page
-        page.close()
-
-
-@pytest.fixture
-def url(app, monkeypatch):
-    for module in (gradio_app, uploads):
-        monkeypatch.setattr(module, "LIMITER", Limiter())
-    return app.local_url.rstrip("/")
-
-
-@pytest.fixture
-def image(phantoms):
-    return phantoms / "imgs" / "xmlab1" / "source.jpg"
+        with serve_gradio(predictor, tmp_path_factory.mktemp("uploads"), MODEL_ID="lab/vqa") as page:
+            yield page
 
 
 @pytest.fixture
 def uploaded(url, image):
     """An uploaded image, as calls name it."""
-    path = httpx.post(f"{url}/gradio_api/upload", files={"files": (NAME, image.read_bytes())}).json()[0]
-    return {"path": path, "orig_name": NAME, "meta": {"_type": "gradio.FileData"}}
+    return uploaded_file(url, image, NAME)
 
 
 def call(app, name: str, data: list, session: str) -> str:

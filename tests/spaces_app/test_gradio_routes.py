@@ -11,9 +11,10 @@ from PIL import Image
 from starlette.routing import Route
 
 from modeling.predictor import Predictor
-from spaces_app import gradio_app, gradio_view, uploads
-from spaces_app.limits import Limit, Limiter
+from spaces_app import gradio_app, gradio_view
+from spaces_app.limits import Limit
 from tests.support.calls import counting_calls
+from tests.support.gradio_server import serve_gradio, uploaded_file
 
 pytestmark = pytest.mark.xdist_group("gradio")
 QUESTION = "Is this a CT scan?"
@@ -41,28 +42,14 @@ USED = {  # by the page or its API; what stands in braces is filled in by the te
 @pytest.fixture(scope="module")
 def app(trained, tmp_path_factory):
     """The page, which keeps what visitors send in a folder of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        page, _ = gradio_app.launch(
-            Predictor.from_pretrained(trained), server_name="127.0.0.1", prevent_thread_lock=True, quiet=True
-        )
+    with serve_gradio(Predictor.from_pretrained(trained), tmp_path_factory.mktemp("uploads")) as page:
         yield page
-        page.close()
-
-
-@pytest.fixture
-def url(app, monkeypatch):
-    for module in (gradio_app, uploads):
-        monkeypatch.setattr(module, "LIMITER", Limiter())
-    return app.local_url.rstrip("/")
 
 
 @pytest.fixture
 def image(url, phantoms):
     """An uploaded image, as calls name it."""
-    file = (phantoms / "imgs" / "xmlab1" / "source.jpg").read_bytes()
-    path = httpx.post(f"{url}/gradio_api/upload", files={"files": (NAME, file)}).json()[0]
-    return {"path": path, "orig_name": NAME, "meta": {"_type": "gradio.FileData"}}
+    return uploaded_file(url, phantoms / "imgs" / "xmlab1" / "source.jpg", NAME)
 
 
 def number(app, name: str) -> int:

@@ -19,7 +19,7 @@ from processing.image_source import ImageBytes
 from processing.images import open_image
 from processing.regions import Region
 from processing.windows import CT_WINDOWS, OWN, PERCENTILE_WINDOWS
-from spaces_app import gradio_app, uploads
+from spaces_app import gradio_app
 from spaces_app.gradio_view import (
     View,
     describe,
@@ -29,7 +29,8 @@ from spaces_app.gradio_view import (
     region_of_shares,
     with_corners,
 )
-from spaces_app.limits import Limit, Limiter
+from spaces_app.limits import Limit
+from tests.support.gradio_server import serve_gradio
 from tests.support.image_files import encoded
 
 pytestmark = pytest.mark.xdist_group("gradio")
@@ -50,28 +51,13 @@ def predictor(trained):
 
 @pytest.fixture(scope="module")
 def app(predictor, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        page, _ = gradio_app.launch(predictor, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    with serve_gradio(predictor, tmp_path_factory.mktemp("uploads")) as page:
         yield page
-        page.close()
-
-
-@pytest.fixture
-def url(app, monkeypatch):
-    for module in (gradio_app, uploads):
-        monkeypatch.setattr(module, "LIMITER", Limiter())
-    return app.local_url.rstrip("/")
 
 
 @pytest.fixture
 def client(url):
     return Client(url, verbose=False)
-
-
-@pytest.fixture
-def image(phantoms):
-    return phantoms / "imgs" / "xmlab1" / "source.jpg"
 
 
 # The functions -------------------------------------------------------------------------------------------------------
