@@ -61,10 +61,10 @@ def choose_view(picture: Picture) -> View:
         UserError: the picture can't be opened.
     """
     number = _choose_slice(picture)
-    values = picture.values(number)
-    if values is None:
-        return View(number)
     facts = picture.facts()
+    # a range says that the picture is grey, without opening each slice twice
+    if facts.value_range is None and picture.values(number) is None:
+        return View(number)
     own = facts.window or GREY_LEVELS
     ends = facts.value_range or (0.0, 255.0)
     presets = {name: (float(center), float(width)) for name, (center, width) in ct_windows(facts).items()}
